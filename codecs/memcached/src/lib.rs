@@ -1,0 +1,1 @@
+//! Memcached text and meta protocol: frames, command table, session state.

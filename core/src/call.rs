@@ -1,0 +1,240 @@
+//! Calls, tickets and what becomes of them: the neutral view that every policy shares.
+
+use crate::Span;
+
+/// A client connection on this worker: slab index, and an epoch so that a late reply never reaches the slot's next
+/// tenant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ConnKey {
+    /// Position in the worker's connection slab.
+    pub index: u32,
+    /// Counts the tenants of that position; wraps.
+    pub epoch: u32,
+}
+
+/// One exchange: which connection, and its place in that connection's order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    /// The connection that waits for the answer.
+    pub conn: ConnKey,
+    /// Place in the connection's order. Wraps at `u32::MAX`; compared by distance.
+    pub seq: u32,
+}
+
+/// Index into [`crate::Protocol::ops`]. Zero is always "not in the table".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OpId(pub u16);
+
+impl OpId {
+    /// The entry for operations that the protocol's table lacks.
+    pub const UNKNOWN: Self = Self(0);
+}
+
+/// What an operation does to the backend, as far as policies care.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OpClass {
+    /// Server management: `CONFIG`, `FLUSHALL`, `stats`.
+    Admin,
+    /// Leaves the data as it is.
+    #[default]
+    Read,
+    /// Concerns the connection only: `AUTH`, `HELLO`, `quit`.
+    Session,
+    /// May change data.
+    Write,
+}
+
+impl OpClass {
+    /// Lower-case name, used as metric label and in configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Read => "read",
+            Self::Session => "session",
+            Self::Write => "write",
+        }
+    }
+}
+
+/// One row of a protocol's operation table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpInfo {
+    /// Lower-case name as metrics and configuration show it (`get`, `client|setname`).
+    pub name: &'static str,
+    /// What the operation does.
+    pub class: OpClass,
+    /// Whether sending it twice has the effect of sending it once.
+    pub idempotent: bool,
+}
+
+/// Which upstream connection a call needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Affinity {
+    /// Shared connection, but alone: waits for everything before it, and everything after it waits for its reply.
+    Barrier,
+    /// A dedicated connection for this call only (blocking commands).
+    Once,
+    /// A dedicated connection from this call on (`MULTI`, `WATCH`).
+    Pin,
+    /// A dedicated connection from this call to the client's end; replies are no longer counted (`SUBSCRIBE`).
+    Raw,
+    /// Gives the dedicated connection back after this call's reply (`EXEC`).
+    Release,
+    /// Any connection that other clients use too.
+    #[default]
+    Shared,
+}
+
+/// How many replies the client gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplyCount {
+    /// The upstream answers, and [`crate::Framed::silent`] decides whether the client sees it (memcached quiet forms).
+    Maybe,
+    /// The client gets exactly one reply.
+    #[default]
+    One,
+}
+
+/// Why mecha answered in the backend's place. The codec turns it into the protocol's own error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// The circuit breaker is open.
+    CircuitOpen,
+    /// A rule forbids the command.
+    Denied,
+    /// A filter cannot treat this command honestly, so it may not pass.
+    Filtered,
+    /// No endpoint can take this call: none is healthy, or the command has no key to choose one by.
+    NoRoute,
+    /// More calls than the limit allows.
+    RateLimited,
+    /// The upstream did not answer in time.
+    TimedOut,
+    /// Too many dedicated upstream connections.
+    TooManyPins,
+    /// mecha or the backend cannot do this.
+    Unsupported,
+    /// The upstream connection failed with this call unanswered; it may or may not have run.
+    UpstreamGone,
+    /// The upstream cannot be reached; the call was not sent.
+    UpstreamUnreachable,
+}
+
+impl Refusal {
+    /// Every variant, for metrics and tests.
+    pub const ALL: [Self; 10] = [
+        Self::CircuitOpen,
+        Self::Denied,
+        Self::Filtered,
+        Self::NoRoute,
+        Self::RateLimited,
+        Self::TimedOut,
+        Self::TooManyPins,
+        Self::Unsupported,
+        Self::UpstreamGone,
+        Self::UpstreamUnreachable,
+    ];
+
+    /// Snake-case name, used as metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CircuitOpen => "circuit_open",
+            Self::Denied => "denied",
+            Self::Filtered => "filtered",
+            Self::NoRoute => "no_route",
+            Self::RateLimited => "rate_limited",
+            Self::TimedOut => "timed_out",
+            Self::TooManyPins => "too_many_pins",
+            Self::Unsupported => "unsupported",
+            Self::UpstreamGone => "upstream_gone",
+            Self::UpstreamUnreachable => "upstream_unreachable",
+        }
+    }
+
+    /// The sentence that the client reads inside the protocol's error.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::CircuitOpen => "circuit breaker is open, the backend is failing",
+            Self::Denied => "command is denied by configuration",
+            Self::Filtered => "command cannot pass a filter of this listener",
+            Self::NoRoute => "no endpoint can take this command",
+            Self::RateLimited => "rate limit exceeded",
+            Self::TimedOut => "backend did not answer in time",
+            Self::TooManyPins => "too many dedicated upstream connections",
+            Self::Unsupported => "command is not supported on this backend",
+            Self::UpstreamGone => "backend connection was lost, the command may have run",
+            Self::UpstreamUnreachable => "backend is unreachable, the command was not sent",
+        }
+    }
+}
+
+/// What becomes of a call. Filters change it; the session acts on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verdict {
+    /// The reply is ready: a span of the batch's `local` bytes.
+    Answered(Span),
+    /// Goes to the upstream.
+    #[default]
+    Forward,
+    /// Gets the protocol's error for this reason.
+    Refuse(Refusal),
+}
+
+/// One request as policies see it: `Copy`, with no protocol type in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Call {
+    /// Who waits, and for which answer.
+    pub ticket: Ticket,
+    /// The frame's bytes, in the batch's `wire` or (rewritten) `local`.
+    pub span: Span,
+    /// How long the upstream may take, in milliseconds. 0 means no limit.
+    pub timeout_ms: u32,
+    /// Row of the protocol's table.
+    pub op: OpId,
+    /// What it does.
+    pub class: OpClass,
+    /// Which upstream connection it needs.
+    pub affinity: Affinity,
+    /// How many replies the client gets.
+    pub replies: ReplyCount,
+    /// What becomes of it.
+    pub verdict: Verdict,
+}
+
+/// How a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The backend answered with an error that the request caused.
+    ClientError,
+    /// The backend answered.
+    Ok,
+    /// mecha answered in the backend's place.
+    Refused(Refusal),
+    /// The backend answered with an error of its own state (`-LOADING`, `SERVER_ERROR`).
+    ServerError,
+}
+
+impl Outcome {
+    /// Lower-case name, used as metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ClientError => "client_error",
+            Self::Ok => "ok",
+            Self::Refused(_) => "refused",
+            Self::ServerError => "server_error",
+        }
+    }
+}
+
+/// The end of one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Which call.
+    pub ticket: Ticket,
+    /// Row of the protocol's table.
+    pub op: OpId,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Microseconds from submission to answer, with the resolution of an event-loop turn. 0 for local answers.
+    pub micros: u32,
+}

@@ -1,0 +1,140 @@
+//! The filter chain: batches go down it, replies come back up.
+
+use std::net::SocketAddr;
+
+use crate::{Call, Done, Framed};
+
+/// Everything one read of a client socket produced. `heads[i]` and `calls[i]` describe the same request.
+pub struct Batch<'a, P: Framed> {
+    /// The bytes read. Never changed: a rewritten request lies in `local`.
+    pub wire: &'a [u8],
+    /// Bytes that filters and sessions write: rewritten requests, answers.
+    pub local: &'a mut Vec<u8>,
+    /// The requests. Offsets in a head are relative to its own frame, so a filter that rewrites a frame replaces the
+    /// head too (by decoding the new frame).
+    pub heads: &'a mut [P::Request],
+    /// The calls.
+    pub calls: &'a mut [Call],
+    /// The client connection's protocol state.
+    pub session: &'a mut P::Session,
+}
+
+impl<P: Framed> Batch<'_, P> {
+    /// The bytes of request `index`, wherever they lie.
+    pub fn frame(&self, index: usize) -> &[u8] {
+        self.calls.get(index).map_or(&[], |call| call.span.of(self.wire, self.local))
+    }
+}
+
+/// Consecutive replies to calls of one connection, oldest first. `done` has one entry for each call that is complete;
+/// in protocols whose replies are always one frame, `heads[i]` is the reply to `done[i]`.
+pub struct Replies<'a, P: Framed> {
+    /// The bytes read from the upstream.
+    pub wire: &'a [u8],
+    /// Bytes that filters write.
+    pub local: &'a mut Vec<u8>,
+    /// The replies; a filter rewrites one by appending to `local` and setting its span.
+    pub heads: &'a mut [P::Reply],
+    /// How each call ended.
+    pub done: &'a [Done],
+}
+
+/// The client end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Unique in this process.
+    pub id: u64,
+    /// `None` for Unix sockets.
+    pub addr: Option<SocketAddr>,
+}
+
+/// What a filter may use besides the batch. Time is read once per event-loop turn, never per call.
+#[derive(Clone, Copy, Debug)]
+pub struct Cx<'a> {
+    /// Microseconds since the process started; never goes back.
+    pub now_micros: u64,
+    /// The client.
+    pub peer: &'a Peer,
+}
+
+/// Typed: sees and may rewrite one protocol's requests and replies. One instance per worker and listener.
+pub trait Filter<P: Framed> {
+    /// Sees each batch on its way to the upstream.
+    fn on_requests(&mut self, batch: &mut Batch<'_, P>, cx: &Cx<'_>);
+
+    /// Sees replies on their way to the client. Not called for calls that never reached an upstream: see
+    /// [`Filter::on_done`].
+    fn on_replies(&mut self, replies: &mut Replies<'_, P>, cx: &Cx<'_>) {
+        self.on_done(replies.done, cx);
+    }
+
+    /// Sees the end of calls that mecha answered itself (refusals, local answers, failures).
+    fn on_done(&mut self, done: &[Done], cx: &Cx<'_>) {
+        let _ = (done, cx);
+    }
+}
+
+/// Protocol-agnostic: rate limit, circuit breaker, timeout, log. Never sees bytes.
+pub trait Policy {
+    /// Sees each batch of calls on its way to the upstream.
+    fn on_calls(&mut self, calls: &mut [Call], cx: &Cx<'_>);
+
+    /// Sees the end of calls, each once.
+    fn on_done(&mut self, done: &[Done], cx: &Cx<'_>) {
+        let _ = (done, cx);
+    }
+}
+
+impl<P: Framed, F: Policy> Filter<P> for F {
+    fn on_requests(&mut self, batch: &mut Batch<'_, P>, cx: &Cx<'_>) {
+        self.on_calls(batch.calls, cx);
+    }
+
+    fn on_done(&mut self, done: &[Done], cx: &Cx<'_>) {
+        Policy::on_done(self, done, cx);
+    }
+}
+
+/// The filters of one listener on one worker, in configuration order.
+pub struct Chain<P: Framed> {
+    filters: Vec<Box<dyn Filter<P>>>,
+}
+
+impl<P: Framed> Chain<P> {
+    /// The first filter sees requests first and replies last.
+    pub fn new(filters: Vec<Box<dyn Filter<P>>>) -> Self {
+        Self { filters }
+    }
+
+    /// Whether there is nothing to run.
+    pub fn is_empty(&self) -> bool {
+        self.filters.is_empty()
+    }
+
+    /// Runs a batch down the chain.
+    pub fn requests(&mut self, batch: &mut Batch<'_, P>, cx: &Cx<'_>) {
+        for filter in &mut self.filters {
+            filter.on_requests(batch, cx);
+        }
+    }
+
+    /// Runs replies up the chain.
+    pub fn replies(&mut self, replies: &mut Replies<'_, P>, cx: &Cx<'_>) {
+        for filter in self.filters.iter_mut().rev() {
+            filter.on_replies(replies, cx);
+        }
+    }
+
+    /// Tells the chain about calls that ended without an upstream's reply.
+    pub fn done(&mut self, done: &[Done], cx: &Cx<'_>) {
+        for filter in self.filters.iter_mut().rev() {
+            filter.on_done(done, cx);
+        }
+    }
+}
+
+impl<P: Framed> Default for Chain<P> {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
+}

@@ -1,0 +1,123 @@
+//! What a protocol must tell mecha about itself.
+
+use crate::{Affinity, Batch, Call, Decode, Limits, OpId, OpInfo, Outcome, ProtocolError, Refusal, Ticket};
+
+/// A protocol that clients speak.
+pub trait Protocol: Sized + 'static {
+    /// Lower-case name: crate suffix, metric label.
+    const NAME: &'static str;
+
+    /// Head of one request: offsets for framed protocols.
+    type Request: 'static;
+    /// Head of one reply.
+    type Reply: 'static;
+
+    /// The operation table. Row 0 stands for every operation that the table lacks.
+    fn ops() -> &'static [OpInfo];
+
+    /// The neutral view of `request`.
+    fn call(request: &Self::Request, ticket: Ticket) -> Call;
+
+    /// What the backend said, as far as policies care.
+    fn outcome(reply: &Self::Reply) -> Outcome;
+
+    /// Appends this protocol's native error for `why` in answer to `op`.
+    fn refuse(op: OpId, why: Refusal, out: &mut Vec<u8>);
+}
+
+/// Which request a reply frame belongs to. Framed protocols answer in order on one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Matched {
+    /// The oldest unanswered request, which is now answered.
+    Last,
+    /// The oldest unanswered request, with more to come (memcached `VALUE` lines).
+    Part,
+    /// No request: an out-of-band message.
+    Push,
+}
+
+/// How far the keys of a request are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// All of them were reported; none if the command has none.
+    Known,
+    /// The table does not tell where the keys are.
+    Unknown,
+}
+
+/// A protocol whose frames we cut ourselves; the session's pump serves it.
+pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
+    /// Cuts what clients send.
+    type RequestDecoder: Decode<Head = Self::Request>;
+    /// Cuts what servers send.
+    type ReplyDecoder: Decode<Head = Self::Reply>;
+    /// What mecha remembers about one client connection.
+    type Session: Session<Self>;
+
+    /// A decoder for a client's bytes.
+    fn request_decoder(limits: Limits) -> Self::RequestDecoder;
+
+    /// A decoder for a server's bytes. `profile` is the one its connection was opened with.
+    fn reply_decoder(limits: Limits, profile: u8) -> Self::ReplyDecoder;
+
+    /// The reply's bytes.
+    fn reply_span(reply: &Self::Reply) -> crate::Span;
+
+    /// Replaces the reply's bytes, after a filter rewrote them.
+    fn set_reply_span(reply: &mut Self::Reply, span: crate::Span);
+
+    /// Which request this reply belongs to.
+    fn matched(reply: &Self::Reply) -> Matched;
+
+    /// The first key of `request`, whose frame is `frame`; `None` if it has none or it is not known.
+    fn key<'w>(request: &Self::Request, frame: &'w [u8]) -> Option<&'w [u8]>;
+
+    /// Reports every key of `request`, in order.
+    fn keys<'w>(request: &Self::Request, frame: &'w [u8], each: &mut dyn FnMut(&'w [u8])) -> Keys;
+
+    /// Whether a call with [`crate::ReplyCount::Maybe`] keeps this reply from its client.
+    fn silent(op: OpId, reply: &Self::Reply) -> bool {
+        let _ = (op, reply);
+        false
+    }
+
+    /// Makes the forwarded copy of a quiet request (`ReplyCount::Maybe`) one that the server always answers, without
+    /// changing its length. `frame` is the copy.
+    fn unquiet(request: &Self::Request, frame: &mut [u8]) {
+        let _ = (request, frame);
+    }
+
+    /// Appends what a new upstream connection must send first for `profile`, and returns how many replies to it are
+    /// to be swallowed. Profile 0 must need nothing.
+    fn prologue(profile: u8, out: &mut Vec<u8>) -> u32 {
+        let _ = (profile, out);
+        0
+    }
+
+    /// Appends the native answer to bytes that break the protocol; the connection is closed behind it.
+    fn protocol_error(error: ProtocolError, out: &mut Vec<u8>);
+}
+
+/// The state of one client connection that the protocol itself defines (transaction, protocol version, name).
+///
+/// It is consulted only for batches with a call that is not an ordinary shared one.
+pub trait Session<P: Framed>: Default {
+    /// Refines affinities and answers calls that concern the connection only, by setting [`crate::Verdict`].
+    /// Returns `true` if the connection is to be closed after the answers to this batch (`QUIT`).
+    fn on_requests(&mut self, batch: &mut Batch<'_, P>) -> bool;
+
+    /// Called with the reply's outcome for each call of [`Affinity::Barrier`].
+    fn on_barrier_done(&mut self, op: OpId, outcome: Outcome) {
+        let _ = (op, outcome);
+    }
+
+    /// Which kind of upstream connection this client needs (RESP version). 0 is the plain one.
+    fn profile(&self) -> u8 {
+        0
+    }
+
+    /// Whether `call` must be shown to [`Session::on_requests`] in this state.
+    fn concerns(&self, call: &Call) -> bool {
+        call.affinity != Affinity::Shared
+    }
+}

@@ -1,0 +1,1 @@
+//! The mecha process.

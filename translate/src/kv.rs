@@ -1,0 +1,343 @@
+//! The `kv` family's contract: what a front (the protocol that clients speak) and a back (the store behind) agree on.
+//!
+//! A front turns each request into a [`Plan`]. The general plan is a [`Program`]: a set of keys and a pure function
+//! over their [`Slot`]s. A back that lives in this process runs it under locks. A remote back loads the slots, runs the
+//! program, and stores what changed with compare-and-swap, starting over (a bounded number of times) when it lost a
+//! race. The plans that dominate real traffic are single [`Step`]s and need no loading at all: [`Plan::Fast`].
+
+use mecha_core::{Framed, OpId, Outcome, Span};
+
+use crate::slot::{Entry, Slot};
+
+/// What a program may use besides its slots.
+#[derive(Clone, Copy, Debug)]
+pub struct RunCx {
+    /// Unix time in milliseconds; the same for all of one command.
+    pub now_ms: u64,
+    /// Different on every run; for SPOP, SRANDMEMBER and the like.
+    pub random: u64,
+    /// Largest value in bytes that the back can hold.
+    pub max_value: usize,
+}
+
+/// A command over the slots of its keys. Owns copies of its arguments, since it may run long after its request's bytes
+/// are gone.
+pub trait Program {
+    /// Appends the complete native reply to `out` and changes `slots` (in the order of [`Txn::keys`]).
+    ///
+    /// May be run again from freshly loaded slots after a lost race, with `out` emptied in between: it must not keep
+    /// state from one run to the next.
+    fn run(&mut self, slots: &mut [Slot], cx: &RunCx, out: &mut Vec<u8>) -> Outcome;
+}
+
+/// The general plan.
+pub struct Txn {
+    /// The keys, distinct, in the order in which the program wants their slots.
+    pub keys: Vec<Vec<u8>>,
+    /// What to do with them.
+    pub program: Box<dyn Program>,
+    /// How much of an entry the program looks at.
+    pub want: Want,
+    /// How it can fail half way on a back without transactions.
+    pub atomicity: Atomicity,
+}
+
+/// How much of an entry a command looks at, so that a remote back need not move large values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Value, type, expiry, flags, token.
+    Everything,
+    /// Everything but the value's content; the type is right.
+    Header,
+}
+
+/// What a remote back has to know about a program's writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Atomicity {
+    /// Must be all or nothing over several keys: a back without transactions refuses it if more than one slot changed.
+    AllOrNothing,
+    /// Each key's change stands for itself; stored in key order, deletions last.
+    PerKey,
+}
+
+/// When a key ceases to exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expire {
+    /// At this Unix time in milliseconds.
+    AtMs(u64),
+    /// As before.
+    Keep,
+    /// Never.
+    Never,
+}
+
+/// Under which condition a write takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// The key does not exist.
+    Absent,
+    /// None.
+    Always,
+    /// The key exists.
+    Present,
+    /// The key exists with this token.
+    Token(u64),
+}
+
+/// One message to a back, answered by one reply frame.
+#[derive(Clone, Copy, Debug)]
+pub enum Step<'w> {
+    /// Removes the key.
+    Delete {
+        /// The key.
+        key: &'w [u8],
+        /// Only if.
+        guard: Guard,
+    },
+    /// Removes every key of the back.
+    Flush {
+        /// Seconds from now; 0 is at once.
+        delay_s: u32,
+    },
+    /// Reads the key.
+    Get {
+        /// The key.
+        key: &'w [u8],
+        /// How much of it.
+        want: Want,
+    },
+    /// Writes a whole entry of any type.
+    Put {
+        /// The key.
+        key: &'w [u8],
+        /// What to write.
+        entry: &'w Entry,
+        /// Only if.
+        guard: Guard,
+    },
+    /// Writes a string without building an [`Entry`].
+    PutStr {
+        /// The key.
+        key: &'w [u8],
+        /// The string.
+        value: &'w [u8],
+        /// Memcached client flags.
+        flags: u32,
+        /// Its expiry; `Keep` is not for backs that cannot.
+        expire: Expire,
+        /// Only if.
+        guard: Guard,
+    },
+}
+
+/// What a back said to a [`Step`].
+#[derive(Clone, Debug)]
+pub enum StepReply<'w> {
+    /// Written, removed, flushed.
+    Applied {
+        /// The new token, if the back tells.
+        token: Option<u64>,
+    },
+    /// The back cannot hold or decode this, or answered with an error of its own.
+    Failed(KvError),
+    /// The guard did not hold.
+    Guarded,
+    /// No such key.
+    Missing,
+    /// The key holds a string.
+    Str {
+        /// The string; empty with [`Want::Header`].
+        value: &'w [u8],
+        /// Memcached client flags.
+        flags: u32,
+        /// Expiry.
+        expire_at_ms: Option<u64>,
+        /// Token for compare-and-swap.
+        token: u64,
+    },
+    /// The key holds something else. Boxed: decoding an aggregate allocates anyway.
+    Typed(Box<Entry>),
+}
+
+/// Why a step failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvError {
+    /// The back answered with an error of its own state: out of memory, loading.
+    BackFailed,
+    /// Lost the compare-and-swap race too often.
+    Contended,
+    /// The stored bytes are not what mecha writes.
+    Corrupt,
+    /// Two keys share a digest.
+    KeyCollision,
+    /// The back has nothing like it.
+    Unsupported,
+    /// The value is larger than an item of the back.
+    ValueTooLarge,
+}
+
+/// What a front makes of one request.
+pub enum Plan {
+    /// The reply is in `out`.
+    Answered(Outcome),
+    /// The reply is in `out`, and the connection is to be closed behind it.
+    Close,
+    /// One step whose reply the front formats by `memo`; the spans are relative to the request's frame.
+    Fast(Fast),
+    /// Everything else.
+    Txn(Txn),
+}
+
+/// A single-step plan, free of allocation.
+#[derive(Clone, Copy, Debug)]
+pub struct Fast {
+    /// The key.
+    pub key: Span,
+    /// What to do.
+    pub action: FastAction,
+    /// What the front must remember to format the reply.
+    pub memo: u32,
+}
+
+/// See [`Step`].
+#[derive(Clone, Copy, Debug)]
+pub enum FastAction {
+    /// [`Step::Delete`] without guard.
+    Delete,
+    /// [`Step::Get`].
+    Get(Want),
+    /// [`Step::PutStr`].
+    Set {
+        /// The string.
+        value: Span,
+        /// Memcached client flags.
+        flags: u32,
+        /// Its expiry, never `Keep`.
+        expire: Expire,
+        /// Only if; never `Token`.
+        guard: Guard,
+    },
+}
+
+/// Facts that a front needs to plan.
+#[derive(Clone, Copy, Debug)]
+pub struct PlanCx<'a> {
+    /// Unix time in milliseconds.
+    pub now_ms: u64,
+    /// Name of the back (`embedded`, `memcached`, `redis`), for refusals and the support table.
+    pub back: &'static str,
+    /// Largest value in bytes that the back can hold.
+    pub max_value: usize,
+    /// Different on every call.
+    pub random: u64,
+    /// Number of keys, if the back can tell without asking.
+    pub key_count: Option<u64>,
+    /// The client's connection number.
+    pub client_id: u64,
+    /// The client's address, for CLIENT INFO and the like.
+    pub client_addr: Option<std::net::SocketAddr>,
+    /// Process start, Unix seconds, for INFO and stats.
+    pub started_at: &'a Started,
+}
+
+/// When the process started.
+#[derive(Clone, Copy, Debug)]
+pub struct Started {
+    /// Unix seconds.
+    pub unix_seconds: u64,
+}
+
+/// A protocol that clients of the `kv` family speak.
+pub trait KvFront: Framed {
+    /// Plans one request. `frame` is its bytes. Appends to `out` only for [`Plan::Answered`] and [`Plan::Close`].
+    fn plan(
+        request: &Self::Request,
+        frame: &[u8],
+        session: &mut Self::Session,
+        cx: &PlanCx<'_>,
+        out: &mut Vec<u8>,
+    ) -> Plan;
+
+    /// Formats the reply to a [`Plan::Fast`].
+    fn fast_reply(memo: u32, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome;
+
+    /// Appends the native error.
+    fn error(op: OpId, error: KvError, back: &'static str, out: &mut Vec<u8>) -> Outcome;
+}
+
+/// A protocol that stores of the `kv` family speak.
+pub trait KvBack: Framed {
+    /// `memcached` or `redis`.
+    const BACK: &'static str;
+
+    /// Appends the request for `step`, exactly one frame that is answered by exactly one reply frame, and returns its
+    /// operation. `now_ms` is the Unix time.
+    ///
+    /// # Errors
+    /// [`KvError::ValueTooLarge`] or [`KvError::Unsupported`], with `out` unchanged.
+    fn encode(step: &Step<'_>, now_ms: u64, max_value: usize, out: &mut Vec<u8>) -> Result<OpId, KvError>;
+
+    /// Reads the reply to `step_kind`. An entry that has expired at `now_ms` is [`StepReply::Missing`].
+    fn decode<'w>(kind: StepKind, key: &[u8], frame: &'w [u8], now_ms: u64) -> StepReply<'w>;
+}
+
+/// Which step a reply answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepKind {
+    /// [`Step::Delete`].
+    Delete,
+    /// [`Step::Flush`].
+    Flush,
+    /// [`Step::Get`].
+    Get(Want),
+    /// [`Step::Put`] and [`Step::PutStr`].
+    Put,
+}
+
+/// Frames that a translator wants sent, gathered over a batch.
+#[derive(Debug, Default)]
+pub struct BackFrames {
+    /// Their bytes, one after the other.
+    pub wire: Vec<u8>,
+    /// One for each.
+    pub frames: Vec<BackFrame>,
+}
+
+/// One frame for a back.
+#[derive(Clone, Copy, Debug)]
+pub struct BackFrame {
+    /// Its bytes in `wire`.
+    pub span: Span,
+    /// The key as encoded in `wire`: hash input for choosing an endpoint.
+    pub key: Span,
+    /// Set when the frame is for one certain endpoint (flush goes to each).
+    pub endpoint: Option<u16>,
+    /// Given back with the reply.
+    pub token: u32,
+    /// For the back's metrics.
+    pub op: OpId,
+    /// As the call's.
+    pub timeout_ms: u32,
+}
+
+/// Replies that a translator has ready for clients.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// Their bytes.
+    pub wire: Vec<u8>,
+    /// One for each.
+    pub list: Vec<Answer>,
+}
+
+/// One reply for a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// For whom.
+    pub ticket: mecha_core::Ticket,
+    /// Its bytes in `wire`.
+    pub span: Span,
+    /// The client's operation.
+    pub op: OpId,
+    /// How it ended.
+    pub outcome: Outcome,
+}

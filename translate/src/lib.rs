@@ -1,0 +1,1 @@
+//! The kv family: RESP and Memcached over Redis, Memcached and the embedded store.
