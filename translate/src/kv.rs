@@ -47,7 +47,8 @@ pub struct Txn {
 pub enum Want {
     /// Value, type, expiry, flags, token.
     Everything,
-    /// Everything but the value's content; the type is right.
+    /// Everything but the value's content; the type is right. The program may delete the entry or put another one,
+    /// never change it in place.
     Header,
 }
 
@@ -184,8 +185,29 @@ pub enum Plan {
     Close,
     /// One step whose reply the front formats by `memo`; the spans are relative to the request's frame.
     Fast(Fast),
-    /// Everything else.
+    /// Everything else over known keys.
     Txn(Txn),
+    /// Goes over all keys. Only backs in this process can: a remote one answers [`KvError::Unsupported`].
+    Walk(Box<dyn Walk>),
+}
+
+/// A command over all keys: SCAN, KEYS, RANDOMKEY.
+pub trait Walk {
+    /// Appends the complete native reply to `out`.
+    fn run(&mut self, keys: &dyn KeySpace, cx: &RunCx, out: &mut Vec<u8>) -> Outcome;
+}
+
+/// All keys of a back in this process. Expired ones are left out.
+pub trait KeySpace {
+    /// Number of keys; may count some that have expired.
+    fn count(&self) -> u64;
+
+    /// Reports about `count` keys from `cursor` on (0 starts) and returns the next cursor, 0 at the end. A key that
+    /// exists from the first call to the last is reported at least once. The entry may be looked at, not kept.
+    fn scan(&self, cursor: u64, count: usize, each: &mut dyn FnMut(&[u8], &Entry)) -> u64;
+
+    /// Any key; `random` chooses.
+    fn random(&self, random: u64) -> Option<Vec<u8>>;
 }
 
 /// A single-step plan, free of allocation.
@@ -204,6 +226,11 @@ pub struct Fast {
 pub enum FastAction {
     /// [`Step::Delete`] without guard.
     Delete,
+    /// [`Step::Flush`] at every endpoint; the key is not used. Answered once: `Applied`, or the first failure.
+    Flush {
+        /// Seconds from now; 0 is at once.
+        delay_s: u32,
+    },
     /// [`Step::Get`].
     Get(Want),
     /// [`Step::PutStr`].
@@ -250,6 +277,9 @@ pub struct Started {
 /// A protocol that clients of the `kv` family speak.
 pub trait KvFront: Framed {
     /// Plans one request. `frame` is its bytes. Appends to `out` only for [`Plan::Answered`] and [`Plan::Close`].
+    ///
+    /// May be called again for the same request when its plan could not start yet. So it changes `session` only when
+    /// it returns [`Plan::Answered`], which is never asked for twice.
     fn plan(
         request: &Self::Request,
         frame: &[u8],
@@ -258,7 +288,8 @@ pub trait KvFront: Framed {
         out: &mut Vec<u8>,
     ) -> Plan;
 
-    /// Formats the reply to a [`Plan::Fast`].
+    /// Formats the reply to a [`Plan::Fast`]; never called with [`StepReply::Failed`], which goes to
+    /// [`KvFront::error`]. A write or delete whose guard does not hold is `Guarded` or `Missing`, as the back says.
     fn fast_reply(memo: u32, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome;
 
     /// Appends the native error.
@@ -270,15 +301,35 @@ pub trait KvBack: Framed {
     /// `memcached` or `redis`.
     const BACK: &'static str;
 
-    /// Appends the request for `step`, exactly one frame that is answered by exactly one reply frame, and returns its
-    /// operation. `now_ms` is the Unix time.
+    /// Whether the back may hold entries for a while after they have expired, and guards and deletes count them as
+    /// present. The translator then looks before it makes such a step.
+    const OUTLIVES_EXPIRY: bool = false;
+
+    /// Appends the request for `step`, exactly one frame that is answered by exactly one reply frame. `now_ms` is the
+    /// Unix time.
     ///
     /// # Errors
     /// [`KvError::ValueTooLarge`] or [`KvError::Unsupported`], with `out` unchanged.
-    fn encode(step: &Step<'_>, now_ms: u64, max_value: usize, out: &mut Vec<u8>) -> Result<OpId, KvError>;
+    fn encode(step: &Step<'_>, now_ms: u64, max_value: usize, out: &mut Vec<u8>) -> Result<Encoded, KvError>;
 
-    /// Reads the reply to `step_kind`. An entry that has expired at `now_ms` is [`StepReply::Missing`].
+    /// Whether [`KvBack::decode`] has to see this key: a reply to [`Step::Get`] must be checked against it.
+    fn needs_key(key: &[u8]) -> bool {
+        let _ = key;
+        false
+    }
+
+    /// Reads the reply to a step. `key` is empty unless [`KvBack::needs_key`] asked for it. An entry that has expired
+    /// at `now_ms` is [`StepReply::Missing`], or, so that it can be replaced by its token, given as it is.
     fn decode<'w>(kind: StepKind, key: &[u8], frame: &'w [u8], now_ms: u64) -> StepReply<'w>;
+}
+
+/// Where [`KvBack::encode`] put the frame's key, and what the frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// The key as the frame has it, from the start of `out`; empty for [`Step::Flush`].
+    pub key: Span,
+    /// The back's operation.
+    pub op: OpId,
 }
 
 /// Which step a reply answers.

@@ -1,1 +1,22 @@
-//! The kv family: RESP and Memcached over Redis, Memcached and the embedded store.
+//! The `kv` family: RESP and Memcached clients over Redis, Memcached and the embedded store.
+//!
+//! A *front* ([`KvFront`]) turns requests of the protocol that clients speak into plans over neutral [`Slot`]s, and
+//! formats native replies. A *back* is either remote ([`KvBack`], driven by the [`Translator`]) or the embedded
+//! [`Store`] (driven by [`serve`]). Neither knows the other: every front works on every back.
+//!
+//! Deliberately absent: sockets, tasks and clocks. Time is an argument, bytes go in and come out.
+
+mod embedded;
+pub mod kv;
+mod memcached_back;
+mod memcached_front;
+mod redis_back;
+mod redis_front;
+pub mod slot;
+mod translator;
+pub mod zset;
+
+pub use embedded::{Store, serve};
+pub use kv::{KvBack, KvError, KvFront};
+pub use slot::{Entry, Slot, Value};
+pub use translator::{Options, Taken, Translator};
