@@ -21,6 +21,12 @@ pub trait Protocol: Sized + 'static {
     /// What the backend said, as far as policies care.
     fn outcome(reply: &Self::Reply) -> Outcome;
 
+    /// As [`Protocol::outcome`], for a complete reply that was made in this process.
+    fn answer_outcome(reply: &[u8]) -> Outcome {
+        let _ = reply;
+        Outcome::Ok
+    }
+
     /// Appends this protocol's native error for `why` in answer to `op`.
     fn refuse(op: OpId, why: Refusal, out: &mut Vec<u8>);
 }
@@ -102,9 +108,9 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
 ///
 /// It is consulted only for batches with a call that is not an ordinary shared one.
 pub trait Session<P: Framed>: Default {
-    /// Refines affinities and answers calls that concern the connection only, by setting [`crate::Verdict`].
-    /// Returns `true` if the connection is to be closed after the answers to this batch (`QUIT`).
-    fn on_requests(&mut self, batch: &mut Batch<'_, P>) -> bool;
+    /// Refines affinities and answers calls that concern the connection only, by setting [`crate::Verdict`]. The state
+    /// is `batch.session`. Returns `true` if the connection is to be closed after the answers to this batch (`QUIT`).
+    fn on_requests(batch: &mut Batch<'_, P>) -> bool;
 
     /// Called with the reply's outcome for each call of [`Affinity::Barrier`].
     fn on_barrier_done(&mut self, op: OpId, outcome: Outcome) {

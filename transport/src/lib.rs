@@ -1,1 +1,21 @@
-//! Sockets: addresses, listening, connecting, Unix and TCP streams.
+//! Sockets and nothing else: addresses, listening, connecting, and streams cut in a reading and a writing half.
+//!
+//! The halves are what the data plane is built around: one task owns the reading half and polls it, while whoever has
+//! bytes for the peer writes them through the writing half without asking that task. TLS will be a further kind of
+//! stream here and nowhere else.
+
+mod address;
+mod clock;
+mod intake;
+mod limits;
+mod listen;
+mod outbox;
+mod stream;
+
+pub use address::Address;
+pub use clock::{Clock, unix_ms};
+pub use intake::Intake;
+pub use limits::{open_files_limit, raise_open_files_limit};
+pub use listen::{Listener, bind};
+pub use outbox::Outbox;
+pub use stream::{Accepted, ReadHalf, WriteHalf, connect};

@@ -1,0 +1,145 @@
+//! Connected streams, cut in two halves.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::{TcpStream, UnixStream, tcp, unix};
+
+use crate::Address;
+
+/// A peer that vanished without a word is noticed after about two minutes.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// A client's stream on its way from the accepting thread to its worker: detached from any runtime.
+#[derive(Debug)]
+pub enum Accepted {
+    /// TCP, with the client's address.
+    Tcp(std::net::TcpStream, SocketAddr),
+    /// Unix.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    pub(crate) fn from_tcp(stream: TcpStream, addr: SocketAddr) -> io::Result<Self> {
+        tune(&stream);
+        Ok(Self::Tcp(stream.into_std()?, addr))
+    }
+
+    pub(crate) fn from_unix(stream: UnixStream) -> io::Result<Self> {
+        Ok(Self::Unix(stream.into_std()?))
+    }
+
+    /// The client's address; `None` for Unix sockets.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(_, addr) => Some(*addr),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Hands the stream to the runtime of the calling thread.
+    ///
+    /// # Errors
+    /// Whatever the system says.
+    pub fn into_halves(self) -> io::Result<(ReadHalf, WriteHalf)> {
+        Ok(match self {
+            Self::Tcp(stream, _) => halves(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => unix_halves(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
+/// Connects, within `timeout`.
+///
+/// # Errors
+/// Whatever the system says; `TimedOut` after `timeout`.
+pub async fn connect(address: &Address, timeout: Duration) -> io::Result<(ReadHalf, WriteHalf)> {
+    let connecting = async {
+        match address {
+            Address::Host(host, port) => TcpStream::connect((host.as_str(), *port)).await.map(tuned),
+            Address::Tcp(addr) => TcpStream::connect(addr).await.map(tuned),
+            Address::Unix(path) => UnixStream::connect(path).await.map(unix_halves),
+        }
+    };
+    match tokio::time::timeout(timeout, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+fn tuned(stream: TcpStream) -> (ReadHalf, WriteHalf) {
+    tune(&stream);
+    halves(stream)
+}
+
+/// Best effort: a socket that refuses an option still carries bytes.
+fn tune(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4).with_retries(4);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+}
+
+fn halves(stream: TcpStream) -> (ReadHalf, WriteHalf) {
+    let (read, write) = stream.into_split();
+    (ReadHalf::Tcp(read), WriteHalf::Tcp(write))
+}
+
+fn unix_halves(stream: UnixStream) -> (ReadHalf, WriteHalf) {
+    let (read, write) = stream.into_split();
+    (ReadHalf::Unix(read), WriteHalf::Unix(write))
+}
+
+/// The half that one task polls.
+#[derive(Debug)]
+pub enum ReadHalf {
+    /// TCP.
+    Tcp(tcp::OwnedReadHalf),
+    /// Unix.
+    Unix(unix::OwnedReadHalf),
+}
+
+impl ReadHalf {
+    /// Ready when the socket takes bytes again, or has failed.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(half) => half.as_ref().poll_write_ready(cx),
+            Self::Unix(half) => half.as_ref().poll_write_ready(cx),
+        }
+    }
+}
+
+impl AsyncRead for ReadHalf {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(half) => Pin::new(half).poll_read(cx, buf),
+            Self::Unix(half) => Pin::new(half).poll_read(cx, buf),
+        }
+    }
+}
+
+/// The half that anybody on the thread may write through. Dropping it ends the stream towards the peer.
+#[derive(Debug)]
+pub enum WriteHalf {
+    /// TCP.
+    Tcp(tcp::OwnedWriteHalf),
+    /// Unix.
+    Unix(unix::OwnedWriteHalf),
+}
+
+impl WriteHalf {
+    /// Writes what the socket takes now.
+    ///
+    /// # Errors
+    /// `WouldBlock` when it takes nothing; otherwise the connection is broken.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(half) => half.try_write(bytes),
+            Self::Unix(half) => half.try_write(bytes),
+        }
+    }
+}
