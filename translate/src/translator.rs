@@ -1,15 +1,59 @@
-//! The machine that drives a remote back.
+//! Drives a remote back: plans become steps, replies become answers.
+//!
+//! One translator belongs to one worker and one pair of listener and cluster. It is free of I/O: the engine sends the
+//! frames that it is given and brings the replies back by token, in any order.
+//!
+//! Three kinds of work are in flight:
+//! - *fast* steps: one frame, one reply, formatted by the front. Nothing is allocated for them.
+//! - *machines*: a program over slots. Its keys are loaded, it runs, what changed is stored with guards by token. When
+//!   a guard fails somebody else was faster, and the machine starts over from the load, a bounded number of times.
+//! - *flushes*: one frame to each endpoint, answered when all have replied.
+//!
+//! Order. A client's commands on one key take effect in the order in which they were sent: fast steps on a key go down
+//! one connection one after the other; machines on a key queue behind each other ([`locks`]); a machine's load goes
+//! down the same connection as the fast steps before it; and a fast step of a client that has a machine in flight on
+//! that key becomes a machine itself and queues behind it. Commands on different keys do not wait for each other. A
+//! flush waits for its client's machines. The queue also keeps the clients of one worker from racing each other.
+//!
+//! Interruption. A connection that fails in the middle of a machine can leave: of a program over one changed key,
+//! that key as it was before or after it; of a [`crate::kv::Atomicity::PerKey`] program, any part of the keys that it
+//! puts and none of those that it deletes, or all that it puts and any part of those that it deletes. The client gets
+//! the refusal that says so.
+//!
+//! Deliberately absent: a snapshot over several keys. A program that reads `a` and writes `b` is only sure that `b` did
+//! not change in between.
+
+mod fast_program;
+mod locks;
+mod machine;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use mecha_core::{Batch, Call, ConnKey, OpId, Outcome, Peer, Refusal, Ticket, Verdict};
+use slab::Slab;
+
+use self::fast_program::fast_txn;
+use self::locks::Locks;
+use self::machine::{Machine, Next};
+use crate::kv::{
+    Answer, Answers, BackFrame, BackFrames, Fast, FastAction, Guard, KvBack, KvError, KvFront, Plan, PlanCx, RunCx,
+    Started, Step, StepKind, StepReply, Txn,
+};
 
 /// What became of the leading calls of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// The verdicts of this many calls are [`mecha_core::Verdict::Answered`].
+    /// The verdicts of this many calls are [`Verdict::Answered`].
     Answered(usize),
     /// As [`Taken::Answered`], and the connection is to be closed behind the last of them.
     Close(usize),
-    /// Nothing was taken: the first call has to wait for an answer of the same client, or for room.
+    /// Nothing was taken. Offer the calls again after the next [`Translator::reply`] or [`Translator::fail`].
     Full,
-    /// This many calls are in flight; their answers come through [`crate::kv::Answers`].
+    /// This many calls are in flight; their answers come through [`Answers`].
     Pending(usize),
 }
 
@@ -18,7 +62,577 @@ pub enum Taken {
 pub struct Options {
     /// How many endpoints a flush has to reach.
     pub endpoints: usize,
+    /// The most steps in flight; more calls are [`Taken::Full`]. At most 2^22.
+    pub max_in_flight: usize,
+    /// How often a program starts over after a lost race before the client is told [`KvError::Contended`].
+    pub max_retries: u32,
+    /// Largest value in bytes that the back can hold.
+    pub max_value: usize,
+    /// Any number, different for each translator.
+    pub random_seed: u64,
+    /// Process start.
+    pub started: Started,
 }
 
-/// Drives a remote back.
-pub struct Translator<A, B>(std::marker::PhantomData<(A, B)>);
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            endpoints: 1,
+            max_in_flight: 1 << 16,
+            max_retries: 64,
+            max_value: 1 << 20,
+            random_seed: 0,
+            started: Started { unix_seconds: 0 },
+        }
+    }
+}
+
+/// Drives a remote back `B` for clients that speak `A`.
+pub struct Translator<A: KvFront, B: KvBack> {
+    options: Options,
+    random: Random,
+    pending: Slab<Pending>,
+    /// Distinguishes tenants of a slab slot, so that a reply that comes after its step failed hits nobody.
+    generation: u8,
+    machines: Slab<Machine>,
+    serial: u32,
+    /// Steps that the machines may yet have in flight at once.
+    reserved: usize,
+    locks: Locks,
+    ready: VecDeque<usize>,
+    flushes: Slab<Flush>,
+    scratch: Vec<u8>,
+    _protocols: PhantomData<fn(A, B)>,
+}
+
+struct Pending {
+    kind: StepKind,
+    generation: u8,
+    owner: Owner,
+}
+
+enum Owner {
+    Fast { ticket: Ticket, op: OpId, memo: u32, key: Option<Box<[u8]>> },
+    Flush { group: usize },
+    Machine { index: usize, serial: u32, slot: usize },
+}
+
+struct Flush {
+    ticket: Ticket,
+    op: OpId,
+    memo: u32,
+    left: usize,
+    failed: Option<Failure>,
+}
+
+/// Why a call ends without the reply that it was made for.
+#[derive(Clone, Copy)]
+enum Failure {
+    Kv(KvError),
+    Refused(Refusal),
+}
+
+/// What became of one call.
+enum Begun {
+    /// The reply is in `scratch`.
+    Answered,
+    Close,
+    InFlight,
+    Stalled,
+}
+
+const INDEX_BITS: u32 = 24;
+const MAX_IN_FLIGHT: usize = 1 << 22;
+
+// === impl Translator ===
+
+impl<A: KvFront, B: KvBack> Translator<A, B> {
+    /// A translator with nothing in flight.
+    pub fn new(options: Options) -> Self {
+        Self {
+            random: Random(options.random_seed),
+            options: Options { max_in_flight: options.max_in_flight.clamp(1, MAX_IN_FLIGHT), ..options },
+            pending: Slab::new(),
+            generation: 0,
+            machines: Slab::new(),
+            serial: 0,
+            reserved: 0,
+            locks: Locks::default(),
+            ready: VecDeque::new(),
+            flushes: Slab::new(),
+            scratch: Vec::new(),
+            _protocols: PhantomData,
+        }
+    }
+
+    /// Steps in flight.
+    pub fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Takes leading calls of `batch` in `range`, as many as share one fate. Their verdicts must be
+    /// [`Verdict::Forward`]; only behind a [`Taken::Pending`] may the next call be answered already, and is then
+    /// counted by the next [`Taken::Answered`].
+    pub fn requests(
+        &mut self,
+        batch: &mut Batch<'_, A>,
+        range: Range<usize>,
+        peer: &Peer,
+        now_ms: u64,
+        out: &mut BackFrames,
+    ) -> Taken {
+        let Batch { wire, local, heads, calls, session } = batch;
+        let (mut answered, mut in_flight) = (0, 0);
+        for index in range {
+            let (Some(head), Some(call)) = (heads.get(index), calls.get_mut(index)) else { break };
+            if matches!(call.verdict, Verdict::Answered(_)) && in_flight == 0 {
+                answered += 1;
+                continue;
+            }
+            if call.verdict != Verdict::Forward || self.is_full() {
+                break;
+            }
+            let cx = PlanCx {
+                now_ms,
+                back: B::BACK,
+                max_value: self.options.max_value,
+                random: self.random.next(),
+                key_count: None,
+                client_id: peer.id,
+                client_addr: peer.addr,
+                started_at: &self.options.started,
+            };
+            let frame = call.span.of(wire, local);
+            self.scratch.clear();
+            let plan = A::plan(head, frame, session, &cx, &mut self.scratch);
+            let sends = matches!(plan, Plan::Fast(_) | Plan::Txn(_));
+            // A plan other than an answer may be asked for again: this call starts the next run.
+            if (sends && answered > 0) || (matches!(plan, Plan::Close) && in_flight > 0) {
+                break;
+            }
+            match self.begin(plan, frame, call, now_ms, out) {
+                Begun::Answered => {
+                    call.verdict = self.answer_locally(local);
+                    if in_flight > 0 {
+                        break;
+                    }
+                    answered += 1;
+                }
+                Begun::Close => {
+                    call.verdict = self.answer_locally(local);
+                    return Taken::Close(answered + 1);
+                }
+                Begun::InFlight => in_flight += 1,
+                Begun::Stalled => break,
+            }
+        }
+        match (answered, in_flight) {
+            (0, 0) => Taken::Full,
+            (0, in_flight) => Taken::Pending(in_flight),
+            (answered, _) => Taken::Answered(answered),
+        }
+    }
+
+    /// Takes the reply to the step that was sent with `token`.
+    pub fn reply(
+        &mut self,
+        token: u32,
+        _reply: &B::Reply,
+        frame: &[u8],
+        now_ms: u64,
+        out: &mut BackFrames,
+        answers: &mut Answers,
+    ) {
+        let Some(pending) = self.take(token) else { return };
+        match pending.owner {
+            Owner::Fast { ticket, op, memo, key } => {
+                let reply = B::decode(pending.kind, key.as_deref().unwrap_or_default(), frame, now_ms);
+                let start = answers.wire.len();
+                let outcome = match alive(reply, now_ms) {
+                    StepReply::Failed(error) => A::error(op, error, B::BACK, &mut answers.wire),
+                    reply => A::fast_reply(memo, &reply, &mut answers.wire),
+                };
+                push_answer(answers, start, ticket, op, outcome);
+            }
+            Owner::Flush { group } => {
+                let failure = match B::decode(pending.kind, &[], frame, now_ms) {
+                    StepReply::Applied { .. } => None,
+                    StepReply::Failed(error) => Some(Failure::Kv(error)),
+                    _ => Some(Failure::Kv(KvError::BackFailed)),
+                };
+                self.flush_step(group, failure, answers);
+            }
+            Owner::Machine { index, serial, slot } => {
+                let Some(machine) = self.machines.get_mut(index).filter(|machine| machine.serial == serial) else {
+                    return;
+                };
+                let key = machine.key(slot);
+                let reply = B::decode(pending.kind, key, frame, now_ms);
+                let cx = RunCx { now_ms, random: self.random.next(), max_value: self.options.max_value };
+                let next = machine.reply(slot, reply, &cx, self.options.max_retries);
+                self.advance(index, next, now_ms, out, answers);
+                self.start_ready(now_ms, out, answers);
+            }
+        }
+    }
+
+    /// Ends the step that was sent with `token`: it timed out, its connection was lost, or it found no endpoint. The
+    /// client is told natively, and the rest of its command is dropped.
+    pub fn fail(
+        &mut self,
+        token: u32,
+        why: Refusal,
+        now_ms: u64,
+        out: &mut BackFrames,
+        answers: &mut Answers,
+    ) {
+        let Some(pending) = self.take(token) else { return };
+        match pending.owner {
+            Owner::Fast { ticket, op, .. } => self.answer_failure(Failure::Refused(why), ticket, op, answers),
+            Owner::Flush { group } => self.flush_step(group, Some(Failure::Refused(why)), answers),
+            Owner::Machine { index, serial, .. } => {
+                if self.machines.get(index).is_some_and(|machine| machine.serial == serial) {
+                    self.finish(index, Some(Failure::Refused(why)), answers);
+                    self.start_ready(now_ms, out, answers);
+                }
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.pending.len() + self.reserved >= self.options.max_in_flight
+    }
+
+    fn answer_locally(&self, local: &mut Vec<u8>) -> Verdict {
+        let start = local.len();
+        local.extend_from_slice(&self.scratch);
+        Verdict::Answered(mecha_core::Span::local(start, self.scratch.len()))
+    }
+
+    fn begin(&mut self, plan: Plan, frame: &[u8], call: &Call, now_ms: u64, out: &mut BackFrames) -> Begun {
+        match plan {
+            Plan::Fast(fast) => self.begin_fast(&fast, frame, call, now_ms, out),
+            Plan::Answered(_) => Begun::Answered,
+            Plan::Close => Begun::Close,
+            Plan::Txn(txn) => self.begin_txn(txn, call, now_ms, out),
+            Plan::Walk(_) => self.answer_error(call.op, KvError::Unsupported),
+        }
+    }
+
+    fn begin_fast(
+        &mut self,
+        fast: &Fast,
+        frame: &[u8],
+        call: &Call,
+        now_ms: u64,
+        out: &mut BackFrames,
+    ) -> Begun {
+        let key = fast.key.of(frame, &[]);
+        let looks_first = match fast.action {
+            FastAction::Delete => B::OUTLIVES_EXPIRY,
+            FastAction::Flush { delay_s } => return self.begin_flush(fast.memo, delay_s, call, now_ms, out),
+            FastAction::Get(_) => false,
+            FastAction::Set { guard, .. } => B::OUTLIVES_EXPIRY && guard != Guard::Always,
+        };
+        if looks_first || (!self.locks.is_empty() && self.locks.has(key, call.ticket.conn)) {
+            return self.begin_txn(fast_txn::<A>(fast, frame), call, now_ms, out);
+        }
+        let (step, kind) = match fast.action {
+            FastAction::Get(want) => (Step::Get { key, want }, StepKind::Get(want)),
+            FastAction::Set { value, flags, expire, guard } => {
+                let value = value.of(frame, &[]);
+                (Step::PutStr { key, value, flags, expire, guard }, StepKind::Put)
+            }
+            FastAction::Delete | FastAction::Flush { .. } => {
+                (Step::Delete { key, guard: Guard::Always }, StepKind::Delete)
+            }
+        };
+        let kept = (matches!(kind, StepKind::Get(_)) && B::needs_key(key)).then(|| key.into());
+        let owner = Owner::Fast { ticket: call.ticket, op: call.op, memo: fast.memo, key: kept };
+        match self.send(&step, kind, owner, None, call.timeout_ms, now_ms, out) {
+            Ok(()) => Begun::InFlight,
+            Err(error) => self.answer_error(call.op, error),
+        }
+    }
+
+    fn begin_flush(
+        &mut self,
+        memo: u32,
+        delay_s: u32,
+        call: &Call,
+        now_ms: u64,
+        out: &mut BackFrames,
+    ) -> Begun {
+        if self.has_machines(call.ticket.conn) {
+            return Begun::Stalled;
+        }
+        let left = self.options.endpoints;
+        let flush = Flush { ticket: call.ticket, op: call.op, memo, left, failed: None };
+        let group = self.flushes.insert(flush);
+        for endpoint in 0..left {
+            let (step, owner) = (Step::Flush { delay_s }, Owner::Flush { group });
+            let endpoint = Some(endpoint.min(u16::MAX as usize) as u16);
+            if let Err(error) =
+                self.send(&step, StepKind::Flush, owner, endpoint, call.timeout_ms, now_ms, out)
+            {
+                // The back has no flush; that shows at the first endpoint, before anything is in flight.
+                self.flushes.try_remove(group);
+                return self.answer_error(call.op, error);
+            }
+        }
+        if left == 0 {
+            self.flushes.try_remove(group);
+            self.scratch.clear();
+            A::refuse(call.op, Refusal::NoRoute, &mut self.scratch);
+            return Begun::Answered;
+        }
+        Begun::InFlight
+    }
+
+    fn begin_txn(&mut self, mut txn: Txn, call: &Call, now_ms: u64, out: &mut BackFrames) -> Begun {
+        if txn.keys.is_empty() {
+            let cx = RunCx { now_ms, random: self.random.next(), max_value: self.options.max_value };
+            self.scratch.clear();
+            txn.program.run(&mut [], &cx, &mut self.scratch);
+            return Begun::Answered;
+        }
+        self.serial = self.serial.wrapping_add(1);
+        self.reserved += txn.keys.len();
+        let deadline_ms = (call.timeout_ms > 0).then(|| now_ms.saturating_add(u64::from(call.timeout_ms)));
+        let machine = Machine::new(self.serial, call.ticket, call.op, deadline_ms, txn);
+        let index = self.machines.insert(machine);
+        let Some(machine) = self.machines.get_mut(index) else { return Begun::Stalled };
+        (machine.locks, machine.waits_for) = self.locks.enqueue(machine.keys(), index, call.ticket.conn);
+        if machine.waits_for > 0 {
+            return Begun::InFlight;
+        }
+        match self.load(index, now_ms, out) {
+            Ok(()) => Begun::InFlight,
+            Err(failure) => {
+                self.remove(index);
+                self.scratch.clear();
+                write_failure::<A, B>(failure, call.op, &mut self.scratch);
+                Begun::Answered
+            }
+        }
+    }
+
+    fn answer_error(&mut self, op: OpId, error: KvError) -> Begun {
+        self.scratch.clear();
+        A::error(op, error, B::BACK, &mut self.scratch);
+        Begun::Answered
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn send(
+        &mut self,
+        step: &Step<'_>,
+        kind: StepKind,
+        owner: Owner,
+        endpoint: Option<u16>,
+        timeout_ms: u32,
+        now_ms: u64,
+        out: &mut BackFrames,
+    ) -> Result<(), KvError> {
+        let start = out.wire.len();
+        let encoded = B::encode(step, now_ms, self.options.max_value, &mut out.wire)?;
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let index = self.pending.insert(Pending { kind, generation, owner });
+        out.frames.push(BackFrame {
+            span: mecha_core::Span::wire(start, out.wire.len() - start),
+            key: encoded.key,
+            endpoint,
+            token: index as u32 | u32::from(generation) << INDEX_BITS,
+            op: encoded.op,
+            timeout_ms,
+        });
+        Ok(())
+    }
+
+    fn take(&mut self, token: u32) -> Option<Pending> {
+        let index = (token & ((1 << INDEX_BITS) - 1)) as usize;
+        let generation = (token >> INDEX_BITS) as u8;
+        let known = self.pending.get(index).is_some_and(|pending| pending.generation == generation);
+        if known { self.pending.try_remove(index) } else { None }
+    }
+
+    fn has_machines(&self, conn: ConnKey) -> bool {
+        self.machines.iter().any(|(_, machine)| machine.ticket.conn == conn)
+    }
+
+    // --- machines ---
+
+    /// Does what a machine asked for, until it waits or is done.
+    fn advance(
+        &mut self,
+        index: usize,
+        next: Next,
+        now_ms: u64,
+        out: &mut BackFrames,
+        answers: &mut Answers,
+    ) {
+        let failure = match next {
+            Next::Done => None,
+            Next::Fail(error) => Some(Failure::Kv(error)),
+            Next::Load => match self.load(index, now_ms, out) {
+                Ok(()) => return,
+                Err(failure) => Some(failure),
+            },
+            Next::Store => match self.store(index, now_ms, out) {
+                Ok(()) => return,
+                Err(failure) => Some(failure),
+            },
+            Next::Wait => return,
+        };
+        self.finish(index, failure, answers);
+    }
+
+    fn load(&mut self, index: usize, now_ms: u64, out: &mut BackFrames) -> Result<(), Failure> {
+        self.step_machine(index, now_ms, out, |machine, slot| {
+            let want = machine.want();
+            machine
+                .to_load(slot)
+                .then(|| (Step::Get { key: machine.key(slot), want }, StepKind::Get(want)))
+        })
+    }
+
+    fn store(&mut self, index: usize, now_ms: u64, out: &mut BackFrames) -> Result<(), Failure> {
+        self.step_machine(index, now_ms, out, Machine::to_store)
+    }
+
+    /// Sends a step for every slot that `choose` has one for: all of them, or none with an error.
+    fn step_machine(
+        &mut self,
+        index: usize,
+        now_ms: u64,
+        out: &mut BackFrames,
+        choose: impl for<'m> Fn(&'m Machine, usize) -> Option<(Step<'m>, StepKind)>,
+    ) -> Result<(), Failure> {
+        let (wire, frames) = (out.wire.len(), out.frames.len());
+        // Taken out, since sending borrows the whole translator. Its slot in the slab stays its own.
+        let Some(place) = self.machines.get_mut(index) else { return Ok(()) };
+        let mut machine = std::mem::replace(place, Machine::absent());
+        let mut result = Ok(());
+        match machine.millis_left(now_ms) {
+            Some(timeout_ms) => {
+                for slot in 0..machine.keys().len() {
+                    let Some((step, kind)) = choose(&machine, slot) else { continue };
+                    let owner = Owner::Machine { index, serial: machine.serial, slot };
+                    if let Err(error) = self.send(&step, kind, owner, None, timeout_ms, now_ms, out) {
+                        result = Err(Failure::Kv(error));
+                        break;
+                    }
+                    machine.sent();
+                }
+            }
+            None => result = Err(Failure::Refused(Refusal::TimedOut)),
+        }
+        if result.is_err() {
+            for frame in out.frames.drain(frames..) {
+                self.take(frame.token);
+            }
+            out.wire.truncate(wire);
+        }
+        if let Some(place) = self.machines.get_mut(index) {
+            *place = machine;
+        }
+        result
+    }
+
+    fn finish(&mut self, index: usize, failure: Option<Failure>, answers: &mut Answers) {
+        let Some(machine) = self.remove(index) else { return };
+        match failure {
+            None => {
+                let start = answers.wire.len();
+                answers.wire.extend_from_slice(&machine.reply);
+                push_answer(answers, start, machine.ticket, machine.op, machine.outcome);
+            }
+            Some(failure) => self.answer_failure(failure, machine.ticket, machine.op, answers),
+        }
+    }
+
+    /// Takes a machine out and lets those behind it know.
+    fn remove(&mut self, index: usize) -> Option<Machine> {
+        let machine = self.machines.try_remove(index)?;
+        self.reserved = self.reserved.saturating_sub(machine.keys().len());
+        for &lock in &machine.locks {
+            let Some(first) = self.locks.dequeue(lock, index) else { continue };
+            if let Some(waiting) = self.machines.get_mut(first) {
+                waiting.waits_for = waiting.waits_for.saturating_sub(1);
+                if waiting.waits_for == 0 {
+                    self.ready.push_back(first);
+                }
+            }
+        }
+        Some(machine)
+    }
+
+    fn start_ready(&mut self, now_ms: u64, out: &mut BackFrames, answers: &mut Answers) {
+        while let Some(index) = self.ready.pop_front() {
+            self.advance(index, Next::Load, now_ms, out, answers);
+        }
+    }
+
+    fn flush_step(&mut self, group: usize, failure: Option<Failure>, answers: &mut Answers) {
+        let Some(flush) = self.flushes.get_mut(group) else { return };
+        flush.left = flush.left.saturating_sub(1);
+        flush.failed = flush.failed.or(failure);
+        if flush.left > 0 {
+            return;
+        }
+        let Some(flush) = self.flushes.try_remove(group) else { return };
+        match flush.failed {
+            Some(failure) => self.answer_failure(failure, flush.ticket, flush.op, answers),
+            None => {
+                let start = answers.wire.len();
+                let outcome =
+                    A::fast_reply(flush.memo, &StepReply::Applied { token: None }, &mut answers.wire);
+                push_answer(answers, start, flush.ticket, flush.op, outcome);
+            }
+        }
+    }
+
+    fn answer_failure(&self, failure: Failure, ticket: Ticket, op: OpId, answers: &mut Answers) {
+        let start = answers.wire.len();
+        let outcome = write_failure::<A, B>(failure, op, &mut answers.wire);
+        push_answer(answers, start, ticket, op, outcome);
+    }
+}
+
+fn write_failure<A: KvFront, B: KvBack>(failure: Failure, op: OpId, out: &mut Vec<u8>) -> Outcome {
+    match failure {
+        Failure::Kv(error) => A::error(op, error, B::BACK, out),
+        Failure::Refused(why) => {
+            A::refuse(op, why, out);
+            Outcome::Refused(why)
+        }
+    }
+}
+
+fn push_answer(answers: &mut Answers, start: usize, ticket: Ticket, op: OpId, outcome: Outcome) {
+    let span = mecha_core::Span::wire(start, answers.wire.len() - start);
+    answers.list.push(Answer { ticket, span, op, outcome });
+}
+
+/// Turns an entry that has expired into [`StepReply::Missing`].
+fn alive(reply: StepReply<'_>, now_ms: u64) -> StepReply<'_> {
+    let expire_at_ms = match &reply {
+        StepReply::Str { expire_at_ms, .. } => *expire_at_ms,
+        StepReply::Typed(entry) => entry.expire_at_ms,
+        _ => None,
+    };
+    if expire_at_ms.is_some_and(|at| at <= now_ms) { StepReply::Missing } else { reply }
+}
+
+/// SplitMix64: cheap, and different on every call; nothing here needs more.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}

@@ -1,0 +1,258 @@
+//! One program on its way: load, run, store, and over again after a lost race.
+//!
+//! A machine only decides; the translator sends. Steps of one phase are in flight together. Writes go out in two
+//! phases, puts before deletions. A key that was stored stays stored: when another key of the same
+//! [`Atomicity::PerKey`] program lost its race, only that one is loaded again, and the program sees the stored keys as
+//! they were loaded first, so that its reply counts each change once.
+
+use mecha_core::{OpId, Outcome, Ticket};
+
+use crate::kv::{Atomicity, Guard, KvError, Program, RunCx, Step, StepKind, StepReply, Txn, Want};
+use crate::slot::{Entry, Slot, Value};
+
+/// What a machine asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Answer with the reply.
+    Done,
+    /// Answer with an error.
+    Fail(KvError),
+    /// Send what [`Machine::to_load`] says.
+    Load,
+    /// Send what [`Machine::to_store`] says.
+    Store,
+    /// Nothing; more replies are to come.
+    Wait,
+}
+
+pub(super) struct Machine {
+    pub(super) serial: u32,
+    pub(super) ticket: Ticket,
+    pub(super) op: OpId,
+    /// In how many queues others are first.
+    pub(super) waits_for: usize,
+    /// The queues that it is in.
+    pub(super) locks: Vec<u64>,
+    pub(super) reply: Vec<u8>,
+    pub(super) outcome: Outcome,
+    deadline_ms: Option<u64>,
+    txn: Txn,
+    slots: Vec<Slot>,
+    cells: Vec<Cell>,
+    phase: Phase,
+    outstanding: usize,
+    raced: bool,
+    failed: Option<KvError>,
+    retries: u32,
+}
+
+/// What is known about one key besides its slot.
+#[derive(Default)]
+struct Cell {
+    /// As loaded; kept only where a later run may need it.
+    loaded: Option<Slot>,
+    /// The token of what the back holds, expired or not.
+    token: Option<u64>,
+    /// Whether what the back holds had expired.
+    expired: bool,
+    stored: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Delete,
+    Load,
+    Put,
+}
+
+struct NoProgram;
+
+impl Program for NoProgram {
+    fn run(&mut self, _: &mut [Slot], _: &RunCx, _: &mut Vec<u8>) -> Outcome {
+        Outcome::ServerError
+    }
+}
+
+// === impl Machine ===
+
+impl Machine {
+    pub(super) fn new(serial: u32, ticket: Ticket, op: OpId, deadline_ms: Option<u64>, txn: Txn) -> Self {
+        let count = txn.keys.len();
+        Self {
+            serial,
+            ticket,
+            op,
+            waits_for: 0,
+            locks: Vec::new(),
+            reply: Vec::new(),
+            outcome: Outcome::ServerError,
+            deadline_ms,
+            txn,
+            slots: std::iter::repeat_with(Slot::default).take(count).collect(),
+            cells: std::iter::repeat_with(Cell::default).take(count).collect(),
+            phase: Phase::Load,
+            outstanding: 0,
+            raced: false,
+            failed: None,
+            retries: 0,
+        }
+    }
+
+    /// Keeps a place while the machine itself is taken out of it. Allocates nothing.
+    pub(super) fn absent() -> Self {
+        let txn = Txn {
+            keys: Vec::new(),
+            program: Box::new(NoProgram),
+            want: Want::Header,
+            atomicity: Atomicity::PerKey,
+        };
+        Self::new(0, Ticket::default(), OpId::UNKNOWN, None, txn)
+    }
+
+    pub(super) fn keys(&self) -> &[Vec<u8>] {
+        &self.txn.keys
+    }
+
+    pub(super) fn key(&self, slot: usize) -> &[u8] {
+        self.txn.keys.get(slot).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn want(&self) -> Want {
+        self.txn.want
+    }
+
+    /// For the next step: 0 is no limit, `None` is too late.
+    pub(super) fn millis_left(&self, now_ms: u64) -> Option<u32> {
+        match self.deadline_ms {
+            None => Some(0),
+            Some(deadline) => match deadline.saturating_sub(now_ms) {
+                0 => None,
+                left => Some(u32::try_from(left).unwrap_or(u32::MAX)),
+            },
+        }
+    }
+
+    /// A step went out.
+    pub(super) fn sent(&mut self) {
+        self.outstanding += 1;
+    }
+
+    pub(super) fn to_load(&self, slot: usize) -> bool {
+        self.cells.get(slot).is_some_and(|cell| !cell.stored)
+    }
+
+    /// The write that the current phase has for this slot.
+    pub(super) fn to_store(&self, slot: usize) -> Option<(Step<'_>, StepKind)> {
+        let (key, cell) = (self.key(slot), self.cells.get(slot)?);
+        let entry = self.slots.get(slot).filter(|slot| slot.changed && !cell.stored)?.entry.as_ref();
+        match (self.phase, entry) {
+            (Phase::Put, Some(entry)) => {
+                let guard = cell.token.map_or(Guard::Absent, Guard::Token);
+                Some((Step::Put { key, entry, guard }, StepKind::Put))
+            }
+            (Phase::Delete, None) if !cell.expired => {
+                let guard = Guard::Token(cell.token?);
+                Some((Step::Delete { key, guard }, StepKind::Delete))
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes the reply to this slot's step.
+    pub(super) fn reply(&mut self, slot: usize, reply: StepReply<'_>, cx: &RunCx, max_retries: u32) -> Next {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        if let StepReply::Failed(error) = reply {
+            self.failed = self.failed.or(Some(error));
+        } else if self.phase == Phase::Load {
+            self.loaded(slot, reply, cx.now_ms);
+        } else {
+            let applied = matches!(reply, StepReply::Applied { .. });
+            self.raced |= !applied;
+            if let Some(cell) = self.cells.get_mut(slot) {
+                cell.stored |= applied;
+            }
+        }
+        if self.outstanding > 0 {
+            return Next::Wait;
+        }
+        if let Some(error) = self.failed {
+            return Next::Fail(error);
+        }
+        match self.phase {
+            Phase::Load => self.run(cx),
+            _ if self.raced => self.start_over(max_retries),
+            Phase::Put => self.enter(Phase::Delete),
+            Phase::Delete => Next::Done,
+        }
+    }
+
+    fn loaded(&mut self, slot: usize, reply: StepReply<'_>, now_ms: u64) {
+        let entry = match reply {
+            StepReply::Str { value, flags, expire_at_ms, token } => {
+                Some(Entry { value: Value::Str(value.to_vec()), expire_at_ms, flags, token })
+            }
+            StepReply::Typed(entry) => Some(*entry),
+            StepReply::Missing => None,
+            StepReply::Applied { .. } | StepReply::Failed(_) | StepReply::Guarded => {
+                self.failed = self.failed.or(Some(KvError::BackFailed));
+                None
+            }
+        };
+        let (Some(cell), Some(slot)) = (self.cells.get_mut(slot), self.slots.get_mut(slot)) else { return };
+        cell.token = entry.as_ref().map(|entry| entry.token);
+        let entry = entry.filter(|entry| entry.expire_at_ms.is_none_or(|at| at > now_ms));
+        cell.expired = entry.is_none() && cell.token.is_some();
+        *slot = Slot { entry, changed: false };
+    }
+
+    fn run(&mut self, cx: &RunCx) -> Next {
+        // Only a program of several independent keys is ever run again with some of its keys stored.
+        let remembers = self.txn.atomicity == Atomicity::PerKey && self.cells.len() > 1;
+        if remembers {
+            for (cell, slot) in self.cells.iter_mut().zip(&mut self.slots) {
+                match &cell.loaded {
+                    Some(loaded) if cell.stored => *slot = loaded.clone(),
+                    _ => cell.loaded = Some(slot.clone()),
+                }
+            }
+        }
+        self.reply.clear();
+        self.outcome = self.txn.program.run(&mut self.slots, cx, &mut self.reply);
+        if self.txn.atomicity == Atomicity::AllOrNothing && self.writes() > 1 {
+            return Next::Fail(KvError::Unsupported);
+        }
+        self.enter(Phase::Put)
+    }
+
+    /// Enters `phase`, or what comes behind it if there is nothing to do in it.
+    fn enter(&mut self, phase: Phase) -> Next {
+        self.phase = phase;
+        if (0..self.cells.len()).any(|slot| self.to_store(slot).is_some()) {
+            return Next::Store;
+        }
+        match phase {
+            Phase::Put => self.enter(Phase::Delete),
+            Phase::Delete | Phase::Load => Next::Done,
+        }
+    }
+
+    /// How many keys would change at the back.
+    fn writes(&mut self) -> usize {
+        let mut writes = 0;
+        for phase in [Phase::Delete, Phase::Put] {
+            self.phase = phase;
+            writes += (0..self.cells.len()).filter(|&slot| self.to_store(slot).is_some()).count();
+        }
+        writes
+    }
+
+    fn start_over(&mut self, max_retries: u32) -> Next {
+        self.raced = false;
+        if self.retries >= max_retries {
+            return Next::Fail(KvError::Contended);
+        }
+        self.retries += 1;
+        self.phase = Phase::Load;
+        Next::Load
+    }
+}
