@@ -13,6 +13,8 @@ mod memcached_front;
 mod redis_back;
 mod redis_front;
 pub mod slot;
+#[cfg(test)]
+mod toy;
 mod translator;
 pub mod zset;
 

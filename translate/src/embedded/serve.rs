@@ -1,0 +1,123 @@
+//! Answers calls from the embedded store, at once.
+
+use std::ops::Range;
+
+use mecha_core::{Batch, Call, Peer, Span, Verdict};
+
+use super::{Store, View};
+use crate::kv::{Fast, FastAction, KvError, KvFront, Plan, PlanCx, RunCx, Started, StepReply};
+use crate::translator::{Random, Taken};
+
+const BACK: &str = "embedded";
+
+/// Answers the calls of `batch` in `range` whose verdict is [`Verdict::Forward`]: sets their verdicts to
+/// [`Verdict::Answered`] and says [`Taken::Answered`], or [`Taken::Close`] when a call closes the connection, behind
+/// which none is looked at. `random` is any number, different on every call.
+pub fn serve<A: KvFront>(
+    store: &Store,
+    batch: &mut Batch<'_, A>,
+    range: Range<usize>,
+    peer: &Peer,
+    now_ms: u64,
+    started: Started,
+    random: u64,
+) -> Taken {
+    store.flush_if_due(now_ms);
+    let mut random = Random(random);
+    let mut copy = Vec::new();
+    let Batch { wire, local, heads, calls, session } = batch;
+    let mut answered = 0;
+    for index in range {
+        let (Some(head), Some(call)) = (heads.get(index), calls.get_mut(index)) else { break };
+        if call.verdict != Verdict::Forward {
+            answered += 1;
+            continue;
+        }
+        // The answer goes where a rewritten request may lie.
+        let frame = if call.span.is_local() {
+            copy.clear();
+            copy.extend_from_slice(call.span.of(wire, local));
+            copy.as_slice()
+        } else {
+            call.span.of(wire, &[])
+        };
+        let cx = PlanCx {
+            now_ms,
+            back: BACK,
+            max_value: store.max_value(),
+            random: random.next(),
+            key_count: Some(store.len() as u64),
+            client_id: peer.id,
+            client_addr: peer.addr,
+            started_at: &started,
+        };
+        let start = local.len();
+        let plan = A::plan(head, frame, session, &cx, local);
+        let closes = matches!(plan, Plan::Close);
+        let run = RunCx { now_ms, random: cx.random, max_value: cx.max_value };
+        if let Err(error) = answer::<A>(store, plan, frame, call, &run, local) {
+            local.truncate(start);
+            A::error(call.op, error, BACK, local);
+        }
+        call.verdict = Verdict::Answered(Span::local(start, local.len() - start));
+        answered += 1;
+        if closes {
+            return Taken::Close(answered);
+        }
+    }
+    Taken::Answered(answered)
+}
+
+fn answer<A: KvFront>(
+    store: &Store,
+    plan: Plan,
+    frame: &[u8],
+    call: &Call,
+    cx: &RunCx,
+    out: &mut Vec<u8>,
+) -> Result<(), KvError> {
+    match plan {
+        Plan::Answered(_) | Plan::Close => Ok(()),
+        Plan::Fast(fast) => answer_fast::<A>(store, &fast, frame, cx.now_ms, out),
+        Plan::Txn(mut txn) => store.run(&mut txn, cx, call.class, frame.len(), out).map(drop),
+        Plan::Walk(mut walk) => {
+            walk.run(&View { store, now_ms: cx.now_ms }, cx, out);
+            Ok(())
+        }
+    }
+}
+
+fn answer_fast<A: KvFront>(
+    store: &Store,
+    fast: &Fast,
+    frame: &[u8],
+    now_ms: u64,
+    out: &mut Vec<u8>,
+) -> Result<(), KvError> {
+    let key = fast.key.of(frame, &[]);
+    let reply = match fast.action {
+        FastAction::Delete => store.delete(key, now_ms),
+        FastAction::Flush { delay_s: 0 } => {
+            store.flush();
+            StepReply::Applied { token: None }
+        }
+        FastAction::Flush { delay_s } => {
+            store.flush_at(now_ms.saturating_add(u64::from(delay_s) * 1000));
+            StepReply::Applied { token: None }
+        }
+        FastAction::Get(_) => {
+            store.get(key, now_ms, |reply| A::fast_reply(fast.memo, reply, out));
+            return Ok(());
+        }
+        FastAction::Set { value, flags, expire, guard } => {
+            store.set(key, value.of(frame, &[]), flags, expire, guard, now_ms)
+        }
+    };
+    match reply {
+        StepReply::Failed(error) => Err(error),
+        reply => {
+            A::fast_reply(fast.memo, &reply, out);
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! One stripe of the store: everything under one lock.
+
+use std::cmp::Reverse;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, MutexGuard};
+
+use quick_cache::unsync::Cache;
+use quick_cache::{DefaultHashBuilder, Lifecycle, Weighter};
+
+use super::measure::{self, Shape};
+use super::{Cost, Expiries, is_alive};
+use crate::kv::{Expire, Guard, KvError, StepReply};
+use crate::slot::{Entry, Slot, Value};
+
+/// A key's place in the cache.
+pub(super) struct Item {
+    /// `None` while a program works on it, and after that program panicked.
+    pub(super) entry: Option<Entry>,
+    pub(super) hash: u64,
+    bytes: usize,
+    /// How much of `bytes` is assumed, not measured.
+    assumed: usize,
+}
+
+pub(super) struct Stripe {
+    cache: Cache<Arc<[u8]>, Item, ByBytes, DefaultHashBuilder, CountEvictions>,
+    /// Has every expiry of an item in the cache, and may have some that are no longer true.
+    expiries: Expiries,
+    token: u64,
+    /// Larger items than this would not be admitted.
+    heaviest: usize,
+}
+
+/// What is remembered about an item while its entry is out.
+pub(super) struct Taken {
+    pub(super) bytes: usize,
+    expire_at_ms: Option<u64>,
+    shape: Option<Shape>,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Arc<[u8]>, Item> for ByBytes {
+    fn weight(&self, _: &Arc<[u8]>, item: &Item) -> u64 {
+        item.bytes as u64
+    }
+}
+
+struct CountEvictions(Arc<AtomicU64>);
+
+impl Lifecycle<Arc<[u8]>, Item> for CountEvictions {
+    type RequestState = ();
+
+    fn on_evict(&self, (): &mut (), _: Arc<[u8]>, _: Item) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// For a guess at how many keys fill a stripe, which sizes the memory of keys that were evicted.
+const USUAL_ITEM_BYTES: usize = 256;
+const STALE_EXPIRIES: usize = 1024;
+
+// === impl Stripe ===
+
+impl Stripe {
+    pub(super) fn new(capacity: usize, evictions: Arc<AtomicU64>) -> Self {
+        let cache = Cache::with(
+            (capacity / USUAL_ITEM_BYTES).max(1),
+            capacity as u64,
+            ByBytes,
+            DefaultHashBuilder::default(),
+            CountEvictions(evictions),
+        );
+        Self { cache, expiries: Expiries::new(), token: 0, heaviest: capacity - capacity / 8 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.cache.len()
+    }
+
+    pub(super) fn weight(&self) -> u64 {
+        self.cache.weight()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.cache.clear();
+        self.expiries.clear();
+    }
+
+    pub(super) fn items(&self) -> impl Iterator<Item = (&[u8], &Item)> {
+        self.cache.iter().map(|(key, item)| (&**key, item))
+    }
+
+    pub(super) fn get<R>(
+        &mut self,
+        key: &[u8],
+        now_ms: u64,
+        read: impl FnOnce(&StepReply<'_>) -> R,
+    ) -> R {
+        match self.cache.get(key).and_then(|item| item.entry.as_ref()) {
+            None => read(&StepReply::Missing),
+            Some(entry) if !is_alive(entry, now_ms) => {
+                self.cache.remove(key);
+                read(&StepReply::Missing)
+            }
+            Some(Entry { value: Value::Str(value), expire_at_ms, flags, token }) => {
+                let (flags, expire_at_ms, token) = (*flags, *expire_at_ms, *token);
+                read(&StepReply::Str { value, flags, expire_at_ms, token })
+            }
+            Some(_) => {
+                // Lent out in its box instead of copied.
+                let entry = self.cache.get_mut(key).and_then(|mut item| item.entry.take());
+                let Some(entry) = entry else { return read(&StepReply::Missing) };
+                let reply = StepReply::Typed(Box::new(entry));
+                let result = read(&reply);
+                if let (StepReply::Typed(entry), Some(mut item)) = (reply, self.cache.get_mut(key)) {
+                    item.entry = Some(*entry);
+                }
+                result
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn set(
+        &mut self,
+        key: &[u8],
+        hash: u64,
+        value: &[u8],
+        flags: u32,
+        expire: Expire,
+        guard: Guard,
+        now_ms: u64,
+    ) -> StepReply<'static> {
+        let token = self.token + 1;
+        let mut expire_at_ms = match expire {
+            Expire::AtMs(at) => Some(at),
+            Expire::Keep | Expire::Never => None,
+        };
+        let mut known_expiry = None;
+        match self.cache.get_mut(key) {
+            Some(mut item) => {
+                let alive = item.entry.as_ref().filter(|entry| is_alive(entry, now_ms));
+                if !holds(guard, alive) {
+                    return StepReply::Guarded;
+                }
+                known_expiry = item.entry.as_ref().and_then(|entry| entry.expire_at_ms);
+                if expire == Expire::Keep && alive.is_some() {
+                    expire_at_ms = known_expiry;
+                }
+                let bytes = reuse(item.entry.take(), value);
+                item.bytes = measure::string(key, value.len(), expire_at_ms.is_some());
+                item.assumed = 0;
+                item.entry = Some(Entry { value: Value::Str(bytes), expire_at_ms, flags, token });
+            }
+            None if !holds(guard, None) => return StepReply::Guarded,
+            None => {
+                let bytes = measure::string(key, value.len(), expire_at_ms.is_some());
+                let entry = Entry { value: Value::Str(value.to_vec()), expire_at_ms, flags, token };
+                self.cache.insert(Arc::from(key), Item { entry: Some(entry), hash, bytes, assumed: 0 });
+            }
+        }
+        self.token = token;
+        self.note_expiry(key, known_expiry, expire_at_ms);
+        self.make_room();
+        StepReply::Applied { token: Some(token) }
+    }
+
+    /// Removes the key.
+    pub(super) fn take_out(&mut self, key: &[u8]) -> Option<Entry> {
+        self.cache.remove(key).and_then(|(_, item)| item.entry)
+    }
+
+    /// Lends a program the entry.
+    pub(super) fn take(&mut self, key: &[u8], now_ms: u64, slot: &mut Slot) -> Taken {
+        let mut taken = Taken { bytes: 0, expire_at_ms: None, shape: None };
+        if let Some(mut item) = self.cache.get_mut(key) {
+            slot.entry = item.entry.take();
+            taken.bytes = item.bytes;
+        }
+        let Some(entry) = &slot.entry else { return taken };
+        taken.expire_at_ms = entry.expire_at_ms;
+        if is_alive(entry, now_ms) {
+            taken.shape = Some(Shape::of(&entry.value));
+        } else {
+            slot.entry = None;
+            self.cache.remove(key);
+            taken.bytes = 0;
+        }
+        taken
+    }
+
+    /// Takes the entry back from a program.
+    pub(super) fn put_back(
+        &mut self,
+        key: &[u8],
+        hash: u64,
+        slot: Slot,
+        taken: &Taken,
+        cost: &Cost,
+    ) -> Result<(), KvError> {
+        let Some(mut entry) = slot.entry else {
+            self.cache.remove(key);
+            return Ok(());
+        };
+        if !slot.changed {
+            // If it is gone, another key of the same program has pushed it out, and it goes in again below.
+            if let Some(mut item) = self.cache.get_mut(key) {
+                item.entry = Some(entry);
+                return Ok(());
+            }
+        }
+        self.token += 1;
+        entry.token = self.token;
+        let expire_at_ms = entry.expire_at_ms;
+        let item = self.cache.get_mut(key);
+        let assumed = item.as_ref().map_or(0, |item| item.assumed);
+        let grown = taken.shape.as_ref().and_then(|shape| shape.grown(&entry.value, cost, assumed, taken.bytes));
+        let (bytes, assumed) = match grown {
+            Some(grown) => (taken.bytes + grown, assumed + grown),
+            None => (measure::entry(key, &entry), 0),
+        };
+        let admitted = bytes <= self.heaviest;
+        match item {
+            Some(mut item) if admitted => {
+                (item.bytes, item.assumed, item.entry) = (bytes, assumed, Some(entry));
+            }
+            Some(_) => {}
+            None if admitted => {
+                self.cache.insert(Arc::from(key), Item { entry: Some(entry), hash, bytes, assumed });
+            }
+            None => {}
+        }
+        if !admitted {
+            self.cache.remove(key);
+            return Err(KvError::ValueTooLarge);
+        }
+        self.note_expiry(key, taken.expire_at_ms, expire_at_ms);
+        self.make_room();
+        Ok(())
+    }
+
+    /// Removes expired items while there is `budget`.
+    pub(super) fn sweep(&mut self, now_ms: u64, budget: &mut usize) -> usize {
+        let mut removed = 0;
+        while *budget > 0 {
+            let due = self.expiries.peek().is_some_and(|Reverse((at, _))| *at <= now_ms);
+            let Some(Reverse((_, key))) = due.then(|| self.expiries.pop()).flatten() else { break };
+            *budget -= 1;
+            let expired = |item: &Item| item.entry.as_ref().is_none_or(|entry| !is_alive(entry, now_ms));
+            removed += usize::from(self.cache.remove_if(&key, expired).is_some());
+        }
+        removed
+    }
+
+    fn note_expiry(&mut self, key: &[u8], before: Option<u64>, now: Option<u64>) {
+        let Some(at) = now.filter(|_| before != now) else { return };
+        self.expiries.push(Reverse((at, Arc::from(key))));
+        if self.expiries.len() > 2 * self.cache.len() + STALE_EXPIRIES {
+            let cache = &self.cache;
+            let is_true = |at: u64, key: &[u8]| {
+                let entry = cache.peek(key).and_then(|item| item.entry.as_ref());
+                entry.is_some_and(|entry| entry.expire_at_ms == Some(at))
+            };
+            self.expiries.retain(|Reverse((at, key))| is_true(*at, key));
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn expiries_queued(&self) -> usize {
+        self.expiries.len()
+    }
+
+    /// Items that grew in place may have made the cache too heavy, which it does not see by itself.
+    fn make_room(&mut self) {
+        let capacity = self.cache.capacity();
+        if self.cache.weight() > capacity {
+            self.cache.set_capacity(capacity);
+        }
+    }
+}
+
+fn holds(guard: Guard, entry: Option<&Entry>) -> bool {
+    match guard {
+        Guard::Absent => entry.is_none(),
+        Guard::Always => true,
+        Guard::Present => entry.is_some(),
+        Guard::Token(token) => entry.is_some_and(|entry| entry.token == token),
+    }
+}
+
+/// The new string, in the old one's memory where that fits.
+fn reuse(old: Option<Entry>, value: &[u8]) -> Vec<u8> {
+    match old {
+        Some(Entry { value: Value::Str(mut bytes), .. })
+            if bytes.capacity() >= value.len() && bytes.capacity() <= 2 * value.len() + 16 =>
+        {
+            bytes.clear();
+            bytes.extend_from_slice(value);
+            bytes
+        }
+        _ => value.to_vec(),
+    }
+}
+
+/// A locked stripe. Keeps the store's count of keys.
+pub(super) struct Locked<'s> {
+    stripe: MutexGuard<'s, Stripe>,
+    before: usize,
+    count: &'s AtomicUsize,
+}
+
+// === impl Locked ===
+
+impl<'s> Locked<'s> {
+    pub(super) fn new(stripe: MutexGuard<'s, Stripe>, count: &'s AtomicUsize) -> Self {
+        Self { before: stripe.len(), stripe, count }
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = Stripe;
+
+    fn deref(&self) -> &Stripe {
+        &self.stripe
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Stripe {
+        &mut self.stripe
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let now = self.stripe.len();
+        if now > self.before {
+            self.count.fetch_add(now - self.before, Ordering::Relaxed);
+        } else if now < self.before {
+            self.count.fetch_sub(self.before - now, Ordering::Relaxed);
+        }
+    }
+}
