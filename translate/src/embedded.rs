@@ -215,11 +215,14 @@ impl Store {
             [] => Ok(program.run(&mut [], cx, out)),
             [key] => {
                 let hash = self.hash(key);
-                let Some(mut stripe) = self.lock(self.stripe_of(hash)) else { return Err(KvError::BackFailed) };
+                let Some(mut stripe) = self.lock(self.stripe_of(hash)) else {
+                    return Err(KvError::BackFailed);
+                };
                 let mut slots = [Slot::default()];
                 let [slot] = &mut slots;
                 let taken = stripe.take(key, cx.now_ms, slot);
-                let is_aggregate = slot.entry.as_ref().is_some_and(|entry| !matches!(entry.value, Value::Str(_)));
+                let is_aggregate =
+                    slot.entry.as_ref().is_some_and(|entry| !matches!(entry.value, Value::Str(_)));
                 if is_aggregate && cost.refuses(taken.bytes, self.max_value) {
                     stripe.put_back(key, hash, std::mem::take(slot), &taken, &cost)?;
                     return Err(KvError::ValueTooLarge);

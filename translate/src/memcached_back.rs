@@ -47,7 +47,7 @@
 
 mod keys;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod values;
 
 use mecha_core::Span;
@@ -66,7 +66,6 @@ const LONGEST_RELATIVE_S: u64 = 60 * 60 * 24 * 30;
 /// How far the expiry in the client flags may be before and behind what `t` says.
 const BEFORE_MS: u64 = 8_000;
 const BEHIND_MS: u64 = 3_000;
-
 
 /// Appends the frame and returns where its key lies.
 fn encode(step: &Step<'_>, now_ms: u64, max_value: usize, out: &mut Vec<u8>) -> Result<Span, KvError> {
@@ -103,7 +102,9 @@ fn encode(step: &Step<'_>, now_ms: u64, max_value: usize, out: &mut Vec<u8>) -> 
         Step::Put { key, entry, guard } => {
             let item = Item { kind: values::kind(&entry.value), flags: entry.flags };
             match &entry.value {
-                Value::Str(value) => store(key, item, value, entry.expire_at_ms, guard, now_ms, max_value, out),
+                Value::Str(value) => {
+                    store(key, item, value, entry.expire_at_ms, guard, now_ms, max_value, out)
+                }
                 aggregate => {
                     let mut value = Vec::new();
                     values::write(aggregate, &mut value);

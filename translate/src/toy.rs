@@ -3,13 +3,13 @@
 //! A request is a list of byte strings; a reply is a line of text. The commands are chosen to use every kind of plan.
 
 use mecha_core::{
-    Batch, Call, ConnKey, Decode, Decoded, Framed, Keys, Limits, Matched, OpClass, OpId, OpInfo, Outcome, Peer,
-    Protocol, ProtocolError, Refusal, Session, Span, Ticket, Verdict,
+    Batch, Call, ConnKey, Decode, Decoded, Framed, Keys, Limits, Matched, OpClass, OpId, OpInfo, Outcome,
+    Peer, Protocol, ProtocolError, Refusal, Session, Span, Ticket, Verdict,
 };
 
 use crate::kv::{
-    Atomicity, Expire, Fast, FastAction, Guard, KeySpace, KvError, KvFront, Plan, PlanCx, Program, RunCx, StepReply,
-    Txn, Walk, Want,
+    Atomicity, Expire, Fast, FastAction, Guard, KeySpace, KvError, KvFront, Plan, PlanCx, Program, RunCx,
+    StepReply, Txn, Walk, Want,
 };
 use crate::slot::{Entry, Slot, Value};
 use crate::zset::ZSet;
@@ -95,6 +95,8 @@ macro_rules! framed {
         }
     };
 }
+pub(crate) use framed;
+
 framed!(Toy, "toy");
 
 /// A request from its arguments.
@@ -165,7 +167,8 @@ impl Walk for AllKeys {
     fn run(&mut self, keys: &dyn KeySpace, _: &RunCx, out: &mut Vec<u8>) -> Outcome {
         let (mut cursor, mut names) = (0, Vec::new());
         loop {
-            cursor = keys.scan(cursor, 7, &mut |key, _| names.push(String::from_utf8_lossy(key).into_owned()));
+            cursor =
+                keys.scan(cursor, 7, &mut |key, _| names.push(String::from_utf8_lossy(key).into_owned()));
             if cursor == 0 {
                 break;
             }
@@ -206,7 +209,9 @@ impl KvFront for Toy {
             }
             [b"keys"] => Plan::Walk(Box::new(AllKeys)),
             [b"random"] => Plan::Walk(Box::new(AnyKey)),
-            [b"nokeys"] => txn(&[], Want::Header, Atomicity::PerKey, |slots, _| format!("slots:{}", slots.len())),
+            [b"nokeys"] => {
+                txn(&[], Want::Header, Atomicity::PerKey, |slots, _| format!("slots:{}", slots.len()))
+            }
             [b"flush", delay] => fast(FastAction::Flush { delay_s: number(delay) as u32 }),
             [b"get", _] => fast(FastAction::Get(Want::Everything)),
             [b"type", _] => fast(FastAction::Get(Want::Header)),
@@ -252,7 +257,11 @@ impl KvFront for Toy {
             }
             [b"pop", key] => change(key, Value::List(Default::default()), |value| {
                 let Value::List(items) = value else { return None };
-                Some(items.pop_front().map_or("nil".into(), |item| String::from_utf8_lossy(&item).into_owned()))
+                Some(
+                    items
+                        .pop_front()
+                        .map_or("nil".into(), |item| String::from_utf8_lossy(&item).into_owned()),
+                )
             }),
             [b"hset", key, field, item] => {
                 let (field, item) = (field.to_vec(), item.to_vec());
@@ -283,7 +292,8 @@ impl KvFront for Toy {
             }),
             [b"mset", rest @ ..] => {
                 let keys: Vec<&[u8]> = rest.iter().step_by(2).copied().collect();
-                let values: Vec<Vec<u8>> = rest.iter().skip(1).step_by(2).map(|value| value.to_vec()).collect();
+                let values: Vec<Vec<u8>> =
+                    rest.iter().skip(1).step_by(2).map(|value| value.to_vec()).collect();
                 txn(&keys, Want::Header, Atomicity::PerKey, move |slots, _| {
                     for (slot, value) in slots.iter_mut().zip(&values) {
                         slot.put(Entry::new(Value::Str(value.clone())));

@@ -40,8 +40,8 @@ use self::fast_program::fast_txn;
 use self::locks::Locks;
 use self::machine::{Machine, Next};
 use crate::kv::{
-    Answer, Answers, BackFrame, BackFrames, Fast, FastAction, Guard, KvBack, KvError, KvFront, Plan, PlanCx, RunCx,
-    Started, Step, StepKind, StepReply, Txn,
+    Answer, Answers, BackFrame, BackFrames, Fast, FastAction, Guard, KvBack, KvError, KvFront, Plan, PlanCx,
+    RunCx, Started, Step, StepKind, StepReply, Txn,
 };
 
 /// What became of the leading calls of a range.
@@ -263,7 +263,8 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
                 self.flush_step(group, failure, answers);
             }
             Owner::Machine { index, serial, slot } => {
-                let Some(machine) = self.machines.get_mut(index).filter(|machine| machine.serial == serial) else {
+                let Some(machine) = self.machines.get_mut(index).filter(|machine| machine.serial == serial)
+                else {
                     return;
                 };
                 let key = machine.key(slot);
@@ -491,9 +492,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
     fn load(&mut self, index: usize, now_ms: u64, out: &mut BackFrames) -> Result<(), Failure> {
         self.step_machine(index, now_ms, out, |machine, slot| {
             let want = machine.want();
-            machine
-                .to_load(slot)
-                .then(|| (Step::Get { key: machine.key(slot), want }, StepKind::Get(want)))
+            machine.to_load(slot).then(|| (Step::Get { key: machine.key(slot), want }, StepKind::Get(want)))
         })
     }
 

@@ -3,8 +3,9 @@
 use super::Cost;
 use crate::slot::{Entry, Value};
 
-/// The item, its places in the cache's tables, and the key's allocation.
-const ITEM: usize = 160;
+/// The item, its places in the cache's tables, and the allocations of key and value: what 200,000 small strings were
+/// found to take each.
+const ITEM: usize = 232;
 /// One element's `Vec` and allocation.
 const ELEMENT: usize = 40;
 /// What a hash table adds for each element.

@@ -93,12 +93,7 @@ impl Stripe {
         self.cache.iter().map(|(key, item)| (&**key, item))
     }
 
-    pub(super) fn get<R>(
-        &mut self,
-        key: &[u8],
-        now_ms: u64,
-        read: impl FnOnce(&StepReply<'_>) -> R,
-    ) -> R {
+    pub(super) fn get<R>(&mut self, key: &[u8], now_ms: u64, read: impl FnOnce(&StepReply<'_>) -> R) -> R {
         match self.cache.get(key).and_then(|item| item.entry.as_ref()) {
             None => read(&StepReply::Missing),
             Some(entry) if !is_alive(entry, now_ms) => {
@@ -217,7 +212,8 @@ impl Stripe {
         let expire_at_ms = entry.expire_at_ms;
         let item = self.cache.get_mut(key);
         let assumed = item.as_ref().map_or(0, |item| item.assumed);
-        let grown = taken.shape.as_ref().and_then(|shape| shape.grown(&entry.value, cost, assumed, taken.bytes));
+        let grown =
+            taken.shape.as_ref().and_then(|shape| shape.grown(&entry.value, cost, assumed, taken.bytes));
         let (bytes, assumed) = match grown {
             Some(grown) => (taken.bytes + grown, assumed + grown),
             None => (measure::entry(key, &entry), 0),

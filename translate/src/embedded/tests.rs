@@ -40,9 +40,18 @@ fn every_kind_of_plan_is_answered_at_once_and_in_order() {
 fn guards_and_deletions_do_not_see_expired_keys() {
     let store = Store::new(1 << 20);
     let soon = NOW + 5;
-    assert_eq!(says(&store, NOW, &[&format!("set a 1 - {soon}"), "set a 2 nx", "get a"]), ["ok", "guarded", "str:1"]);
-    assert_eq!(says(&store, soon, &["set a 2 xx", "del a", "set a 3 nx", "get a"]), ["guarded", "nil", "ok", "str:3"]);
-    assert_eq!(says(&store, soon, &["set a 4 xx", "set b 4 xx", "del a", "del a"]), ["ok", "guarded", "ok", "nil"]);
+    assert_eq!(
+        says(&store, NOW, &[&format!("set a 1 - {soon}"), "set a 2 nx", "get a"]),
+        ["ok", "guarded", "str:1"]
+    );
+    assert_eq!(
+        says(&store, soon, &["set a 2 xx", "del a", "set a 3 nx", "get a"]),
+        ["guarded", "nil", "ok", "str:3"]
+    );
+    assert_eq!(
+        says(&store, soon, &["set a 4 xx", "set b 4 xx", "del a", "del a"]),
+        ["ok", "guarded", "ok", "nil"]
+    );
 }
 
 #[test]
@@ -57,7 +66,11 @@ fn an_entry_lives_to_its_millisecond() {
 fn a_sweep_removes_what_has_expired_within_its_budget() {
     let store = Store::new(1 << 26);
     for index in 0..100 {
-        says(&store, NOW, &[&format!("set k{index} v - {}", NOW + 10), &format!("set k{index} v - {}", NOW + 20)]);
+        says(
+            &store,
+            NOW,
+            &[&format!("set k{index} v - {}", NOW + 10), &format!("set k{index} v - {}", NOW + 20)],
+        );
     }
     says(&store, NOW, &["set k7 forever"]);
     assert_eq!(store.sweep(NOW + 19, 1000), 0);
@@ -203,7 +216,10 @@ fn a_panic_in_a_program_costs_its_key_only() {
     says(&store, NOW, &["set a 1", "set b 2"]);
     let broken = Arc::clone(&store);
     assert!(std::thread::spawn(move || says(&broken, NOW, &["panic a"])).join().is_err());
-    assert_eq!(says(&store, NOW, &["get a", "get b", "set a 3", "get a", "keys"]), ["nil", "str:2", "ok", "str:3", "a b"]);
+    assert_eq!(
+        says(&store, NOW, &["get a", "get b", "set a 3", "get a", "keys"]),
+        ["nil", "str:2", "ok", "str:3", "a b"]
+    );
 }
 
 #[test]

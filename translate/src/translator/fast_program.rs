@@ -4,9 +4,7 @@ use std::marker::PhantomData;
 
 use mecha_core::Outcome;
 
-use crate::kv::{
-    Atomicity, Expire, Fast, FastAction, Guard, KvFront, Program, RunCx, StepReply, Txn, Want,
-};
+use crate::kv::{Atomicity, Expire, Fast, FastAction, Guard, KvFront, Program, RunCx, StepReply, Txn, Want};
 use crate::slot::{Entry, Slot, Value};
 
 /// Owns copies of everything that `fast` points to in `frame`. Not for [`FastAction::Flush`].
