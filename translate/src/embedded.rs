@@ -53,7 +53,7 @@ pub struct Store {
 
 /// A stripe holds values of up to half its size, so it should not be small; but workers should rarely meet in one.
 const STRIPE_BYTES: usize = 16 << 20;
-const MOST_STRIPES: usize = 64;
+const MOST_STRIPES: usize = 32;
 
 // === impl Store ===
 

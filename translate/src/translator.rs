@@ -12,7 +12,8 @@
 //! Order. A client's commands on one key take effect in the order in which they were sent: fast steps on a key go down
 //! one connection one after the other; machines on a key queue behind each other ([`locks`]); a machine's load goes
 //! down the same connection as the fast steps before it; and a fast step of a client that has a machine in flight on
-//! that key becomes a machine itself and queues behind it. Commands on different keys do not wait for each other. A
+//! that key becomes a machine itself and queues behind it. A program that only reads queues behind its own client's
+//! commands alone. Commands on different keys do not wait for each other. A
 //! flush waits for its client's machines. The queue also keeps the clients of one worker from racing each other.
 //!
 //! Interruption. A connection that fails in the middle of a machine can leave: of a program over one changed key,
@@ -23,6 +24,7 @@
 //! Deliberately absent: a snapshot over several keys. A program that reads `a` and writes `b` is only sure that `b` did
 //! not change in between.
 
+mod drive;
 mod fast_program;
 mod locks;
 mod machine;
@@ -33,12 +35,12 @@ use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use mecha_core::{Batch, Call, ConnKey, OpId, Outcome, Peer, Refusal, Ticket, Verdict};
+use mecha_core::{Batch, Call, ConnKey, OpClass, OpId, Outcome, Peer, Refusal, Ticket, Verdict};
 use slab::Slab;
 
 use self::fast_program::fast_txn;
 use self::locks::Locks;
-use self::machine::{Machine, Next};
+use self::machine::Machine;
 use crate::kv::{
     Answer, Answers, BackFrame, BackFrames, Fast, FastAction, Guard, KvBack, KvError, KvFront, Plan, PlanCx,
     RunCx, Started, Step, StepKind, StepReply, Txn,
@@ -403,7 +405,12 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
         let machine = Machine::new(self.serial, call.ticket, call.op, deadline_ms, txn);
         let index = self.machines.insert(machine);
         let Some(machine) = self.machines.get_mut(index) else { return Begun::Stalled };
-        (machine.locks, machine.waits_for) = self.locks.enqueue(machine.keys(), index, call.ticket.conn);
+        // What only reads may go beside others: its load goes out now, before anything that comes behind it. But not
+        // past a command of the same client that has yet to be stored.
+        let conn = call.ticket.conn;
+        if call.class != OpClass::Read || machine.keys().iter().any(|key| self.locks.has(key, conn)) {
+            (machine.locks, machine.waits_for) = self.locks.enqueue(machine.keys(), index, conn);
+        }
         if machine.waits_for > 0 {
             return Begun::InFlight;
         }
@@ -460,117 +467,6 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
 
     fn has_machines(&self, conn: ConnKey) -> bool {
         self.machines.iter().any(|(_, machine)| machine.ticket.conn == conn)
-    }
-
-    // --- machines ---
-
-    /// Does what a machine asked for, until it waits or is done.
-    fn advance(
-        &mut self,
-        index: usize,
-        next: Next,
-        now_ms: u64,
-        out: &mut BackFrames,
-        answers: &mut Answers,
-    ) {
-        let failure = match next {
-            Next::Done => None,
-            Next::Fail(error) => Some(Failure::Kv(error)),
-            Next::Load => match self.load(index, now_ms, out) {
-                Ok(()) => return,
-                Err(failure) => Some(failure),
-            },
-            Next::Store => match self.store(index, now_ms, out) {
-                Ok(()) => return,
-                Err(failure) => Some(failure),
-            },
-            Next::Wait => return,
-        };
-        self.finish(index, failure, answers);
-    }
-
-    fn load(&mut self, index: usize, now_ms: u64, out: &mut BackFrames) -> Result<(), Failure> {
-        self.step_machine(index, now_ms, out, |machine, slot| {
-            let want = machine.want();
-            machine.to_load(slot).then(|| (Step::Get { key: machine.key(slot), want }, StepKind::Get(want)))
-        })
-    }
-
-    fn store(&mut self, index: usize, now_ms: u64, out: &mut BackFrames) -> Result<(), Failure> {
-        self.step_machine(index, now_ms, out, Machine::to_store)
-    }
-
-    /// Sends a step for every slot that `choose` has one for: all of them, or none with an error.
-    fn step_machine(
-        &mut self,
-        index: usize,
-        now_ms: u64,
-        out: &mut BackFrames,
-        choose: impl for<'m> Fn(&'m Machine, usize) -> Option<(Step<'m>, StepKind)>,
-    ) -> Result<(), Failure> {
-        let (wire, frames) = (out.wire.len(), out.frames.len());
-        // Taken out, since sending borrows the whole translator. Its slot in the slab stays its own.
-        let Some(place) = self.machines.get_mut(index) else { return Ok(()) };
-        let mut machine = std::mem::replace(place, Machine::absent());
-        let mut result = Ok(());
-        match machine.millis_left(now_ms) {
-            Some(timeout_ms) => {
-                for slot in 0..machine.keys().len() {
-                    let Some((step, kind)) = choose(&machine, slot) else { continue };
-                    let owner = Owner::Machine { index, serial: machine.serial, slot };
-                    if let Err(error) = self.send(&step, kind, owner, None, timeout_ms, now_ms, out) {
-                        result = Err(Failure::Kv(error));
-                        break;
-                    }
-                    machine.sent();
-                }
-            }
-            None => result = Err(Failure::Refused(Refusal::TimedOut)),
-        }
-        if result.is_err() {
-            for frame in out.frames.drain(frames..) {
-                self.take(frame.token);
-            }
-            out.wire.truncate(wire);
-        }
-        if let Some(place) = self.machines.get_mut(index) {
-            *place = machine;
-        }
-        result
-    }
-
-    fn finish(&mut self, index: usize, failure: Option<Failure>, answers: &mut Answers) {
-        let Some(machine) = self.remove(index) else { return };
-        match failure {
-            None => {
-                let start = answers.wire.len();
-                answers.wire.extend_from_slice(&machine.reply);
-                push_answer(answers, start, machine.ticket, machine.op, machine.outcome);
-            }
-            Some(failure) => self.answer_failure(failure, machine.ticket, machine.op, answers),
-        }
-    }
-
-    /// Takes a machine out and lets those behind it know.
-    fn remove(&mut self, index: usize) -> Option<Machine> {
-        let machine = self.machines.try_remove(index)?;
-        self.reserved = self.reserved.saturating_sub(machine.keys().len());
-        for &lock in &machine.locks {
-            let Some(first) = self.locks.dequeue(lock, index) else { continue };
-            if let Some(waiting) = self.machines.get_mut(first) {
-                waiting.waits_for = waiting.waits_for.saturating_sub(1);
-                if waiting.waits_for == 0 {
-                    self.ready.push_back(first);
-                }
-            }
-        }
-        Some(machine)
-    }
-
-    fn start_ready(&mut self, now_ms: u64, out: &mut BackFrames, answers: &mut Answers) {
-        while let Some(index) = self.ready.pop_front() {
-            self.advance(index, Next::Load, now_ms, out, answers);
-        }
     }
 
     fn flush_step(&mut self, group: usize, failure: Option<Failure>, answers: &mut Answers) {

@@ -332,6 +332,23 @@ fn clients_of_one_translator_do_not_race_each_other() {
 }
 
 #[test]
+fn programs_that_only_read_do_not_wait_for_each_other() {
+    let mut rig = Rig::new(
+        1,
+        &[vec![words("push l x"), words("head l")], vec![words("head l")], vec![words("head l")]],
+    );
+    for client in &mut rig.clients {
+        client.requests.calls.last_mut().unwrap().class = OpClass::Read;
+    }
+    rig.submit_all();
+    // The loads of the push and of the two other clients; the pusher's own read comes behind its push.
+    assert_eq!(rig.in_flight(), 3);
+    rig.run(|| 0);
+    assert_eq!(rig.answers(0), ["int:1", "Some((List([]), None))"]);
+    assert_eq!((rig.answers(1), rig.answers(2)), (vec!["None".into()], vec!["None".into()]));
+}
+
+#[test]
 fn a_lost_race_starts_over_from_fresh_slots() {
     let clients: Vec<Vec<Vec<u8>>> = (0..2).map(|_| vec![words("incr n"); 50]).collect();
     let mut rig = Rig::new(2, &clients);

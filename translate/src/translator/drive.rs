@@ -1,0 +1,118 @@
+//! Sends what machines ask for, and starts the next in line when one is done.
+
+use mecha_core::Refusal;
+
+use super::machine::{Machine, Next};
+use super::{Failure, Owner, Translator, push_answer};
+use crate::kv::{Answers, BackFrames, KvBack, KvFront, Step, StepKind};
+
+impl<A: KvFront, B: KvBack> Translator<A, B> {
+    /// Does what a machine asked for, until it waits or is done.
+    pub(super) fn advance(
+        &mut self,
+        index: usize,
+        next: Next,
+        now_ms: u64,
+        out: &mut BackFrames,
+        answers: &mut Answers,
+    ) {
+        let failure = match next {
+            Next::Done => None,
+            Next::Fail(error) => Some(Failure::Kv(error)),
+            Next::Load => match self.load(index, now_ms, out) {
+                Ok(()) => return,
+                Err(failure) => Some(failure),
+            },
+            Next::Store => match self.store(index, now_ms, out) {
+                Ok(()) => return,
+                Err(failure) => Some(failure),
+            },
+            Next::Wait => return,
+        };
+        self.finish(index, failure, answers);
+    }
+
+    pub(super) fn load(&mut self, index: usize, now_ms: u64, out: &mut BackFrames) -> Result<(), Failure> {
+        self.step_machine(index, now_ms, out, |machine, slot| {
+            let want = machine.want();
+            machine.to_load(slot).then(|| (Step::Get { key: machine.key(slot), want }, StepKind::Get(want)))
+        })
+    }
+
+    fn store(&mut self, index: usize, now_ms: u64, out: &mut BackFrames) -> Result<(), Failure> {
+        self.step_machine(index, now_ms, out, Machine::to_store)
+    }
+
+    /// Sends a step for every slot that `choose` has one for: all of them, or none with an error.
+    fn step_machine(
+        &mut self,
+        index: usize,
+        now_ms: u64,
+        out: &mut BackFrames,
+        choose: impl for<'m> Fn(&'m Machine, usize) -> Option<(Step<'m>, StepKind)>,
+    ) -> Result<(), Failure> {
+        let (wire, frames) = (out.wire.len(), out.frames.len());
+        // Taken out, since sending borrows the whole translator. Its slot in the slab stays its own.
+        let Some(place) = self.machines.get_mut(index) else { return Ok(()) };
+        let mut machine = std::mem::replace(place, Machine::absent());
+        let mut result = Ok(());
+        match machine.millis_left(now_ms) {
+            Some(timeout_ms) => {
+                for slot in 0..machine.keys().len() {
+                    let Some((step, kind)) = choose(&machine, slot) else { continue };
+                    let owner = Owner::Machine { index, serial: machine.serial, slot };
+                    if let Err(error) = self.send(&step, kind, owner, None, timeout_ms, now_ms, out) {
+                        result = Err(Failure::Kv(error));
+                        break;
+                    }
+                    machine.sent();
+                }
+            }
+            None => result = Err(Failure::Refused(Refusal::TimedOut)),
+        }
+        if result.is_err() {
+            for frame in out.frames.drain(frames..) {
+                self.take(frame.token);
+            }
+            out.wire.truncate(wire);
+        }
+        if let Some(place) = self.machines.get_mut(index) {
+            *place = machine;
+        }
+        result
+    }
+
+    pub(super) fn finish(&mut self, index: usize, failure: Option<Failure>, answers: &mut Answers) {
+        let Some(machine) = self.remove(index) else { return };
+        match failure {
+            None => {
+                let start = answers.wire.len();
+                answers.wire.extend_from_slice(&machine.reply);
+                push_answer(answers, start, machine.ticket, machine.op, machine.outcome);
+            }
+            Some(failure) => self.answer_failure(failure, machine.ticket, machine.op, answers),
+        }
+    }
+
+    /// Takes a machine out and lets those behind it know.
+    pub(super) fn remove(&mut self, index: usize) -> Option<Machine> {
+        let machine = self.machines.try_remove(index)?;
+        self.reserved = self.reserved.saturating_sub(machine.keys().len());
+        for &lock in &machine.locks {
+            let Some(first) = self.locks.dequeue(lock, index) else { continue };
+            if let Some(waiting) = self.machines.get_mut(first) {
+                waiting.waits_for = waiting.waits_for.saturating_sub(1);
+                if waiting.waits_for == 0 {
+                    self.ready.push_back(first);
+                }
+            }
+        }
+        Some(machine)
+    }
+
+    pub(super) fn start_ready(&mut self, now_ms: u64, out: &mut BackFrames, answers: &mut Answers) {
+        while let Some(index) = self.ready.pop_front() {
+            self.advance(index, Next::Load, now_ms, out, answers);
+        }
+    }
+}
