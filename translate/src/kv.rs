@@ -25,6 +25,9 @@ pub struct RunCx {
 pub trait Program {
     /// Appends the complete native reply to `out` and changes `slots` (in the order of [`Txn::keys`]).
     ///
+    /// A slot that is not marked as changed must be left as it was: it may be the back's own entry, or the next
+    /// program's.
+    ///
     /// May be run again from freshly loaded slots after a lost race, with `out` emptied in between: it must not keep
     /// state from one run to the next.
     fn run(&mut self, slots: &mut [Slot], cx: &RunCx, out: &mut Vec<u8>) -> Outcome;

@@ -161,6 +161,16 @@ fn number(bytes: &[u8]) -> u64 {
     std::str::from_utf8(bytes).ok().and_then(|text| text.parse().ok()).expect("a test writes numbers")
 }
 
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Hash(_) => "hash",
+        Value::List(_) => "list",
+        Value::Set(_) => "set",
+        Value::Str(_) => "string",
+        Value::ZSet(_) => "zset",
+    }
+}
+
 struct AllKeys;
 
 impl Walk for AllKeys {
@@ -229,9 +239,12 @@ impl KvFront for Toy {
             [b"read", key] => txn(&[key], Want::Everything, Atomicity::PerKey, |slots, _| {
                 format!("{:?}", slots[0].entry.as_ref().map(|entry| (&entry.value, entry.expire_at_ms)))
             }),
-            [b"head", key] => txn(&[key], Want::Header, Atomicity::PerKey, |slots, _| {
-                format!("{:?}", slots[0].entry.as_ref().map(|entry| (&entry.value, entry.expire_at_ms)))
-            }),
+            [b"head", key] => {
+                txn(&[key], Want::Header, Atomicity::PerKey, |slots, _| match &slots[0].entry {
+                    None => "nil".into(),
+                    Some(entry) => format!("{} {:?}", kind(&entry.value), entry.expire_at_ms),
+                })
+            }
             [b"expire", key, at] => {
                 let at = number(at);
                 txn(&[key], Want::Everything, Atomicity::PerKey, move |slots, _| {
@@ -320,13 +333,7 @@ impl KvFront for Toy {
             StepReply::Missing => "nil".into(),
             StepReply::Str { value, flags: 0, .. } => format!("str:{}", String::from_utf8_lossy(value)),
             StepReply::Str { value, flags, .. } => format!("str:{}:{flags}", String::from_utf8_lossy(value)),
-            StepReply::Typed(entry) => match &entry.value {
-                Value::Hash(_) => "hash".into(),
-                Value::List(_) => "list".into(),
-                Value::Set(_) => "set".into(),
-                Value::Str(_) => "a typed string".into(),
-                Value::ZSet(_) => "zset".into(),
-            },
+            StepReply::Typed(entry) => kind(&entry.value).into(),
         };
         out.extend_from_slice(text.as_bytes());
         Outcome::Ok

@@ -14,7 +14,8 @@
 //! down the same connection as the fast steps before it; and a fast step of a client that has a machine in flight on
 //! that key becomes a machine itself and queues behind it. A program that only reads queues behind its own client's
 //! commands alone. Commands on different keys do not wait for each other. A
-//! flush waits for its client's machines. The queue also keeps the clients of one worker from racing each other.
+//! flush waits for its client's machines. The queue also keeps the clients of one worker from racing each other; and
+//! those in it for the same single key share a load and a store ([`machine`]).
 //!
 //! Interruption. A connection that fails in the middle of a machine can leave: of a program over one changed key,
 //! that key as it was before or after it; of a [`crate::kv::Atomicity::PerKey`] program, any part of the keys that it
@@ -271,8 +272,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
                 };
                 let key = machine.key(slot);
                 let reply = B::decode(pending.kind, key, frame, now_ms);
-                let cx = RunCx { now_ms, random: self.random.next(), max_value: self.options.max_value };
-                let next = machine.reply(slot, reply, &cx, self.options.max_retries);
+                let next = machine.reply(slot, reply, now_ms, self.options.max_retries);
                 self.advance(index, next, now_ms, out, answers);
                 self.start_ready(now_ms, out, answers);
             }
@@ -300,6 +300,10 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
                 }
             }
         }
+    }
+
+    fn run_cx(&mut self, now_ms: u64) -> RunCx {
+        RunCx { now_ms, random: self.random.next(), max_value: self.options.max_value }
     }
 
     fn is_full(&self) -> bool {
@@ -394,7 +398,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
 
     fn begin_txn(&mut self, mut txn: Txn, call: &Call, now_ms: u64, out: &mut BackFrames) -> Begun {
         if txn.keys.is_empty() {
-            let cx = RunCx { now_ms, random: self.random.next(), max_value: self.options.max_value };
+            let cx = self.run_cx(now_ms);
             self.scratch.clear();
             txn.program.run(&mut [], &cx, &mut self.scratch);
             return Begun::Answered;

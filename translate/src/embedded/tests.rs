@@ -75,8 +75,10 @@ fn a_sweep_removes_what_has_expired_within_its_budget() {
     says(&store, NOW, &["set k7 forever"]);
     assert_eq!(store.sweep(NOW + 19, 1000), 0);
     assert_eq!(store.len(), 100);
-    assert_eq!(store.sweep(NOW + 20, 40), 40);
-    assert_eq!(store.sweep(NOW + 20, 1000), 59);
+    // One of those that it looks at may be the key that no longer expires.
+    let first = store.sweep(NOW + 20, 40);
+    assert!((39..=40).contains(&first), "{first}");
+    assert_eq!(first + store.sweep(NOW + 20, 1000), 99);
     assert_eq!(says(&store, NOW + 20, &["keys", "count"]), ["k7", "Some(1)"]);
 }
 

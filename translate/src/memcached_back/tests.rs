@@ -298,7 +298,7 @@ fn aggregates_expire_to_the_millisecond_too() {
     let soon = now + 1234;
     assert_eq!(
         client.lines(&["push l x", &format!("expire l {soon}"), "head l"], now)[1..],
-        ["ok".to_string(), format!("Some((List([]), Some({soon})))")]
+        ["ok".to_string(), format!("list Some({soon})")]
     );
     assert_eq!(client.lines(&["type l"], soon - 1), ["list"]);
     assert_eq!(client.lines(&["type l", "push l y"], soon), ["nil", "int:1"]);

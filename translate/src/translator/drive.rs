@@ -4,7 +4,10 @@ use mecha_core::Refusal;
 
 use super::machine::{Machine, Next};
 use super::{Failure, Owner, Translator, push_answer};
-use crate::kv::{Answers, BackFrames, KvBack, KvFront, Step, StepKind};
+use crate::kv::{Answers, BackFrames, KvBack, KvError, KvFront, Step, StepKind};
+
+/// Bounds how long one reply can keep the worker busy.
+const MOST_FOLLOWERS: usize = 1024;
 
 impl<A: KvFront, B: KvBack> Translator<A, B> {
     /// Does what a machine asked for, until it waits or is done.
@@ -16,20 +19,63 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
         out: &mut BackFrames,
         answers: &mut Answers,
     ) {
-        let failure = match next {
-            Next::Done => None,
-            Next::Fail(error) => Some(Failure::Kv(error)),
-            Next::Load => match self.load(index, now_ms, out) {
+        let mut next = next;
+        let failure = loop {
+            let result = match next {
+                Next::Done => break None,
+                Next::Fail(error) => Err(Failure::Kv(error)),
+                Next::Load => self.load(index, now_ms, out),
+                Next::Run => {
+                    next = self.run(index, now_ms);
+                    continue;
+                }
+                Next::Store => self.store(index, now_ms, out),
+                Next::Wait => return,
+            };
+            match result {
                 Ok(()) => return,
-                Err(failure) => Some(failure),
-            },
-            Next::Store => match self.store(index, now_ms, out) {
-                Ok(()) => return,
-                Err(failure) => Some(failure),
-            },
-            Next::Wait => return,
+                // Not every follower's fault, so none of them shall hear of it.
+                Err(Failure::Kv(KvError::ValueTooLarge)) if self.leaves_followers(index) => next = Next::Load,
+                Err(failure) => break Some(failure),
+            }
         };
         self.finish(index, failure, answers);
+    }
+
+    /// Runs a machine's program, and those of its followers.
+    fn run(&mut self, index: usize, now_ms: u64) -> Next {
+        let Some(place) = self.machines.get_mut(index) else { return Next::Wait };
+        let mut leader = std::mem::replace(place, Machine::absent());
+        leader.run(&self.run_cx(now_ms));
+        if let (true, Some(&lock)) = (leader.can_lead(), leader.locks.first()) {
+            let behind = self.locks.behind_first(lock).take(MOST_FOLLOWERS);
+            let follows =
+                |&index: &usize| self.machines.get(index).is_some_and(|machine| leader.leads(machine));
+            let followers: Vec<usize> = behind.take_while(follows).collect();
+            for &follower in &followers {
+                let cx = self.run_cx(now_ms);
+                if let Some(follower) = self.machines.get_mut(follower) {
+                    leader.run_follower(follower, &cx);
+                }
+            }
+            leader.followers = followers;
+        }
+        let next = leader.after_run();
+        if let Some(place) = self.machines.get_mut(index) {
+            *place = leader;
+        }
+        next
+    }
+
+    /// Makes a machine that has followers one that has none.
+    fn leaves_followers(&mut self, index: usize) -> bool {
+        match self.machines.get_mut(index) {
+            Some(machine) if !machine.followers.is_empty() => {
+                machine.go_alone();
+                true
+            }
+            _ => false,
+        }
     }
 
     pub(super) fn load(&mut self, index: usize, now_ms: u64, out: &mut BackFrames) -> Result<(), Failure> {
@@ -83,6 +129,15 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
     }
 
     pub(super) fn finish(&mut self, index: usize, failure: Option<Failure>, answers: &mut Answers) {
+        let followers = self.machines.get_mut(index).map(|machine| std::mem::take(&mut machine.followers));
+        // Before their leader, so that none of them becomes first in the queue and starts.
+        for follower in followers.into_iter().flatten() {
+            self.answer(follower, failure, answers);
+        }
+        self.answer(index, failure, answers);
+    }
+
+    fn answer(&mut self, index: usize, failure: Option<Failure>, answers: &mut Answers) {
         let Some(machine) = self.remove(index) else { return };
         match failure {
             None => {

@@ -42,16 +42,18 @@ impl<A: KvFront> Program for FastProgram<A> {
     fn run(&mut self, slots: &mut [Slot], _: &RunCx, out: &mut Vec<u8>) -> Outcome {
         let mut nothing = Slot::default();
         let slot = slots.first_mut().unwrap_or(&mut nothing);
-        let bytes;
+        let holds_string = matches!(&slot.entry, Some(Entry { value: Value::Str(_), .. }));
         let reply = match &self.action {
             Action::Delete if slot.delete() => StepReply::Applied { token: None },
             Action::Delete => StepReply::Missing,
+            Action::Get if holds_string => match &slot.entry {
+                Some(Entry { value: Value::Str(value), expire_at_ms, flags, token }) => {
+                    StepReply::Str { value, flags: *flags, expire_at_ms: *expire_at_ms, token: *token }
+                }
+                _ => StepReply::Missing,
+            },
             Action::Get => match slot.entry.take() {
                 None => StepReply::Missing,
-                Some(Entry { value: Value::Str(value), expire_at_ms, flags, token }) => {
-                    bytes = value;
-                    StepReply::Str { value: &bytes, flags, expire_at_ms, token }
-                }
                 Some(entry) => StepReply::Typed(Box::new(entry)),
             },
             Action::Set { value, flags, expire_at_ms, guard } => {
@@ -74,6 +76,11 @@ impl<A: KvFront> Program for FastProgram<A> {
                 }
             }
         };
-        A::fast_reply(self.memo, &reply, out)
+        let outcome = A::fast_reply(self.memo, &reply, out);
+        // It was only lent to the reply.
+        if let StepReply::Typed(entry) = reply {
+            slot.entry = Some(*entry);
+        }
+        outcome
     }
 }

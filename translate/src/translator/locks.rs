@@ -41,6 +41,11 @@ impl Locks {
         (locks, waits_for)
     }
 
+    /// Those behind the first in a queue, in order.
+    pub(super) fn behind_first(&self, lock: u64) -> impl Iterator<Item = usize> {
+        self.queues.get(&lock).into_iter().flatten().skip(1).map(|&(index, _)| index)
+    }
+
     /// Leaves a queue and returns who is first there now, if that changed.
     pub(super) fn dequeue(&mut self, lock: u64, machine: usize) -> Option<usize> {
         let queue = self.queues.get_mut(&lock)?;

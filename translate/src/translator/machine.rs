@@ -4,6 +4,10 @@
 //! phases, puts before deletions. A key that was stored stays stored: when another key of the same
 //! [`Atomicity::PerKey`] program lost its race, only that one is loaded again, and the program sees the stored keys as
 //! they were loaded first, so that its reply counts each change once.
+//!
+//! Machines that wait behind one that has the same single key *follow* it: when it has loaded, their programs run on its
+//! slot too, one after the other, and all are stored together. However many clients count on one key, they take one
+//! load and one store.
 
 use mecha_core::{OpId, Outcome, Ticket};
 
@@ -19,6 +23,8 @@ pub(super) enum Next {
     Fail(KvError),
     /// Send what [`Machine::to_load`] says.
     Load,
+    /// Call [`Machine::run`].
+    Run,
     /// Send what [`Machine::to_store`] says.
     Store,
     /// Nothing; more replies are to come.
@@ -35,6 +41,10 @@ pub(super) struct Machine {
     pub(super) locks: Vec<u64>,
     pub(super) reply: Vec<u8>,
     pub(super) outcome: Outcome,
+    /// Those behind it in its queue whose programs ran on its slot.
+    pub(super) followers: Vec<usize>,
+    /// Takes no followers: with them, the value did not fit.
+    pub(super) is_alone: bool,
     deadline_ms: Option<u64>,
     txn: Txn,
     slots: Vec<Slot>,
@@ -86,6 +96,8 @@ impl Machine {
             locks: Vec::new(),
             reply: Vec::new(),
             outcome: Outcome::ServerError,
+            followers: Vec::new(),
+            is_alone: false,
             deadline_ms,
             txn,
             slots: std::iter::repeat_with(Slot::default).take(count).collect(),
@@ -159,12 +171,12 @@ impl Machine {
     }
 
     /// Takes the reply to this slot's step.
-    pub(super) fn reply(&mut self, slot: usize, reply: StepReply<'_>, cx: &RunCx, max_retries: u32) -> Next {
+    pub(super) fn reply(&mut self, slot: usize, reply: StepReply<'_>, now_ms: u64, max_retries: u32) -> Next {
         self.outstanding = self.outstanding.saturating_sub(1);
         if let StepReply::Failed(error) = reply {
             self.failed = self.failed.or(Some(error));
         } else if self.phase == Phase::Load {
-            self.loaded(slot, reply, cx.now_ms);
+            self.loaded(slot, reply, now_ms);
         } else {
             let applied = matches!(reply, StepReply::Applied { .. });
             self.raced |= !applied;
@@ -179,7 +191,7 @@ impl Machine {
             return Next::Fail(error);
         }
         match self.phase {
-            Phase::Load => self.run(cx),
+            Phase::Load => Next::Run,
             _ if self.raced => self.start_over(max_retries),
             Phase::Put => self.enter(Phase::Delete),
             Phase::Delete => Next::Done,
@@ -205,7 +217,8 @@ impl Machine {
         *slot = Slot { entry, changed: false };
     }
 
-    fn run(&mut self, cx: &RunCx) -> Next {
+    /// Runs the program on the loaded slots.
+    pub(super) fn run(&mut self, cx: &RunCx) {
         // Only a program of several independent keys is ever run again with some of its keys stored.
         let remembers = self.txn.atomicity == Atomicity::PerKey && self.cells.len() > 1;
         if remembers {
@@ -218,6 +231,31 @@ impl Machine {
         }
         self.reply.clear();
         self.outcome = self.txn.program.run(&mut self.slots, cx, &mut self.reply);
+    }
+
+    /// Whether `follower`, which waits behind this machine, can run on its slot.
+    pub(super) fn leads(&self, follower: &Self) -> bool {
+        follower.txn.keys == self.txn.keys
+            && follower.waits_for == 1
+            && (self.txn.want == Want::Everything || follower.txn.want == Want::Header)
+    }
+
+    /// Whether another machine could run on its slot.
+    pub(super) fn can_lead(&self) -> bool {
+        !self.is_alone && self.txn.keys.len() == 1 && self.locks.len() == 1
+    }
+
+    /// Runs a follower's program on what this machine's program left.
+    pub(super) fn run_follower(&mut self, follower: &mut Self, cx: &RunCx) {
+        let Some(slot) = self.slots.first_mut() else { return };
+        let changed = std::mem::take(&mut slot.changed);
+        follower.reply.clear();
+        follower.outcome = follower.txn.program.run(std::slice::from_mut(slot), cx, &mut follower.reply);
+        slot.changed |= changed;
+    }
+
+    /// What is to be stored after the run.
+    pub(super) fn after_run(&mut self) -> Next {
         if self.txn.atomicity == Atomicity::AllOrNothing && self.writes() > 1 {
             return Next::Fail(KvError::Unsupported);
         }
@@ -248,11 +286,20 @@ impl Machine {
 
     fn start_over(&mut self, max_retries: u32) -> Next {
         self.raced = false;
+        self.followers.clear();
         if self.retries >= max_retries {
             return Next::Fail(KvError::Contended);
         }
         self.retries += 1;
         self.phase = Phase::Load;
         Next::Load
+    }
+
+    /// Starts over without followers.
+    pub(super) fn go_alone(&mut self) {
+        self.is_alone = true;
+        self.followers.clear();
+        self.failed = None;
+        self.phase = Phase::Load;
     }
 }
