@@ -1,0 +1,202 @@
+//! The operation table, kept by hand: Memcached has nothing that reports its commands.
+//!
+//! A request that wants no answer is an operation of its own (`set|noreply`, `mg|quiet`), because what its client may
+//! see of the answer is decided by the operation alone. So are `mg` forms that change the item (`mg|update`).
+
+use mecha_core::{OpClass, OpId, OpInfo};
+
+const fn row(name: &'static str, class: OpClass, idempotent: bool) -> OpInfo {
+    OpInfo { name, class, idempotent }
+}
+
+use OpClass::{Admin, Read, Session, Write};
+
+macro_rules! table {
+    ($($(#[$doc:meta])* $id:ident = $name:literal, $class:ident, $idempotent:literal;)*) => {
+        /// Row numbers, in the order of the table.
+        #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
+        #[repr(u16)]
+        enum Row { $($id),* }
+        $($(#[$doc])* pub const $id: OpId = OpId(Row::$id as u16);)*
+        /// All rows.
+        pub(crate) static OPS: &[OpInfo] = &[$(row($name, $class, $idempotent)),*];
+    };
+}
+
+table! {
+    /// No command of Memcached.
+    UNKNOWN = "unknown", Session, false;
+    /// A command whose line or data block is wrong; answered here.
+    MALFORMED = "malformed", Session, false;
+    /// Closes the connection.
+    QUIT = "quit", Session, true;
+    /// Meta no-op; answered here, in its place among the answers.
+    MN = "mn", Session, true;
+    /// Refused: it would end a server that others use.
+    SHUTDOWN = "shutdown", Admin, false;
+    /// Refused: turns the connection into an endless log.
+    WATCH = "watch", Admin, false;
+    /// Refused: concerns one server's memory.
+    LRU = "lru", Admin, false;
+    /// Refused: concerns one server's memory, and dumps without end.
+    LRU_CRAWLER = "lru_crawler", Admin, false;
+    /// Refused: concerns one server's memory.
+    SLABS = "slabs", Admin, false;
+    /// Refused: concerns one server's memory.
+    CACHE_MEMLIMIT = "cache_memlimit", Admin, false;
+    /// Refused: concerns one server's storage.
+    EXTSTORE = "extstore", Admin, false;
+    /// Refused: concerns one server's certificates.
+    REFRESH_CERTS = "refresh_certs", Admin, false;
+    /// Reads values.
+    GET = "get", Read, true;
+    /// Reads values with cas uniques.
+    GETS = "gets", Read, true;
+    /// Reads values and sets their expiry.
+    GAT = "gat", Write, true;
+    /// Reads values with cas uniques and sets their expiry.
+    GATS = "gats", Write, true;
+    /// Stores.
+    SET = "set", Write, true;
+    /// Stores if absent.
+    ADD = "add", Write, false;
+    /// Stores if present.
+    REPLACE = "replace", Write, true;
+    /// Adds bytes at the end.
+    APPEND = "append", Write, false;
+    /// Adds bytes at the front.
+    PREPEND = "prepend", Write, false;
+    /// Stores if unchanged.
+    CAS = "cas", Write, false;
+    /// Adds to a number.
+    INCR = "incr", Write, false;
+    /// Subtracts from a number.
+    DECR = "decr", Write, false;
+    /// Removes.
+    DELETE = "delete", Write, true;
+    /// Sets the expiry.
+    TOUCH = "touch", Write, true;
+    /// `set` without answer; the rows from here to [`TOUCH_NOREPLY`] are in the order of those from [`SET`].
+    SET_NOREPLY = "set|noreply", Write, true;
+    /// `add` without answer.
+    ADD_NOREPLY = "add|noreply", Write, false;
+    /// `replace` without answer.
+    REPLACE_NOREPLY = "replace|noreply", Write, true;
+    /// `append` without answer.
+    APPEND_NOREPLY = "append|noreply", Write, false;
+    /// `prepend` without answer.
+    PREPEND_NOREPLY = "prepend|noreply", Write, false;
+    /// `cas` without answer.
+    CAS_NOREPLY = "cas|noreply", Write, false;
+    /// `incr` without answer.
+    INCR_NOREPLY = "incr|noreply", Write, false;
+    /// `decr` without answer.
+    DECR_NOREPLY = "decr|noreply", Write, false;
+    /// `delete` without answer.
+    DELETE_NOREPLY = "delete|noreply", Write, true;
+    /// `touch` without answer.
+    TOUCH_NOREPLY = "touch|noreply", Write, true;
+    /// Removes everything.
+    FLUSH_ALL = "flush_all", Admin, true;
+    /// `flush_all` without answer.
+    FLUSH_ALL_NOREPLY = "flush_all|noreply", Admin, true;
+    /// Sets the server's log level.
+    VERBOSITY = "verbosity", Admin, true;
+    /// `verbosity` without answer.
+    VERBOSITY_NOREPLY = "verbosity|noreply", Admin, true;
+    /// Server statistics.
+    STATS = "stats", Admin, true;
+    /// Server version.
+    VERSION = "version", Read, true;
+    /// Item facts for people.
+    ME = "me", Read, true;
+    /// Meta get.
+    MG = "mg", Read, true;
+    /// Meta set.
+    MS = "ms", Write, false;
+    /// Meta delete.
+    MD = "md", Write, true;
+    /// Meta arithmetic.
+    MA = "ma", Write, false;
+    /// Meta get that hides misses; the rows from here to [`MA_QUIET`] are in the order of those from [`MG`].
+    MG_QUIET = "mg|quiet", Read, true;
+    /// Meta set that hides success.
+    MS_QUIET = "ms|quiet", Write, false;
+    /// Meta delete that hides success.
+    MD_QUIET = "md|quiet", Write, true;
+    /// Meta arithmetic that hides success.
+    MA_QUIET = "ma|quiet", Write, false;
+    /// Meta get that changes the item: touch, vivify, recache.
+    MG_UPDATE = "mg|update", Write, false;
+    /// The same, hiding misses.
+    MG_UPDATE_QUIET = "mg|update|quiet", Write, false;
+}
+
+/// Whether the session answers this operation in the server's place.
+pub(crate) fn is_local(op: OpId) -> bool {
+    op.0 <= REFRESH_CERTS.0
+}
+
+/// Whether a request that wants no answer at all is of this operation.
+pub(crate) fn is_noreply(op: OpId) -> bool {
+    (SET_NOREPLY.0..=TOUCH_NOREPLY.0).contains(&op.0) || op == FLUSH_ALL_NOREPLY || op == VERBOSITY_NOREPLY
+}
+
+/// Whether a frame is a meta set, whose errors are never hidden.
+pub(crate) fn is_meta_store(frame: &[u8]) -> bool {
+    crate::line::Words::new(frame).next().is_some_and(|word| word.bytes == b"ms")
+}
+
+/// The operation without its quiet form: what the command does.
+pub fn spoken(op: OpId) -> OpId {
+    if (SET_NOREPLY.0..=TOUCH_NOREPLY.0).contains(&op.0) {
+        return OpId(op.0 - SET_NOREPLY.0 + SET.0);
+    }
+    if (MG_QUIET.0..=MA_QUIET.0).contains(&op.0) {
+        return OpId(op.0 - MG_QUIET.0 + MG.0);
+    }
+    match op {
+        FLUSH_ALL_NOREPLY => FLUSH_ALL,
+        MG_UPDATE | MG_UPDATE_QUIET => MG,
+        VERBOSITY_NOREPLY => VERBOSITY,
+        other => other,
+    }
+}
+
+/// The form of `op` that wants no answer, for those that have one.
+pub(crate) fn quiet(op: OpId) -> OpId {
+    if (SET.0..=TOUCH.0).contains(&op.0) {
+        return OpId(op.0 - SET.0 + SET_NOREPLY.0);
+    }
+    if (MG.0..=MA.0).contains(&op.0) {
+        return OpId(op.0 - MG.0 + MG_QUIET.0);
+    }
+    match op {
+        FLUSH_ALL => FLUSH_ALL_NOREPLY,
+        MG_UPDATE => MG_UPDATE_QUIET,
+        VERBOSITY => VERBOSITY_NOREPLY,
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_quiet_row_names_its_spoken_row() {
+        for (index, row) in OPS.iter().enumerate() {
+            let op = OpId(index as u16);
+            let base = OPS[spoken(op).0 as usize];
+            let mut parts = row.name.split('|');
+            assert_eq!(parts.next(), Some(base.name));
+            if row.name.ends_with("noreply") || row.name.ends_with("quiet") {
+                let loud = row.name.rsplit_once('|').map(|(loud, _)| loud);
+                let loud = OPS.iter().position(|row| Some(row.name) == loud).map(|at| OpId(at as u16));
+                assert_eq!(loud.map(quiet), Some(op), "{}", row.name);
+            }
+        }
+        assert_eq!(OPS[UNKNOWN.0 as usize].name, "unknown");
+        assert_eq!(UNKNOWN, OpId::UNKNOWN);
+    }
+}
