@@ -8,7 +8,9 @@
 //! Scores compare as numbers, so `-0.0` and `0.0` are equal and only their members decide the order; each keeps its
 //! sign until it is replaced by an unequal score.
 
-use std::{collections::HashMap, fmt, ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
+
+use indexmap::IndexMap;
 
 /// The most members of a run; a full one is cut in two.
 const RUN: usize = 512;
@@ -23,7 +25,7 @@ struct Ranked {
 /// Members ordered by score, then bytes.
 #[derive(Clone, Default)]
 pub struct ZSet {
-    scores: HashMap<Arc<[u8]>, f64>,
+    scores: IndexMap<Arc<[u8]>, f64>,
     runs: Vec<Vec<Ranked>>,
 }
 
@@ -77,7 +79,7 @@ impl ZSet {
         if score.is_nan() {
             return Err(NotANumber);
         }
-        let Some((shared, &before)) = self.scores.get_key_value(member) else {
+        let Some((_, shared, &before)) = self.scores.get_full(member) else {
             let shared: Arc<[u8]> = member.into();
             self.scores.insert(shared.clone(), score);
             self.rank_in(Ranked { score, member: shared });
@@ -96,7 +98,7 @@ impl ZSet {
 
     /// Removes the member. Returns its score.
     pub fn remove(&mut self, member: &[u8]) -> Option<f64> {
-        let score = self.scores.remove(member)?;
+        let score = self.scores.swap_remove(member)?;
         self.rank_out(score, member);
         Some(score)
     }
@@ -112,7 +114,7 @@ impl ZSet {
             let upto = members.len().min(at + left);
             left -= upto - at;
             for gone in members.drain(at..upto) {
-                self.scores.remove(&gone.member);
+                self.scores.swap_remove(&gone.member);
             }
             at = 0;
             run += 1;
@@ -144,6 +146,14 @@ impl ZSet {
         let end = positions.end.min(self.len());
         let left = end.saturating_sub(positions.start);
         Iter { runs: &self.runs, front: self.locate(positions.start), back: self.locate(end), left }
+    }
+
+    /// All members from index to index of an order that new scores do not change: members are added at the end, and
+    /// a removal moves the last one into the gap. Indexes past the end are ignored.
+    pub fn unordered(&self, indexes: Range<usize>) -> impl ExactSizeIterator<Item = (&[u8], f64)> {
+        let end = indexes.end.min(self.len());
+        let all = self.scores.get_range(indexes.start.min(end)..end).unwrap_or_default();
+        all.iter().map(|(member, score)| (&**member, *score))
     }
 
     /// The positions of the members with scores between `min` and `max`. Empty when the ends are crossed.
