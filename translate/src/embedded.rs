@@ -35,7 +35,7 @@ use quick_cache::DefaultHashBuilder;
 pub use self::serve::serve;
 use self::stripe::{Item, Locked, Stripe};
 use crate::kv::{Expire, Guard, KeySpace, KvError, RunCx, StepReply, Txn};
-use crate::slot::{Entry, Slot, Value};
+use crate::slot::{Entry, Slot};
 
 /// Keys and values in memory. Share it through an [`Arc`].
 pub struct Store {
@@ -210,7 +210,7 @@ impl Store {
         out: &mut Vec<u8>,
     ) -> Result<Outcome, KvError> {
         let Txn { keys, program, .. } = txn;
-        let cost = Cost { writes: class == OpClass::Write, alone: keys.len() == 1, request_len };
+        let cost = Cost { writes: class != OpClass::Read, alone: keys.len() == 1, request_len };
         match keys.as_slice() {
             [] => Ok(program.run(&mut [], cx, out)),
             [key] => {
@@ -221,10 +221,20 @@ impl Store {
                 let mut slots = [Slot::default()];
                 let [slot] = &mut slots;
                 let taken = stripe.take(key, cx.now_ms, slot);
-                let is_aggregate =
-                    slot.entry.as_ref().is_some_and(|entry| !matches!(entry.value, Value::Str(_)));
-                if is_aggregate && cost.refuses(taken.bytes, self.max_value) {
-                    stripe.put_back(key, hash, std::mem::take(slot), &taken, &cost)?;
+                if cost.writes && taken.bytes.saturating_add(request_len) > self.max_value {
+                    // It may become too large to be kept, which cannot be undone in place.
+                    let old = std::mem::take(slot);
+                    let (tried, start) = (old.clone(), out.len());
+                    *slot = tried;
+                    let outcome = program.run(&mut slots, cx, out);
+                    let [slot] = slots;
+                    let taken = taken.to_be_measured();
+                    if self.keeps(key, &old, &slot) {
+                        stripe.put_back(key, hash, slot, &taken, &cost)?;
+                        return Ok(outcome);
+                    }
+                    out.truncate(start);
+                    stripe.put_back(key, hash, old, &taken, &cost)?;
                     return Err(KvError::ValueTooLarge);
                 }
                 let outcome = program.run(&mut slots, cx, out);
@@ -264,6 +274,13 @@ impl Store {
             }
         }
     }
+
+    /// Whether `new` is small enough, or at least no larger than `old`.
+    fn keeps(&self, key: &[u8], old: &Slot, new: &Slot) -> bool {
+        let weight = |slot: &Slot| slot.entry.as_ref().map_or(0, |entry| measure::entry(key, entry));
+        let new = weight(new);
+        new <= self.max_value + measure::string(key, 0, true) || new <= weight(old)
+    }
 }
 
 impl fmt::Debug for Store {
@@ -278,13 +295,6 @@ struct Cost {
     /// It has one key only.
     alone: bool,
     request_len: usize,
-}
-
-impl Cost {
-    /// Whether an aggregate of this size may not be worked on, since it could not be kept afterwards.
-    fn refuses(&self, bytes: usize, max_value: usize) -> bool {
-        self.writes && bytes.saturating_add(self.request_len) > max_value
-    }
 }
 
 fn is_alive(entry: &Entry, now_ms: u64) -> bool {

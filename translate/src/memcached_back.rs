@@ -42,17 +42,15 @@
 //! When the server finds an item too large it also drops the old one; so values are checked against the configured
 //! limit before they are sent.
 
-// Used by tests until the codec is there.
-#![allow(dead_code)]
-
 mod keys;
 #[cfg(test)]
 pub(crate) mod tests;
 mod values;
 
-use mecha_core::Span;
+use mecha_core::{OpId, Span};
+use mecha_memcached::{Memcached, ops};
 
-use crate::kv::{Expire, Guard, KvError, Step, StepKind, StepReply, Want};
+use crate::kv::{Encoded, Expire, Guard, KvBack, KvError, Step, StepKind, StepReply, Want};
 use crate::slot::{Entry, Value};
 
 const TAG_MASK: u32 = 0xf000_0000;
@@ -66,6 +64,33 @@ const LONGEST_RELATIVE_S: u64 = 60 * 60 * 24 * 30;
 /// How far the expiry in the client flags may be before and behind what `t` says.
 const BEFORE_MS: u64 = 8_000;
 const BEHIND_MS: u64 = 3_000;
+
+impl KvBack for Memcached {
+    const BACK: &'static str = "memcached";
+    const OUTLIVES_EXPIRY: bool = true;
+
+    fn encode(step: &Step<'_>, now_ms: u64, max_value: usize, out: &mut Vec<u8>) -> Result<Encoded, KvError> {
+        let key = encode(step, now_ms, max_value, out)?;
+        Ok(Encoded { key, op: op(step) })
+    }
+
+    fn needs_key(key: &[u8]) -> bool {
+        keys::is_digested(key)
+    }
+
+    fn decode<'w>(kind: StepKind, key: &[u8], frame: &'w [u8], now_ms: u64) -> StepReply<'w> {
+        decode(kind, key, frame, now_ms)
+    }
+}
+
+fn op(step: &Step<'_>) -> OpId {
+    match step {
+        Step::Delete { .. } => ops::MD,
+        Step::Flush { .. } => ops::FLUSH_ALL,
+        Step::Get { .. } => ops::MG,
+        Step::Put { .. } | Step::PutStr { .. } => ops::MS,
+    }
+}
 
 /// Appends the frame and returns where its key lies.
 fn encode(step: &Step<'_>, now_ms: u64, max_value: usize, out: &mut Vec<u8>) -> Result<Span, KvError> {

@@ -29,75 +29,67 @@ impl Decode for NoDecoder {
 #[derive(Default)]
 pub(crate) struct NoSession;
 
-/// Everything that a protocol in these tests does not need.
-macro_rules! framed {
-    ($protocol:ty, $name:literal) => {
-        impl Protocol for $protocol {
-            const NAME: &'static str = $name;
-            type Request = ();
-            type Reply = ();
+impl Protocol for Toy {
+    const NAME: &'static str = "toy";
+    type Request = ();
+    type Reply = ();
 
-            fn ops() -> &'static [OpInfo] {
-                &[]
-            }
+    fn ops() -> &'static [OpInfo] {
+        &[]
+    }
 
-            fn call(_: &(), ticket: Ticket) -> Call {
-                Call { ticket, ..Call::default() }
-            }
+    fn call(_: &(), ticket: Ticket) -> Call {
+        Call { ticket, ..Call::default() }
+    }
 
-            fn outcome(_: &()) -> Outcome {
-                Outcome::Ok
-            }
+    fn outcome(_: &()) -> Outcome {
+        Outcome::Ok
+    }
 
-            fn refuse(_: OpId, why: Refusal, out: &mut Vec<u8>) {
-                out.extend_from_slice(format!("refused:{}", why.name()).as_bytes());
-            }
-        }
-
-        impl Framed for $protocol {
-            type RequestDecoder = NoDecoder;
-            type ReplyDecoder = NoDecoder;
-            type Session = NoSession;
-
-            fn request_decoder(_: Limits) -> NoDecoder {
-                NoDecoder
-            }
-
-            fn reply_decoder(_: Limits, _: u8) -> NoDecoder {
-                NoDecoder
-            }
-
-            fn reply_span(_: &()) -> Span {
-                Span::default()
-            }
-
-            fn set_reply_span(_: &mut (), _: Span) {}
-
-            fn matched(_: &()) -> Matched {
-                Matched::Last
-            }
-
-            fn key<'w>(_: &(), _: &'w [u8]) -> Option<&'w [u8]> {
-                None
-            }
-
-            fn keys<'w>(_: &(), _: &'w [u8], _: &mut dyn FnMut(&'w [u8])) -> Keys {
-                Keys::Unknown
-            }
-
-            fn protocol_error(_: ProtocolError, _: &mut Vec<u8>) {}
-        }
-
-        impl Session<$protocol> for NoSession {
-            fn on_requests(_: &mut Batch<'_, $protocol>) -> bool {
-                false
-            }
-        }
-    };
+    fn refuse(_: OpId, why: Refusal, out: &mut Vec<u8>) {
+        out.extend_from_slice(format!("refused:{}", why.name()).as_bytes());
+    }
 }
-pub(crate) use framed;
 
-framed!(Toy, "toy");
+impl Framed for Toy {
+    type RequestDecoder = NoDecoder;
+    type ReplyDecoder = NoDecoder;
+    type Session = NoSession;
+
+    fn request_decoder(_: Limits) -> NoDecoder {
+        NoDecoder
+    }
+
+    fn reply_decoder(_: Limits, _: u8) -> NoDecoder {
+        NoDecoder
+    }
+
+    fn reply_span(_: &()) -> Span {
+        Span::default()
+    }
+
+    fn set_reply_span(_: &mut (), _: Span) {}
+
+    fn matched(_: &()) -> Matched {
+        Matched::Last
+    }
+
+    fn key<'w>(_: &(), _: &'w [u8]) -> Option<&'w [u8]> {
+        None
+    }
+
+    fn keys<'w>(_: &(), _: &'w [u8], _: &mut dyn FnMut(&'w [u8])) -> Keys {
+        Keys::Unknown
+    }
+
+    fn protocol_error(_: ProtocolError, _: &mut Vec<u8>) {}
+}
+
+impl Session<Toy> for NoSession {
+    fn on_requests(_: &mut Batch<'_, Toy>) -> bool {
+        false
+    }
+}
 
 /// A request from its arguments.
 pub(crate) fn request(args: &[&[u8]]) -> Vec<u8> {

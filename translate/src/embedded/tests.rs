@@ -6,6 +6,7 @@ use mecha_core::{Span, Verdict};
 
 use super::*;
 use crate::kv::Started;
+use crate::slot::Value;
 use crate::toy::{PEER, Requests, Toy, request, words};
 use crate::translator::Taken;
 
@@ -288,4 +289,19 @@ fn tokens_change_with_every_write_and_never_come_back() {
         assert!(token == 0 || seen.insert(token), "after {line}");
     }
     assert_eq!(seen.len(), 5);
+}
+
+#[test]
+fn a_list_at_the_limit_takes_no_more_but_can_be_popped() {
+    let store = Store::new(1 << 20);
+    let item = [b'i'; 1000];
+    let mut pushed = 0;
+    while serve_all(&store, NOW, &[request(&[b"push", b"l", &item])]).1[0].starts_with("int:") {
+        pushed += 1;
+    }
+    assert!((490..=525).contains(&pushed), "{pushed}");
+    for _ in 0..pushed {
+        assert_eq!(says(&store, NOW, &["pop l"])[0].len(), 1000);
+    }
+    assert_eq!(says(&store, NOW, &["get l"]), ["nil"]);
 }

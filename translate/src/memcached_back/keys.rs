@@ -8,6 +8,7 @@
 //!   unless they share a SHA-256, and then the envelope tells.
 
 use mecha_core::Span;
+use mecha_memcached::base64;
 use sha2::{Digest, Sha256};
 
 /// Begins with a byte that no plain key has.
@@ -52,28 +53,14 @@ pub(super) fn write(key: &[u8], out: &mut Vec<u8>) -> (Span, Form) {
     let (start, form) = (out.len(), form(key));
     match form {
         Form::Plain => out.extend_from_slice(key),
-        Form::Binary => write_base64(key, out),
+        Form::Binary => base64::encode(key, out),
         Form::Digest => {
             let digest = Sha256::digest(key);
             let item: Vec<u8> = PREFIX.iter().chain(digest.iter()).copied().collect();
-            write_base64(&item, out);
+            base64::encode(&item, out);
         }
     }
     (Span::wire(start, out.len() - start), form)
-}
-
-fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for chunk in bytes.chunks(3) {
-        let group = chunk.iter().fold(0_u32, |group, &byte| group << 8 | u32::from(byte));
-        let group = group << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            let sextet = (group >> (18 - 6 * place)) as usize & 63;
-            // One byte makes two characters, two make three.
-            let symbol = if place <= chunk.len() { ALPHABET.get(sextet).copied() } else { None };
-            out.push(symbol.unwrap_or(b'='));
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,34 +5,22 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mecha_core::{
-    Batch, Call, Framed, Keys, Limits, Matched, OpId, OpInfo, Outcome, Protocol, ProtocolError, Refusal,
-    Session, Span, Ticket,
-};
+use mecha_core::{Decode, Decoded, Framed, Limits};
+use mecha_memcached::Reply;
 
 use super::*;
-use crate::kv::{Answers, BackFrames, Encoded, KvBack};
-use crate::toy::{NoDecoder, NoSession, PEER, Requests, Toy, framed, words};
+use crate::kv::{Answers, BackFrames};
+use crate::toy::{PEER, Requests, Toy, words};
 use crate::translator::{Options, Taken, Translator};
 
-pub(crate) struct Wire;
-
-framed!(Wire, "wire");
-
-impl KvBack for Wire {
-    const BACK: &'static str = "memcached";
-    const OUTLIVES_EXPIRY: bool = true;
-
-    fn encode(step: &Step<'_>, now_ms: u64, max_value: usize, out: &mut Vec<u8>) -> Result<Encoded, KvError> {
-        Ok(Encoded { key: encode(step, now_ms, max_value, out)?, op: OpId::UNKNOWN })
-    }
-
-    fn needs_key(key: &[u8]) -> bool {
-        keys::is_digested(key)
-    }
-
-    fn decode<'w>(kind: StepKind, key: &[u8], frame: &'w [u8], now_ms: u64) -> StepReply<'w> {
-        decode(kind, key, frame, now_ms)
+/// The head of a reply, which must be one frame.
+pub(crate) fn head(reply: &[u8]) -> Reply {
+    let mut heads = Vec::new();
+    let decoded = Memcached::reply_decoder(Limits::default(), 0).decode(reply, &mut heads);
+    assert_eq!(decoded, Ok(Decoded { tail: 0, consumed: reply.len(), open: false }));
+    match heads.as_slice() {
+        [head] => *head,
+        heads => panic!("{} frames", heads.len()),
     }
 }
 
@@ -170,7 +158,7 @@ impl Connection {
 
 /// A toy client behind a translator, in front of a real server.
 struct Client {
-    translator: Translator<Toy, Wire>,
+    translator: Translator<Toy, Memcached>,
     connection: Connection,
 }
 
@@ -202,7 +190,7 @@ impl Client {
             let Some(token) = sent.pop_front() else { break };
             let reply = self.connection.receive();
             let (mut out, mut answers) = (BackFrames::default(), Answers::default());
-            self.translator.reply(token, &(), &reply, now_ms, &mut out, &mut answers);
+            self.translator.reply(token, &head(&reply), &reply, now_ms, &mut out, &mut answers);
             self.transmit(&out, &mut sent);
             for answer in &answers.list {
                 let text = String::from_utf8_lossy(answer.span.of(&answers.wire, &[])).into_owned();

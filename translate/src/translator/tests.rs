@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use mecha_core::{ConnKey, Refusal};
+use mecha_memcached::Memcached;
 use proptest::prelude::*;
 
 use super::*;
 use crate::kv::Encoded;
-use crate::memcached_back::tests::Wire;
+use crate::memcached_back::tests::head;
 use crate::toy::{PEER, Requests, Toy, request, words};
 
 const NOW: u64 = 1_700_000_000_000;
@@ -92,7 +93,7 @@ type Connection = VecDeque<(u32, Vec<u8>)>;
 
 /// Clients, translators and endpoints. Each endpoint executes and answers in order; between them any order goes.
 struct Rig {
-    translators: Vec<Translator<Toy, Wire>>,
+    translators: Vec<Translator<Toy, Memcached>>,
     servers: Vec<Server>,
     /// For each endpoint, by translator: what is on its connection.
     connections: Vec<Vec<Connection>>,
@@ -198,11 +199,11 @@ impl Rig {
         let reply = self.servers[endpoint].execute(&frame, self.now_ms);
         let machine = &mut self.translators[translator];
         match failure {
-            None => machine.reply(token, &(), &reply, self.now_ms, &mut out, &mut answers),
+            None => machine.reply(token, &head(&reply), &reply, self.now_ms, &mut out, &mut answers),
             Some(why) => {
                 machine.fail(token, why, self.now_ms, &mut out, &mut answers);
                 // Late replies hit nobody.
-                machine.reply(token, &(), &reply, self.now_ms, &mut out, &mut answers);
+                machine.reply(token, &head(&reply), &reply, self.now_ms, &mut out, &mut answers);
             }
         }
         self.transmit(translator, out);
@@ -269,7 +270,7 @@ fn says(lines: &[&str]) -> Vec<String> {
 fn a_run_of_calls_is_all_in_flight_or_all_answered() {
     let frames = ["get a", "get b", "ping", "ping", "get a", "quit"].map(words);
     let mut requests = Requests::new(0, &frames);
-    let mut translator = Translator::<Toy, Wire>::new(Options::default());
+    let mut translator = Translator::<Toy, Memcached>::new(Options::default());
     let mut out = BackFrames::default();
     let mut take = |from| translator.requests(&mut requests.batch(), from..6, &PEER, NOW, &mut out);
     assert_eq!(
@@ -586,7 +587,7 @@ fn two_keys_with_one_digest_are_told_apart() {
             expire: crate::kv::Expire::Never,
             guard: Guard::Always,
         };
-        Wire::encode(&step, NOW, 10_000, out).unwrap()
+        Memcached::encode(&step, NOW, 10_000, out).unwrap()
     };
     let encoded: Encoded = put(&key, &mut out.wire);
     let place = encoded.key.of(&out.wire, &[]).to_vec();
@@ -610,7 +611,7 @@ fn replies_to_unknown_tokens_hit_nobody() {
     let mut rig = Rig::of(&["get a"]);
     let (mut out, mut answers) = (BackFrames::default(), Answers::default());
     for token in [0, 1, u32::MAX, 1 << INDEX_BITS | 5] {
-        rig.translators[0].reply(token, &(), b"EN\r\n", NOW, &mut out, &mut answers);
+        rig.translators[0].reply(token, &head(b"EN\r\n"), b"EN\r\n", NOW, &mut out, &mut answers);
         rig.translators[0].fail(token, Refusal::TimedOut, NOW, &mut out, &mut answers);
     }
     assert!(answers.list.is_empty());
@@ -706,7 +707,14 @@ fn the_same_place_on_the_slab_does_not_confuse_clients() {
     });
     rig.submit_all();
     // The second call has the first one's place; the late reply of the first must not be its answer.
-    rig.translators[0].reply(late.0, &(), b"VA 1 t-1 f0 c1\r\nx\r\n", NOW, &mut out, &mut answers);
+    rig.translators[0].reply(
+        late.0,
+        &head(b"EN\r\n"),
+        b"VA 1 t-1 f0 c1\r\nx\r\n",
+        NOW,
+        &mut out,
+        &mut answers,
+    );
     assert!(answers.list.is_empty());
     rig.run(|| 0);
     assert_eq!((rig.answers(0), rig.answers(1)), (vec!["refused:timed_out".into()], vec!["nil".into()]));
