@@ -90,7 +90,7 @@ fn geoadd(run: &mut Run<'_>) -> Result<(), Error> {
         at += 1;
     }
     let left = run.argc() - at;
-    if left == 0 || left % 3 != 0 || (nx && xx) {
+    if left == 0 || !left.is_multiple_of(3) || (nx && xx) {
         return Err(Error::Syntax);
     }
     let mut scores = Vec::with_capacity(left / 3);

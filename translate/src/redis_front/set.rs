@@ -189,7 +189,7 @@ fn combine(run: &Run<'_>, first: usize, algebra: Algebra) -> Result<Members, Err
 }
 
 /// The members that all sets have; none if one of them does not exist.
-fn common<'a>(sets: Vec<Option<&'a Members>>) -> impl Iterator<Item = &'a Vec<u8>> {
+fn common(sets: Vec<Option<&Members>>) -> impl Iterator<Item = &Vec<u8>> {
     let mut sets = sets.into_iter().collect::<Option<Vec<_>>>().unwrap_or_default();
     sets.sort_by_key(|set| set.len());
     let smallest = sets.first().copied();
