@@ -137,8 +137,6 @@ pub struct Meta<'w> {
     pub compare: u64,
     /// `D`.
     pub delta: u64,
-    /// `E`.
-    pub unique: u64,
     /// `F`.
     pub client_flags: u32,
     /// `J`.
@@ -188,7 +186,6 @@ impl<'w> Meta<'w> {
             seen: 0,
             compare: 0,
             delta: 1,
-            unique: 0,
             client_flags: 0,
             initial: 0,
             mode: None,
@@ -223,7 +220,6 @@ impl<'w> Meta<'w> {
                 .map(|flags| self.client_flags = flags)
                 .ok_or(BAD_LINE),
             b'C' => number(token).map(|unique| self.compare = unique).ok_or(BAD_TOKEN),
-            b'E' => number(token).map(|unique| self.unique = unique).ok_or(BAD_TOKEN),
             b'J' => number(token)
                 .map(|number| self.initial = number)
                 .ok_or("CLIENT_ERROR invalid numeric initial value"),

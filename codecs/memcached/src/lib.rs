@@ -150,8 +150,7 @@ impl Framed for Memcached {
         let message: &[u8] = match error {
             ProtocolError::LineTooLong { .. } => b"CLIENT_ERROR line too long\r\n",
             ProtocolError::FrameTooLarge { .. } => b"SERVER_ERROR object too large for cache\r\n",
-            _ => b"ERROR\r\n"
-            }
+            _ => b"ERROR\r\n",
         };
         out.extend_from_slice(message);
     }
