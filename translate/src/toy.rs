@@ -216,7 +216,7 @@ impl KvFront for Toy {
             }
             [b"flush", delay] => fast(FastAction::Flush { delay_s: number(delay) as u32 }),
             [b"get", _] => fast(FastAction::Get(Want::Everything)),
-            [b"type", _] => fast(FastAction::Get(Want::Header)),
+            [b"type", _] => Plan::Fast(Fast { key, action: FastAction::Get(Want::Header), memo: 1 }),
             [b"del", _] => fast(FastAction::Delete),
             [b"set", _, _, rest @ ..] => {
                 let guard = match rest.first().copied() {
@@ -317,12 +317,13 @@ impl KvFront for Toy {
         }
     }
 
-    fn fast_reply(_: u32, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome {
+    fn fast_reply(memo: u32, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome {
         let text = match reply {
             StepReply::Applied { .. } => "ok".into(),
             StepReply::Failed(_) => "translators never pass failures".into(),
             StepReply::Guarded => "guarded".into(),
             StepReply::Missing => "nil".into(),
+            StepReply::Str { .. } if memo == 1 => "string".into(),
             StepReply::Str { value, flags: 0, .. } => format!("str:{}", String::from_utf8_lossy(value)),
             StepReply::Str { value, flags, .. } => format!("str:{}:{flags}", String::from_utf8_lossy(value)),
             StepReply::Typed(entry) => kind(&entry.value).into(),

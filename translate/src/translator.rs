@@ -69,7 +69,7 @@ pub struct Options {
     pub max_in_flight: usize,
     /// How often a program starts over after a lost race before the client is told [`KvError::Contended`].
     pub max_retries: u32,
-    /// Largest value in bytes that the back can hold.
+    /// Largest value in bytes that the back can hold. Memcached counts key and header too: its item size less 512.
     pub max_value: usize,
     /// Any number, different for each translator.
     pub random_seed: u64,
@@ -83,7 +83,7 @@ impl Default for Options {
             endpoints: 1,
             max_in_flight: 1 << 16,
             max_retries: 64,
-            max_value: 1 << 20,
+            max_value: (1 << 20) - 512,
             random_seed: 0,
             started: Started { unix_seconds: 0 },
         }

@@ -689,6 +689,58 @@ proptest! {
     }
 }
 
+/// Commands that every back can do, at a moment: milliseconds since [`NOW`].
+fn moments() -> impl Strategy<Value = Vec<(u64, String)>> {
+    let key = || prop::sample::select(vec!["a", "b", "c"]);
+    let guard = prop::sample::select(vec!["-", "nx", "xx"]);
+    let command = prop_oneof![
+        3 => commands(),
+        2 => (key(), guard, 1..4_000_u64)
+            .prop_map(|(key, guard, left)| format!("set {key} 5 {guard} {}", NOW + left)),
+        1 => (key(), 1..6_000_u64).prop_map(|(key, left)| format!("expire {key} {}", NOW + left)),
+        1 => key().prop_map(|key| format!("type {key}")),
+    ];
+    let anywhere =
+        command.prop_filter("not on every back", |line| line != "keys" && !line.starts_with("move"));
+    prop::collection::vec((prop_oneof![2 => Just(0), 1 => 0..900_u64], anywhere), 1..60).prop_map(|steps| {
+        let mut at = 0;
+        steps
+            .into_iter()
+            .map(|(passed, line)| {
+                at += passed;
+                (at, line)
+            })
+            .collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_emulation_on_memcached_and_the_embedded_store_agree(steps in moments(), seed in any::<u64>()) {
+        let store = crate::Store::new(1 << 20);
+        let mut rig = Rig::new(1, &[vec![]]);
+        let mut random = Random(seed);
+        for (at, line) in &steps {
+            rig.now_ms = NOW + at;
+            let mut requests = Requests::new(0, &[words(line)]);
+            let started = Started { unix_seconds: 0 };
+            crate::serve(&store, &mut requests.batch(), 0..1, &PEER, rig.now_ms, started, 1);
+            rig.clients = vec![Client {
+                translator: 0,
+                requests: Requests::new(0, &[words(line)]),
+                next: 0,
+                answers: HashMap::new(),
+                closed: false,
+            }];
+            rig.run(|| random.next() as usize);
+            let expected = requests.answer(0).unwrap_or_default();
+            prop_assert_eq!(&rig.answers(0)[0], &expected, "{} at {}", line, at);
+        }
+    }
+}
+
 #[test]
 fn the_same_place_on_the_slab_does_not_confuse_clients() {
     let conn = ConnKey { index: 3, epoch: 1 };
