@@ -299,7 +299,7 @@ impl Machine {
     pub(super) fn go_alone(&mut self) {
         self.is_alone = true;
         self.followers.clear();
-        self.failed = None;
+        (self.failed, self.raced, self.outstanding) = (None, false, 0);
         self.phase = Phase::Load;
     }
 }
