@@ -1,0 +1,233 @@
+//! The classic commands that are more than one step.
+
+use mecha_core::Outcome;
+use mecha_memcached::command::{KeyWords, StoreMode};
+use mecha_memcached::write;
+
+use super::number::Change;
+use super::{NON_NUMERIC, expire_at_ms, line, wrong_type};
+use crate::kv::{Atomicity, Expire, Plan, Program, RunCx, Txn, Want};
+use crate::slot::{Entry, Slot, Value};
+
+/// `get` and its kin. Keys that occur twice are answered twice, from one slot.
+pub(super) fn retrieve(
+    keys: KeyWords<'_>,
+    with_unique: bool,
+    expire: Option<Expire>,
+    out: &mut Vec<u8>,
+) -> Plan {
+    let mut distinct: Vec<Vec<u8>> = Vec::new();
+    let mut order = Vec::new();
+    let mut seen = std::collections::HashMap::new();
+    for key in keys {
+        let place = *seen.entry(key).or_insert_with(|| {
+            distinct.push(key.to_vec());
+            distinct.len() - 1
+        });
+        order.push(place);
+    }
+    if distinct.is_empty() {
+        line("END", out);
+        return Plan::Answered(Outcome::Ok);
+    }
+    let program = Retrieve { keys: distinct.clone(), order, with_unique, expire };
+    let (program, atomicity) = (Box::new(program), Atomicity::PerKey);
+    Plan::Txn(Txn { keys: distinct, program, want: Want::Everything, atomicity })
+}
+
+struct Retrieve {
+    keys: Vec<Vec<u8>>,
+    /// For each key of the request, its slot.
+    order: Vec<usize>,
+    with_unique: bool,
+    expire: Option<Expire>,
+}
+
+impl Program for Retrieve {
+    fn run(&mut self, slots: &mut [Slot], _: &RunCx, out: &mut Vec<u8>) -> Outcome {
+        let start = out.len();
+        // Before anything is changed: an error is the whole answer.
+        if let Some(message) = slots.iter().find_map(|slot| wrong_type(&slot.entry.as_ref()?.value)) {
+            line(message, out);
+            return Outcome::ServerError;
+        }
+        for &place in &self.order {
+            let (Some(key), Some(slot)) = (self.keys.get(place), slots.get_mut(place)) else { continue };
+            let Some(Entry { value: Value::Str(value), flags, token, .. }) = &slot.entry else { continue };
+            write::value(key, *flags, self.with_unique.then_some(*token), value, out);
+        }
+        if let Some(expire) = self.expire {
+            for slot in slots {
+                touch(slot, expire);
+            }
+        }
+        debug_assert!(out.len() >= start);
+        line("END", out);
+        Outcome::Ok
+    }
+}
+
+/// Whether there is something to touch.
+pub(super) fn touch(slot: &mut Slot, expire: Expire) -> bool {
+    let Some(entry) = &mut slot.entry else { return false };
+    let at = expire_at_ms(expire, entry.expire_at_ms);
+    if entry.expire_at_ms != at {
+        entry.expire_at_ms = at;
+        slot.changed = true;
+    }
+    true
+}
+
+/// `touch`.
+pub(super) struct Touch {
+    pub(super) expire: Expire,
+    pub(super) quiet: bool,
+}
+
+impl Program for Touch {
+    fn run(&mut self, slots: &mut [Slot], _: &RunCx, out: &mut Vec<u8>) -> Outcome {
+        let touched = slots.first_mut().is_some_and(|slot| touch(slot, self.expire));
+        if !self.quiet {
+            line(if touched { "TOUCHED" } else { "NOT_FOUND" }, out);
+        }
+        Outcome::Ok
+    }
+}
+
+/// `incr`, `decr`.
+pub(super) struct Arithmetic {
+    pub(super) change: Change,
+    pub(super) quiet: bool,
+}
+
+impl Program for Arithmetic {
+    fn run(&mut self, slots: &mut [Slot], _: &RunCx, out: &mut Vec<u8>) -> Outcome {
+        let start = out.len();
+        let outcome = self.answer(slots, out);
+        if self.quiet {
+            out.truncate(start);
+        }
+        outcome
+    }
+}
+
+impl Arithmetic {
+    fn answer(&self, slots: &mut [Slot], out: &mut Vec<u8>) -> Outcome {
+        let Some(slot) = slots.first_mut() else { return Outcome::Ok };
+        let Some(entry) = &mut slot.entry else {
+            line("NOT_FOUND", out);
+            return Outcome::Ok;
+        };
+        let Value::Str(value) = &mut entry.value else {
+            line(wrong_type(&entry.value).unwrap_or_default(), out);
+            return Outcome::ServerError;
+        };
+        match self.change.apply(value) {
+            Some(number) => {
+                slot.changed = true;
+                write::number(number, out);
+                out.extend_from_slice(b"\r\n");
+                Outcome::Ok
+            }
+            None => {
+                line(NON_NUMERIC, out);
+                Outcome::ClientError
+            }
+        }
+    }
+}
+
+/// How much of the old entry a mode needs.
+pub(super) fn want(mode: StoreMode) -> Want {
+    match mode {
+        StoreMode::Append | StoreMode::Prepend => Want::Everything,
+        _ => Want::Header,
+    }
+}
+
+/// How storing ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stored {
+    Exists,
+    NotFound,
+    NotStored,
+    Stored,
+    WrongType(&'static str),
+}
+
+/// `append`, `prepend`, `cas`.
+pub(super) struct Store {
+    pub(super) mode: StoreMode,
+    pub(super) flags: u32,
+    pub(super) expire: Expire,
+    pub(super) unique: u64,
+    pub(super) value: Vec<u8>,
+    pub(super) quiet: bool,
+}
+
+impl Program for Store {
+    fn run(&mut self, slots: &mut [Slot], cx: &RunCx, out: &mut Vec<u8>) -> Outcome {
+        let Some(slot) = slots.first_mut() else { return Outcome::Ok };
+        let unique = (self.mode == StoreMode::Cas).then_some(self.unique);
+        let write =
+            Write { mode: self.mode, unique, flags: self.flags, expire: self.expire, value: &self.value };
+        let (text, outcome) = match write.apply(slot, cx) {
+            Stored::Exists => ("EXISTS", Outcome::Ok),
+            Stored::NotFound => ("NOT_FOUND", Outcome::Ok),
+            Stored::NotStored => ("NOT_STORED", Outcome::Ok),
+            Stored::Stored => ("STORED", Outcome::Ok),
+            Stored::WrongType(message) => (message, Outcome::ServerError),
+        };
+        if !self.quiet {
+            line(text, out);
+        }
+        outcome
+    }
+}
+
+/// One storage command, classic or meta.
+pub(super) struct Write<'a> {
+    pub(super) mode: StoreMode,
+    /// The cas unique to compare with, 0 included, which never matches for [`StoreMode::Cas`] and is none for others.
+    pub(super) unique: Option<u64>,
+    pub(super) flags: u32,
+    pub(super) expire: Expire,
+    pub(super) value: &'a [u8],
+}
+
+impl Write<'_> {
+    pub(super) fn apply(&self, slot: &mut Slot, cx: &RunCx) -> Stored {
+        let matches = match (&slot.entry, self.unique) {
+            (Some(entry), Some(unique)) if unique != 0 => entry.token == unique,
+            (_, unique) => unique.is_none() || self.mode != StoreMode::Cas,
+        };
+        match (self.mode, &mut slot.entry) {
+            (StoreMode::Add, Some(_)) => return Stored::NotStored,
+            (StoreMode::Cas, None) => return Stored::NotFound,
+            (StoreMode::Append | StoreMode::Prepend | StoreMode::Replace, None) => return Stored::NotStored,
+            (StoreMode::Append | StoreMode::Cas | StoreMode::Prepend, Some(_)) if !matches => {
+                return Stored::Exists;
+            }
+            (StoreMode::Append | StoreMode::Prepend, Some(entry)) => {
+                let Value::Str(old) = &mut entry.value else {
+                    return Stored::WrongType(wrong_type(&entry.value).unwrap_or_default());
+                };
+                if old.len() + self.value.len() > cx.max_value {
+                    return Stored::NotStored;
+                }
+                let at = if self.mode == StoreMode::Append { old.len() } else { 0 };
+                old.splice(at..at, self.value.iter().copied());
+                slot.changed = true;
+                return Stored::Stored;
+            }
+            _ => {}
+        }
+        slot.put(Entry {
+            value: Value::Str(self.value.to_vec()),
+            expire_at_ms: expire_at_ms(self.expire, None),
+            flags: self.flags,
+            token: 0,
+        });
+        Stored::Stored
+    }
+}
