@@ -366,7 +366,7 @@ pub struct BackFrame {
     pub key: Span,
     /// Set when the frame is for one certain endpoint (flush goes to each).
     pub endpoint: Option<u16>,
-    /// Given back with the reply.
+    /// Given back with the reply. Frames made in a row have tokens in a row, wrapping, so that they are one run.
     pub token: u32,
     /// For the back's metrics.
     pub op: OpId,

@@ -29,6 +29,7 @@ mod drive;
 mod fast_program;
 mod locks;
 mod machine;
+mod ring;
 #[cfg(test)]
 mod tests;
 
@@ -42,6 +43,7 @@ use slab::Slab;
 use self::fast_program::fast_txn;
 use self::locks::Locks;
 use self::machine::Machine;
+use self::ring::Ring;
 use crate::kv::{
     Answer, Answers, BackFrame, BackFrames, Fast, FastAction, Guard, KvBack, KvError, KvFront, Plan, PlanCx,
     RunCx, Started, Step, StepKind, StepReply, Txn,
@@ -94,9 +96,7 @@ impl Default for Options {
 pub struct Translator<A: KvFront, B: KvBack> {
     options: Options,
     random: Random,
-    pending: Slab<Pending>,
-    /// Distinguishes tenants of a slab slot, so that a reply that comes after its step failed hits nobody.
-    generation: u8,
+    pending: Ring<Pending>,
     machines: Slab<Machine>,
     serial: u32,
     /// Steps that the machines may yet have in flight at once.
@@ -110,7 +110,6 @@ pub struct Translator<A: KvFront, B: KvBack> {
 
 struct Pending {
     kind: StepKind,
-    generation: u8,
     owner: Owner,
 }
 
@@ -144,7 +143,6 @@ enum Begun {
     Stalled,
 }
 
-const INDEX_BITS: u32 = 24;
 const MAX_IN_FLIGHT: usize = 1 << 22;
 
 // === impl Translator ===
@@ -155,8 +153,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
         Self {
             random: Random(options.random_seed),
             options: Options { max_in_flight: options.max_in_flight.clamp(1, MAX_IN_FLIGHT), ..options },
-            pending: Slab::new(),
-            generation: 0,
+            pending: Ring::new(),
             machines: Slab::new(),
             serial: 0,
             reserved: 0,
@@ -246,7 +243,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
         out: &mut BackFrames,
         answers: &mut Answers,
     ) {
-        let Some(pending) = self.take(token) else { return };
+        let Some(pending) = self.pending.remove(token) else { return };
         match pending.owner {
             Owner::Fast { ticket, op, memo, key } => {
                 let reply = B::decode(pending.kind, key.as_deref().unwrap_or_default(), frame, now_ms);
@@ -289,7 +286,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
         out: &mut BackFrames,
         answers: &mut Answers,
     ) {
-        let Some(pending) = self.take(token) else { return };
+        let Some(pending) = self.pending.remove(token) else { return };
         match pending.owner {
             Owner::Fast { ticket, op, .. } => self.answer_failure(Failure::Refused(why), ticket, op, answers),
             Owner::Flush { group } => self.flush_step(group, Some(Failure::Refused(why)), answers),
@@ -448,25 +445,16 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
     ) -> Result<(), KvError> {
         let start = out.wire.len();
         let encoded = B::encode(step, now_ms, self.options.max_value, &mut out.wire)?;
-        self.generation = self.generation.wrapping_add(1);
-        let generation = self.generation;
-        let index = self.pending.insert(Pending { kind, generation, owner });
+        let token = self.pending.insert(Pending { kind, owner });
         out.frames.push(BackFrame {
             span: mecha_core::Span::wire(start, out.wire.len() - start),
             key: encoded.key,
             endpoint,
-            token: index as u32 | u32::from(generation) << INDEX_BITS,
+            token,
             op: encoded.op,
             timeout_ms,
         });
         Ok(())
-    }
-
-    fn take(&mut self, token: u32) -> Option<Pending> {
-        let index = (token & ((1 << INDEX_BITS) - 1)) as usize;
-        let generation = (token >> INDEX_BITS) as u8;
-        let known = self.pending.get(index).is_some_and(|pending| pending.generation == generation);
-        if known { self.pending.try_remove(index) } else { None }
     }
 
     fn has_machines(&self, conn: ConnKey) -> bool {

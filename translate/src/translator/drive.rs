@@ -118,7 +118,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
         }
         if result.is_err() {
             for frame in out.frames.drain(frames..) {
-                self.take(frame.token);
+                self.pending.remove(frame.token);
             }
             out.wire.truncate(wire);
         }
