@@ -359,8 +359,8 @@ fn zscan(run: &mut Run<'_>) -> Result<(), Error> {
     for (member, score) in found {
         run.reply.bulk(member);
         text.clear();
-        // Here Redis shows whole scores as the integers that it keeps.
-        if score.fract() == 0.0 && score.abs() < 4e18 {
+        // Here Redis shows whole scores of small sets as the integers that it keeps.
+        if members.len() <= 128 && score.fract() == 0.0 && score.abs() < 4e18 {
             text.extend_from_slice((score as i64).to_string().as_bytes());
         } else {
             write_score(score, &mut text);
