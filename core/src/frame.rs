@@ -91,18 +91,28 @@ pub enum ProtocolError {
         /// Which.
         got: u8,
     },
+    /// A number of elements that is no number, or over a limit.
+    Count {
+        /// Where.
+        at: usize,
+    },
     /// The frame is larger than [`Limits::max_frame`].
     FrameTooLarge {
         /// Where the frame starts.
         at: usize,
     },
-    /// A length or count that is no number, negative, or over a limit.
+    /// A length that is no number, negative, or over a limit.
     Length {
         /// Where.
         at: usize,
     },
     /// A line longer than [`Limits::max_line`].
     LineTooLong {
+        /// Where the line starts.
+        at: usize,
+    },
+    /// A quoted argument that does not end, or is not followed by a space.
+    Quotes {
         /// Where the line starts.
         at: usize,
     },

@@ -1,1 +1,177 @@
-//! RESP2 and RESP3: frames, command table, session state.
+//! RESP, the protocol of Redis and Valkey, versions 2 and 3.
+//!
+//! # Wire format
+//!
+//! Requests are arrays of bulk strings, `*2\r\n$3\r\nGET\r\n$1\r\nk\r\n`, or *inline*: words on a line. A reply starts
+//! with a byte that tells its type:
+//!
+//! | byte | type | | byte | type |
+//! |---|---|---|---|---|
+//! | `+` | simple string, to CRLF | | `#` | `t` or `f` |
+//! | `-` | error, to CRLF | | `(` | big number, to CRLF |
+//! | `:` | integer, to CRLF | | `=` | verbatim string, counted |
+//! | `$` | bulk string, counted; -1 is null | | `!` | error, counted |
+//! | `*` | array; -1 is null | | `~` `>` | set, push |
+//! | `_` | null | | `%` `\|` | map, attribute: pairs |
+//! | `,` | double, to CRLF | | `?` as count | streamed, ended by `.` or an empty `;` chunk |
+//!
+//! Replies come in the order of their requests, one each, except pushes, which belong to none. An attribute is part of
+//! the reply that follows it.
+//!
+//! # What is here
+//!
+//! [`RequestDecoder`] and [`ReplyDecoder`] cut the stream; [`op_info`] has the facts about commands; [`Session`] knows
+//! which commands leave state on a connection; [`reply::Writer`] writes replies for whoever answers in the server's
+//! place. Nothing here does I/O or holds a copy of a frame.
+//!
+//! Not supported: the cluster bus and the replication stream (passed on as bytes where `SYNC` is allowed at all).
+//! <https://redis.io/docs/latest/develop/reference/protocol-spec/>
+
+mod args;
+mod keys;
+mod ops;
+pub mod reply;
+mod request;
+mod response;
+mod session;
+
+use mecha_core::{
+    Affinity, Call, Decode, Framed, Keys, Limits, Matched, OpId, OpInfo, Outcome, Protocol, ProtocolError, Refusal,
+    ReplyCount, Span, Ticket, Verdict,
+};
+
+pub use args::{Args, args, inline_to_array, write_request};
+pub use ops::{COMMANDS, CommandInfo, flag, op, op_info, op_named, ops, sub_named};
+pub use request::{Request, RequestDecoder};
+pub use response::{Reply, ReplyDecoder};
+pub use session::{Session, Transaction};
+
+/// The protocol.
+#[derive(Clone, Copy, Debug)]
+pub struct Resp;
+
+impl Protocol for Resp {
+    const NAME: &'static str = "resp";
+
+    type Request = Request;
+    type Reply = Reply;
+
+    fn ops() -> &'static [OpInfo] {
+        ops::ops()
+    }
+
+    #[inline]
+    fn call(request: &Request, ticket: Ticket) -> Call {
+        let facts = ops::facts(request.op);
+        Call {
+            ticket,
+            span: request.span,
+            timeout_ms: 0,
+            op: request.op,
+            class: facts.class,
+            // Only a mark that the session must look: it decides.
+            affinity: if facts.is_special || request.is_inline { Affinity::Pin } else { Affinity::Shared },
+            replies: ReplyCount::One,
+            verdict: Verdict::Forward,
+        }
+    }
+
+    fn outcome(reply: &Reply) -> Outcome {
+        reply.outcome
+    }
+
+    fn answer_outcome(reply: &[u8]) -> Outcome {
+        match reply.split_first() {
+            Some((b'-', text)) => response::error_outcome(text),
+            _ => Outcome::Ok,
+        }
+    }
+
+    fn refuse(op: OpId, why: Refusal, out: &mut Vec<u8>) {
+        let code = match why {
+            Refusal::Denied => "NOPERM",
+            _ => "ERR",
+        };
+        for part in ["-", code, " mecha: ", why.reason(), " (", op_info(op).name, ")\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+}
+
+impl Framed for Resp {
+    type RequestDecoder = RequestDecoder;
+    type ReplyDecoder = ReplyDecoder;
+    type Session = Session;
+
+    fn request_decoder(limits: Limits) -> RequestDecoder {
+        RequestDecoder::new(limits)
+    }
+
+    fn reply_decoder(limits: Limits, _profile: u8) -> ReplyDecoder {
+        ReplyDecoder::new(limits)
+    }
+
+    fn reply_span(reply: &Reply) -> Span {
+        reply.span
+    }
+
+    fn set_reply_span(reply: &mut Reply, span: Span) {
+        reply.span = span;
+    }
+
+    #[inline]
+    fn matched(reply: &Reply) -> Matched {
+        if reply.kind == b'>' { Matched::Push } else { Matched::Last }
+    }
+
+    fn key<'w>(request: &Request, frame: &'w [u8]) -> Option<&'w [u8]> {
+        if request.key_at > 0 {
+            let start = request.key_at as usize;
+            return frame.get(start..start + request.key_len as usize);
+        }
+        let mut first = None;
+        keys::each_key(request.op, frame, &mut |key| {
+            first.get_or_insert(key);
+        });
+        first
+    }
+
+    fn keys<'w>(request: &Request, frame: &'w [u8], each: &mut dyn FnMut(&'w [u8])) -> Keys {
+        keys::each_key(request.op, frame, each)
+    }
+
+    fn prologue(profile: u8, out: &mut Vec<u8>) -> u32 {
+        if profile == 0 {
+            return 0;
+        }
+        out.extend_from_slice(b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n");
+        1
+    }
+
+    fn protocol_error(error: ProtocolError, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"-ERR Protocol error: ");
+        match error {
+            ProtocolError::Byte { got, .. } if got != b'\r' && got != b'\n' => {
+                out.extend_from_slice(b"expected '$', got '");
+                out.push(got);
+                out.push(b'\'');
+            }
+            ProtocolError::Byte { .. } => out.extend_from_slice(b"invalid bulk length"),
+            ProtocolError::Count { .. } => out.extend_from_slice(b"invalid multibulk length"),
+            ProtocolError::FrameTooLarge { .. } => out.extend_from_slice(b"request too large"),
+            ProtocolError::Length { .. } => out.extend_from_slice(b"invalid bulk length"),
+            ProtocolError::LineTooLong { .. } => out.extend_from_slice(b"too big inline request"),
+            ProtocolError::Quotes { .. } => out.extend_from_slice(b"unbalanced quotes in request"),
+            ProtocolError::TooDeep { .. } => out.extend_from_slice(b"nested too deeply"),
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Decodes the one request that `frame` holds; `None` if it holds anything else.
+pub fn head_of(frame: &[u8]) -> Option<Request> {
+    let whole = Limits { stream_above: usize::MAX, max_frame: usize::MAX, ..Limits::default() };
+    let mut heads = Vec::with_capacity(1);
+    let decoded = RequestDecoder::new(whole).decode(frame, &mut heads).ok()?;
+    (decoded.consumed == frame.len() && heads.len() == 1).then(|| heads.pop()).flatten()
+}

@@ -1,0 +1,90 @@
+use mecha_core::{Affinity, Batch, Decode, Limits, Outcome, Protocol, Session as _, Ticket, Verdict};
+
+use super::Session;
+use crate::ops::op;
+use crate::{RequestDecoder, Resp};
+
+/// Shows the lines to the session, one batch, and returns what becomes of each: an affinity, or an answer.
+fn show(session: &mut Session, lines: &[&str]) -> Vec<String> {
+    let wire: Vec<u8> = lines.iter().flat_map(|line| format!("{line}\r\n").into_bytes()).collect();
+    let mut heads = Vec::new();
+    RequestDecoder::new(Limits::default()).decode(&wire, &mut heads).unwrap();
+    let mut calls: Vec<_> = heads.iter().map(|head| Resp::call(head, Ticket::default())).collect();
+    let mut local = Vec::new();
+    let mut batch = Batch { wire: &wire, local: &mut local, heads: &mut heads, calls: &mut calls, session };
+    let is_over = Session::on_requests(&mut batch);
+    let mut seen: Vec<_> = calls
+        .iter()
+        .map(|call| match call.verdict {
+            Verdict::Answered(span) => String::from_utf8(span.of(&wire, &local).to_vec()).unwrap(),
+            _ => format!("{:?}", call.affinity),
+        })
+        .collect();
+    if is_over {
+        seen.push("over".into());
+    }
+    seen
+}
+
+fn check(lines: &[&str], expected: &[&str]) {
+    assert_eq!(show(&mut Session::default(), lines), expected, "{lines:?}");
+}
+
+#[test]
+fn state_gets_a_dedicated_connection_for_as_long_as_it_lasts() {
+    check(&["MULTI", "SET a 1", "BLPOP l 0", "EXEC", "GET a"], &["Pin", "Shared", "Shared", "Release", "Shared"]);
+    check(&["WATCH a", "GET a", "MULTI", "EXEC"], &["Pin", "Shared", "Pin", "Release"]);
+    check(&["WATCH a", "UNWATCH"], &["Pin", "Release"]);
+    check(&["EXEC", "UNWATCH", "DISCARD"], &["Shared", "Shared", "Shared"]);
+    check(&["SELECT 1", "MULTI", "EXEC", "SELECT 0"], &["Pin", "Pin", "Shared", "Release"]);
+    check(&["AUTH x", "MULTI", "EXEC"], &["Pin", "Pin", "Shared"]);
+}
+
+#[test]
+fn blocking_commands_have_a_connection_for_themselves() {
+    check(&["BLPOP l 0", "BZPOPMIN z 1"], &["Once", "Once"]);
+    check(&["WATCH a", "WAIT 0 1"], &["Pin", "Shared"]);
+    assert!(show(&mut Session::default(), &["WAIT 0 1"])[0].starts_with("-ERR WAIT needs"));
+    check(&["XREAD COUNT 1 STREAMS block 0", "XREAD BLOCK 0 STREAMS s 0"], &["Shared", "Once"]);
+    check(&["XREADGROUP GROUP block c STREAMS s >", "XREADGROUP GROUP g c BLOCK 5 STREAMS s >"], &["Shared", "Once"]);
+}
+
+#[test]
+fn subscriptions_are_not_counted() {
+    check(&["SUBSCRIBE c", "PING"], &["Raw", "Shared"]);
+    check(&["MONITOR"], &["Raw"]);
+}
+
+#[test]
+fn what_concerns_the_connection_only_is_answered_here() {
+    check(&["CLIENT GETNAME", "CLIENT SETNAME app", "CLIENT GETNAME"], &["$-1\r\n", "+OK\r\n", "$3\r\napp\r\n"]);
+    check(&["CLIENT SETINFO LIB-NAME redis-py", "SELECT 0"], &["+OK\r\n", "+OK\r\n"]);
+    check(&["RESET", "QUIT", "GET a"], &["+RESET\r\n", "+OK\r\n", "Pin", "over"]);
+    check(&["MULTI", "RESET"], &["Pin", "Release"]);
+}
+
+#[test]
+fn hello_changes_the_kind_of_connection_unless_the_server_refuses() {
+    let mut session = Session::default();
+    assert_eq!(show(&mut session, &["HELLO 3 SETNAME app"]), ["Barrier"]);
+    assert_eq!((session.profile(), session.name.as_slice()), (1, b"app".as_slice()));
+    session.on_barrier_done(op::HELLO, Outcome::ClientError);
+    assert_eq!(session.profile(), 0);
+    assert_eq!(show(&mut session, &["HELLO 9"]), ["Shared"]);
+    assert_eq!(show(&mut session, &["HELLO 3 AUTH default x"]), ["Pin"]);
+    assert_eq!(session.proto, 3);
+}
+
+#[test]
+fn inline_commands_become_arrays() {
+    let wire = b"set k \"a b\"\r\n".to_vec();
+    let mut heads = Vec::new();
+    RequestDecoder::new(Limits::default()).decode(&wire, &mut heads).unwrap();
+    let mut calls: Vec<_> = heads.iter().map(|head| Resp::call(head, Ticket::default())).collect();
+    let (mut local, mut session) = (Vec::new(), Session::default());
+    let mut batch =
+        Batch { wire: &wire, local: &mut local, heads: &mut heads, calls: &mut calls, session: &mut session };
+    Session::on_requests(&mut batch);
+    assert_eq!(batch.frame(0), b"*3\r\n$3\r\nset\r\n$1\r\nk\r\n$3\r\na b\r\n");
+    assert_eq!((calls[0].affinity, heads[0].key_len), (Affinity::Shared, 1));
+}
