@@ -5,7 +5,7 @@ mod hash;
 use self::hash::{Area, Place};
 use super::{
     command::{Error, Keys, Run, Spec, spec},
-    hash::content::{integer, is, look, replace},
+    hash::content::{Shapes as _, integer, is, look, replace},
     zset::{
         add_places, insert,
         number::{parse_score, write_distance},
@@ -109,7 +109,7 @@ fn geodist(run: &mut Run<'_>) -> Result<(), Error> {
     let members = look::<ZSet>(run.slots.nth(0))?;
     let place = |at| members.and_then(|members| members.score(run.args.at(at))).map(Place::from_score);
     match place(2).zip(place(3)) {
-        Some((one, other)) => run.reply.bulk(distance(one.distance(other) / unit)),
+        Some((one, other)) => run.reply.bulk(&distance(one.distance(other) / unit)),
         None => run.reply.null(),
     }
     Ok(())
@@ -127,7 +127,7 @@ fn geohash(run: &mut Run<'_>) -> Result<(), Error> {
     run.reply.array(argc - 2);
     for at in 2..argc {
         let score = members.and_then(|members| members.score(run.args.at(at)));
-        run.reply.bulk_or_null(score.map(|score| Place::from_score(score).letters()));
+        run.reply.maybe_bulk(score.map(|score| Place::from_score(score).letters()));
     }
     Ok(())
 }
@@ -141,8 +141,8 @@ fn geopos(run: &mut Run<'_>) -> Result<(), Error> {
             Some(score) => {
                 let place = Place::from_score(score);
                 run.reply.array(2);
-                run.reply.human_double(place.lon);
-                run.reply.human_double(place.lat);
+                run.reply.coordinate(place.lon);
+                run.reply.coordinate(place.lat);
             }
             None => run.reply.null_array(),
         }
@@ -330,7 +330,7 @@ fn search(run: &mut Run<'_>, form: Form) -> Result<(), Error> {
         }
         run.reply.bulk(member);
         if query.with_dist {
-            run.reply.bulk(distance(metres));
+            run.reply.bulk(&distance(metres));
         }
         if query.with_hash {
             run.reply.int(score as i64);
@@ -338,8 +338,8 @@ fn search(run: &mut Run<'_>, form: Form) -> Result<(), Error> {
         if query.with_coord {
             let place = Place::from_score(score);
             run.reply.array(2);
-            run.reply.human_double(place.lon);
-            run.reply.human_double(place.lat);
+            run.reply.coordinate(place.lon);
+            run.reply.coordinate(place.lat);
         }
     }
     Ok(())

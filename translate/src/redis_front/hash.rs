@@ -9,8 +9,8 @@ mod tests;
 
 use self::{
     content::{
-        Fields, Random, integer, is, long, look, look_mut, open, random_options, remove_field, scan_cursor,
-        scan_options,
+        Fields, Random, Shapes as _, integer, is, long, look, look_mut, open, random_options, remove_field,
+        scan_cursor, scan_options,
     },
     long_double::{LongDouble, Number},
 };
@@ -50,7 +50,7 @@ fn hsetnx(run: &mut Run<'_>) -> Result<(), Error> {
 
 fn hget(run: &mut Run<'_>) -> Result<(), Error> {
     let fields = look::<Fields>(run.slots.nth(0))?;
-    run.reply.bulk_or_null(fields.and_then(|fields| fields.get(run.args.at(2))));
+    run.reply.maybe_bulk(fields.and_then(|fields| fields.get(run.args.at(2))));
     Ok(())
 }
 
@@ -59,7 +59,7 @@ fn hmget(run: &mut Run<'_>) -> Result<(), Error> {
     let fields = look::<Fields>(run.slots.nth(0))?;
     run.reply.array(argc - 2);
     for at in 2..argc {
-        run.reply.bulk_or_null(fields.and_then(|fields| fields.get(run.args.at(at))));
+        run.reply.maybe_bulk(fields.and_then(|fields| fields.get(run.args.at(at))));
     }
     Ok(())
 }
@@ -181,7 +181,7 @@ fn hrandfield(run: &mut Run<'_>) -> Result<(), Error> {
         return Ok(());
     };
     let Some((count, with_values)) = options else {
-        run.reply.bulk_or_null(fields.get_index(random.below(fields.len())).map(|(field, _)| field));
+        run.reply.maybe_bulk(fields.get_index(random.below(fields.len())).map(|(field, _)| field));
         return Ok(());
     };
     let bytes = |index| fields.get_index(index).map_or(0, |(field, value)| field.len() + value.len());

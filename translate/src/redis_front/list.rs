@@ -3,7 +3,8 @@
 use super::{
     command::{Error, Keys, Run, Spec, spec},
     hash::content::{
-        Items, at_least, clamp, is, key_count, long, look, look_mut, open, pop_count, positions, random_count,
+        Items, Shapes as _, at_least, clamp, is, key_count, long, look, look_mut, open, pop_count, positions,
+        random_count,
     },
 };
 
@@ -91,7 +92,7 @@ fn pop(run: &mut Run<'_>, end: End) -> Result<(), Error> {
         return Ok(());
     };
     match count {
-        None => run.reply.bulk_or_null(end.pop(items).as_ref()),
+        None => run.reply.maybe_bulk(end.pop(items).as_ref()),
         Some(0) => {
             run.reply.array(0);
             return Ok(());
@@ -100,7 +101,7 @@ fn pop(run: &mut Run<'_>, end: End) -> Result<(), Error> {
             let count = count.min(items.len());
             run.reply.array(count);
             for _ in 0..count {
-                run.reply.bulk_or_null(end.pop(items).as_ref());
+                run.reply.maybe_bulk(end.pop(items).as_ref());
             }
         }
     }
@@ -140,7 +141,7 @@ fn lmpop(run: &mut Run<'_>) -> Result<(), Error> {
         run.reply.bulk(run.args.at(2 + key));
         run.reply.array(count);
         for _ in 0..count {
-            run.reply.bulk_or_null(end.pop(items).as_ref());
+            run.reply.maybe_bulk(end.pop(items).as_ref());
         }
         slot.settle();
         return Ok(());
@@ -181,7 +182,7 @@ fn lindex(run: &mut Run<'_>) -> Result<(), Error> {
         return Ok(());
     };
     let at = long(run.args.at(2))?;
-    run.reply.bulk_or_null(index(at, items.len()).and_then(|at| items.get(at)));
+    run.reply.maybe_bulk(index(at, items.len()).and_then(|at| items.get(at)));
     Ok(())
 }
 

@@ -3,8 +3,8 @@
 use super::{
     command::{Error, Keys, Run, Spec, spec},
     hash::content::{
-        Members, Random, at_least, clamp, is, key_count, look, look_mut, open, pop_count, random_count,
-        remove_member, replace, scan_cursor, scan_options,
+        Members, Random, Shapes as _, at_least, clamp, is, key_count, look, look_mut, open, pop_count,
+        random_count, remove_member, replace, scan_cursor, scan_options,
     },
 };
 
@@ -101,7 +101,7 @@ fn spop(run: &mut Run<'_>) -> Result<(), Error> {
         return Ok(());
     };
     let Some(count) = count else {
-        run.reply.bulk_or_null(members.swap_remove_index(random.below(members.len())).as_ref());
+        run.reply.maybe_bulk(members.swap_remove_index(random.below(members.len())).as_ref());
         slot.settle();
         return Ok(());
     };
@@ -111,7 +111,7 @@ fn spop(run: &mut Run<'_>) -> Result<(), Error> {
         members.drain(..).for_each(|member| run.reply.bulk(&member));
     }
     for _ in 0..count.min(members.len()) {
-        run.reply.bulk_or_null(members.swap_remove_index(random.below(members.len())).as_ref());
+        run.reply.maybe_bulk(members.swap_remove_index(random.below(members.len())).as_ref());
     }
     if count > 0 {
         slot.settle();
@@ -135,14 +135,14 @@ fn srandmember(run: &mut Run<'_>) -> Result<(), Error> {
         return Ok(());
     };
     let Some(count) = count else {
-        run.reply.bulk_or_null(members.get_index(random.below(members.len())));
+        run.reply.maybe_bulk(members.get_index(random.below(members.len())));
         return Ok(());
     };
     let bytes = |index| members.get_index(index).map_or(0, Vec::len);
     let chosen = random.choose(count, members.len(), bytes)?;
     run.reply.array(chosen.len());
     for index in chosen {
-        run.reply.bulk_or_null(members.get_index(index));
+        run.reply.maybe_bulk(members.get_index(index));
     }
     Ok(())
 }

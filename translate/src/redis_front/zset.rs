@@ -11,15 +11,16 @@ mod algebra;
 pub(crate) mod number;
 mod range;
 
-use self::number::{parse_score, write_score};
+use self::number::parse_score;
 use super::{
     command::{Error, Keys, Run, Spec, spec},
     hash::content::{
-        Random, at_least, clamp, is, key_count, look, look_mut, open, pop_count, random_options, scan_cursor,
-        scan_options,
+        Random, Shapes as _, at_least, clamp, is, key_count, look, look_mut, open, pop_count, random_options,
+        scan_cursor, scan_options,
     },
 };
 use crate::zset::ZSet;
+use mecha_resp::reply::write_double;
 
 /// Redis' refusal of `inf - inf`.
 const NAN: Error = Error::Text("ERR resulting score is not a number (NaN)");
@@ -187,7 +188,7 @@ fn zrem(run: &mut Run<'_>) -> Result<(), Error> {
 
 fn zscore(run: &mut Run<'_>) -> Result<(), Error> {
     let members = look::<ZSet>(run.slots.nth(0))?;
-    run.reply.double_or_null(members.and_then(|members| members.score(run.args.at(2))));
+    run.reply.maybe_double(members.and_then(|members| members.score(run.args.at(2))));
     Ok(())
 }
 
@@ -196,7 +197,7 @@ fn zmscore(run: &mut Run<'_>) -> Result<(), Error> {
     let members = look::<ZSet>(run.slots.nth(0))?;
     run.reply.array(argc - 2);
     for at in 2..argc {
-        run.reply.double_or_null(members.and_then(|members| members.score(run.args.at(at))));
+        run.reply.maybe_double(members.and_then(|members| members.score(run.args.at(at))));
     }
     Ok(())
 }
@@ -328,7 +329,7 @@ fn zrandmember(run: &mut Run<'_>) -> Result<(), Error> {
         return Ok(());
     };
     let Some((count, with_scores)) = options else {
-        run.reply.bulk_or_null(members.get(random.below(members.len())).map(|(member, _)| member));
+        run.reply.maybe_bulk(members.get(random.below(members.len())).map(|(member, _)| member));
         return Ok(());
     };
     let bytes = |index| members.get(index).map_or(0, |(member, _)| member.len());
@@ -363,7 +364,7 @@ fn zscan(run: &mut Run<'_>) -> Result<(), Error> {
         if members.len() <= 128 && score.fract() == 0.0 && score.abs() < 4e18 {
             text.extend_from_slice((score as i64).to_string().as_bytes());
         } else {
-            write_score(score, &mut text);
+            write_double(score, &mut text);
         }
         run.reply.bulk(&text);
     }

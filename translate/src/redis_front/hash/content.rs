@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 
 use indexmap::{IndexMap, IndexSet};
+use mecha_resp::reply::Writer;
 
 use super::super::command::{Error, Run};
+use super::long_double::LongDouble;
 use crate::{
     slot::{Entry, Slot, Value},
     zset::ZSet,
@@ -87,6 +89,65 @@ pub(crate) fn remove_field(fields: &mut Fields, field: &[u8]) -> Option<Vec<u8>>
 /// Removes a member, keeping the order of small sets.
 pub(crate) fn remove_member(members: &mut Members, member: &[u8]) -> bool {
     if members.len() <= KEEPS_ORDER { members.shift_remove(member) } else { members.swap_remove(member) }
+}
+
+// === replies ===
+
+/// Replies that several aggregates share.
+pub(crate) trait Shapes {
+    /// A bulk string or a null.
+    fn maybe_bulk(&mut self, bytes: Option<impl AsRef<[u8]>>);
+    /// A score or a null.
+    fn maybe_double(&mut self, number: Option<f64>);
+    /// A coordinate, with all decimals that it has.
+    fn coordinate(&mut self, degrees: f64);
+    /// An array of elements, each with a companion if `paired`; [`Shapes::pair`] precedes each.
+    fn pairs(&mut self, count: usize, paired: bool);
+    /// In RESP3 pairs are arrays of their own; in RESP2 they follow each other.
+    fn pair(&mut self, paired: bool);
+    /// The head of a scan's reply; `count` bulk strings follow.
+    fn scan(&mut self, next: u64, count: usize);
+}
+
+impl Shapes for Writer<'_> {
+    fn maybe_bulk(&mut self, bytes: Option<impl AsRef<[u8]>>) {
+        self.bulk_or_null(bytes.as_ref().map(AsRef::as_ref));
+    }
+
+    fn maybe_double(&mut self, number: Option<f64>) {
+        match number {
+            Some(number) => self.double(number),
+            None => self.null(),
+        }
+    }
+
+    fn coordinate(&mut self, degrees: f64) {
+        let mut text = Vec::new();
+        LongDouble::from(degrees).write(&mut text);
+        if self.proto >= 3 {
+            self.out.push(b',');
+            self.out.extend_from_slice(&text);
+            self.out.extend_from_slice(b"\r\n");
+        } else {
+            self.bulk(&text);
+        }
+    }
+
+    fn pairs(&mut self, count: usize, paired: bool) {
+        self.array(if paired && self.proto < 3 { 2 * count } else { count });
+    }
+
+    fn pair(&mut self, paired: bool) {
+        if paired && self.proto >= 3 {
+            self.array(2);
+        }
+    }
+
+    fn scan(&mut self, next: u64, count: usize) {
+        self.array(2);
+        self.bulk(next.to_string().as_bytes());
+        self.array(count);
+    }
 }
 
 // === arguments ===

@@ -5,7 +5,7 @@ use indexmap::IndexMap;
 use super::{
     super::{
         command::{Error, Run},
-        hash::content::{Members, at_least, clamp, integer, is, look, replace},
+        hash::content::{Members, Shapes as _, at_least, clamp, integer, is, look, replace},
     },
     NAN, insert,
     number::parse_score,

@@ -1,4 +1,4 @@
-//! Scores as text: what `strtod` reads, and what `%.17g` prints.
+//! Scores as text, as `strtod` reads them; and distances.
 
 use std::io::Write as _;
 
@@ -66,54 +66,6 @@ fn hexadecimal(text: &[u8]) -> Option<f64> {
     Some(mantissa as f64 * 2_f64.powi(power / 2) * 2_f64.powi(power - power / 2))
 }
 
-/// Appends the number as `%.17g` prints it: enough digits to read the same number back.
-pub(crate) fn write_score(value: f64, out: &mut Vec<u8>) {
-    if value.is_infinite() {
-        out.extend_from_slice(if value > 0.0 { b"inf" } else { b"-inf" });
-        return;
-    }
-    if value.fract() == 0.0 && value.abs() < 1e16 && !(value == 0.0 && value.is_sign_negative()) {
-        let _ = write!(out, "{}", value as i64);
-        return;
-    }
-    let mut digits = [0_u8; 32];
-    let mut cursor = digits.as_mut_slice();
-    let _ = write!(cursor, "{:.16e}", value.abs());
-    let unused = cursor.len();
-    let text = digits.get(..digits.len() - unused).unwrap_or_default();
-    let mut parts = text.splitn(2, |byte| *byte == b'e');
-    let (mantissa, power) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    let power: i32 = std::str::from_utf8(power).ok().and_then(|power| power.parse().ok()).unwrap_or(0);
-    let mantissa = mantissa.iter().copied().filter(|byte| *byte != b'.');
-    let zeros = mantissa.clone().rev().take_while(|digit| *digit == b'0').count();
-    let significant = 17_usize.saturating_sub(zeros).max(1);
-
-    if value.is_sign_negative() {
-        out.push(b'-');
-    }
-    let mut put = |digits: usize, point_after: usize| {
-        for (at, digit) in mantissa.clone().take(digits).enumerate() {
-            if at == point_after {
-                out.push(b'.');
-            }
-            out.push(digit);
-        }
-    };
-    if (-4..0).contains(&power) {
-        // The leading zeros come before all digits.
-        let leading = "0.000".get(..1 + power.unsigned_abs() as usize).unwrap_or("0.");
-        out.extend_from_slice(leading.as_bytes());
-        out.extend(mantissa.take(significant));
-    } else if (0..17).contains(&power) {
-        let whole = power as usize + 1;
-        put(significant.max(whole), whole);
-    } else {
-        put(significant, 1);
-        let sign = if power < 0 { '-' } else { '+' };
-        let _ = write!(out, "e{sign}{:02}", power.unsigned_abs());
-    }
-}
-
 /// Appends the number as `%.4f` prints it.
 pub(crate) fn write_distance(value: f64, out: &mut Vec<u8>) {
     let _ = write!(out, "{value:.4}");
@@ -122,41 +74,6 @@ pub(crate) fn write_distance(value: f64, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn text(value: f64) -> String {
-        let mut out = Vec::new();
-        write_score(value, &mut out);
-        String::from_utf8(out).expect("digits")
-    }
-
-    #[test]
-    fn scores_print_as_c_prints_them() {
-        for (value, expect) in [
-            (0.0, "0"),
-            (-0.0, "-0"),
-            (1.0, "1"),
-            (-3.0, "-3"),
-            (1.1, "1.1000000000000001"),
-            (0.1, "0.10000000000000001"),
-            (0.5, "0.5"),
-            (-0.25, "-0.25"),
-            (0.001, "0.001"),
-            (0.0001, "0.0001"),
-            (0.00001, "1.0000000000000001e-05"),
-            (1e16, "10000000000000000"),
-            (1e17, "1e+17"),
-            (123456789012345680.0, "1.2345678901234568e+17"),
-            (1e300, "1.0000000000000001e+300"),
-            (1.5e300, "1.5000000000000001e+300"),
-            (5e-324, "4.9406564584124654e-324"),
-            (2_f64.powi(-25), "2.9802322387695312e-08"),
-            (1234.5, "1234.5"),
-            (f64::INFINITY, "inf"),
-            (f64::NEG_INFINITY, "-inf"),
-        ] {
-            assert_eq!(text(value), expect);
-        }
-    }
 
     #[test]
     fn printed_scores_read_back_the_same() {
@@ -167,7 +84,9 @@ mod tests {
             bits ^= bits << 17;
             let value = f64::from_bits(bits);
             if value.is_finite() {
-                assert_eq!(parse_score(text(value).as_bytes()), Some(value));
+                let mut text = Vec::new();
+                mecha_resp::reply::write_double(value, &mut text);
+                assert_eq!(parse_score(&text), Some(value));
             }
         }
     }

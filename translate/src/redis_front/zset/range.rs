@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{
     super::{
         command::{Error, Run},
-        hash::content::{is, long, look, look_mut, positions, replace},
+        hash::content::{Shapes as _, is, long, look, look_mut, positions, replace},
     },
     insert,
     number::parse_bound,
