@@ -1,1 +1,28 @@
-//! Endpoints, balancing, backoff.
+//! Upstreams: which endpoint a call goes to, and the connections that carry it there.
+//!
+//! Many clients share few connections. A [`Connection`] is a byte outbox, a queue of *runs* (which client waits for the
+//! next so many replies) and one task. **Only that task touches the socket**, and it is woken at most once per
+//! event-loop turn: the clients that became ready in one turn append to the outbox, and all of it leaves in one write
+//! at the end of the turn. That single rule is what makes a depth-1 workload cheap.
+//!
+//! Replies go to a [`ReplySink`]: the session's engine, or a translator. A sink is only called while nothing here is
+//! borrowed, so it may submit again at once.
+//!
+//! Deliberately absent: retries (a call that was sent is never sent again) and any knowledge of a protocol's bytes
+//! beyond [`mecha_core::Framed`].
+
+mod backoff;
+mod balance;
+mod cluster;
+mod connection;
+mod endpoint;
+mod runs;
+mod sink;
+mod timers;
+
+pub use backoff::{Backoff, RateGate};
+pub use balance::{Balance, Balancer};
+pub use cluster::{Cluster, ClusterOptions, Environment, Frame};
+pub use connection::{Connection, ConnectionOptions, State};
+pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream};
+pub use timers::Timers;

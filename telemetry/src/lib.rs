@@ -1,1 +1,108 @@
-//! Per-worker counters and histograms, Prometheus text, log format.
+//! What mecha tells about itself: counters, histograms, logs.
+//!
+//! A metric on the data path has one writer, the worker that owns it, so writing is a relaxed load and a relaxed store
+//! with no lock prefix; the scraper sums the workers' copies. Label values are resolved when a listener or cluster is
+//! made, never per call, and only series that were used are exported. Filters register their own gauges, which change
+//! rarely, with the ordinary [`prometheus`] types.
+
+mod cluster;
+mod counter;
+mod export;
+mod histogram;
+mod listener;
+mod logs;
+mod process;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mecha_core::OpInfo;
+
+pub use cluster::ClusterMetrics;
+pub use counter::Counter;
+pub use histogram::Histogram;
+pub use listener::{CloseReason, ListenerMetrics};
+pub use logs::{LogFormat, init_logs};
+pub use prometheus;
+
+/// All metrics of the process.
+#[derive(Clone)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    prometheus: prometheus::Registry,
+    sources: Arc<Sources>,
+}
+
+/// Every worker's metrics, for the scraper.
+#[derive(Default)]
+pub(crate) struct Sources {
+    listeners: Mutex<Vec<Arc<ListenerMetrics>>>,
+    clusters: Mutex<Vec<Arc<ClusterMetrics>>>,
+}
+
+impl Sources {
+    pub(crate) fn listeners(&self) -> Vec<Arc<ListenerMetrics>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn clusters(&self) -> Vec<Arc<ClusterMetrics>> {
+        self.clusters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Registry {
+    /// A registry that knows the process' own figures and nothing else.
+    pub fn new() -> Self {
+        let (prometheus, sources) = (prometheus::Registry::new(), Arc::new(Sources::default()));
+        for collector in [
+            Box::new(export::Exporter::new(Arc::clone(&sources))) as Box<dyn prometheus::core::Collector>,
+            Box::new(process::Process::new()),
+        ] {
+            // Names are ours and distinct, so this cannot fail; if it did, the figures would be missing, no more.
+            if let Err(error) = prometheus.register(collector) {
+                tracing::error!(%error, "metrics are not exported");
+            }
+        }
+        Self { inner: Arc::new(Inner { prometheus, sources }) }
+    }
+
+    /// Metrics of one listener on one worker; those of the same name are summed at scrape.
+    pub fn listener(
+        &self,
+        name: &str,
+        protocol: &'static str,
+        ops: &'static [OpInfo],
+    ) -> Arc<ListenerMetrics> {
+        let metrics = Arc::new(ListenerMetrics::new(name, protocol, ops));
+        let sources = &self.inner.sources;
+        sources.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&metrics));
+        metrics
+    }
+
+    /// Metrics of one cluster on one worker; those of the same name are summed at scrape.
+    pub fn cluster(&self, name: &str, protocol: &'static str) -> Arc<ClusterMetrics> {
+        let metrics = Arc::new(ClusterMetrics::new(name, protocol));
+        let sources = &self.inner.sources;
+        sources.clusters.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&metrics));
+        metrics
+    }
+
+    /// Where filters register gauges and counters of their own.
+    pub fn prometheus(&self) -> &prometheus::Registry {
+        &self.inner.prometheus
+    }
+
+    /// Everything in the Prometheus text format.
+    pub fn render(&self) -> String {
+        let families = self.inner.prometheus.gather();
+        prometheus::TextEncoder::new().encode_to_string(&families).unwrap_or_default()
+    }
+}

@@ -24,6 +24,19 @@ impl Intake {
         self.partial.len()
     }
 
+    /// Gives `process` what is held, without reading. It returns how many bytes from the front are done with.
+    pub fn process_held(&mut self, process: impl FnOnce(&[u8]) -> usize) {
+        let consumed = process(&self.partial).min(self.partial.len());
+        self.consumed(consumed);
+    }
+
+    fn consumed(&mut self, count: usize) {
+        self.partial.advance(count);
+        if self.partial.is_empty() {
+            self.partial = BytesMut::new();
+        }
+    }
+
     /// Reads once and gives `process` everything that is unprocessed; it returns how many bytes from the front need
     /// not be shown again. `scratch` is the shared buffer.
     ///
@@ -52,11 +65,7 @@ impl Intake {
         self.partial.reserve(scratch.len());
         let read = ready!(tokio_util::io::poll_read_buf(Pin::new(stream), cx, &mut self.partial))?;
         if read > 0 {
-            let consumed = process(&self.partial).min(self.partial.len());
-            self.partial.advance(consumed);
-            if self.partial.is_empty() {
-                self.partial = BytesMut::new();
-            }
+            self.process_held(process);
         }
         Poll::Ready(Ok(read))
     }

@@ -16,6 +16,6 @@ pub use address::Address;
 pub use clock::{Clock, unix_ms};
 pub use intake::Intake;
 pub use limits::{open_files_limit, raise_open_files_limit};
-pub use listen::{Listener, bind};
+pub use listen::{Bound, Listener, bind};
 pub use outbox::Outbox;
 pub use stream::{Accepted, ReadHalf, WriteHalf, connect};

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::stream::Accepted;
 use crate::Address;
+use crate::stream::Accepted;
 
 /// Connections that may wait for `accept`. A burst of reconnecting clients must not be dropped by the kernel.
 const BACKLOG: i32 = 4096;

@@ -24,7 +24,12 @@ pub(crate) fn each_key<'w>(op: OpId, frame: &'w [u8], each: &mut dyn FnMut(&'w [
 }
 
 /// Reports the keys that one specification finds. `false` if the arguments do not fit it.
-fn keys_of<'w>(info: &CommandInfo, spec: &KeySpec, words: &[&'w [u8]], each: &mut dyn FnMut(&'w [u8])) -> bool {
+fn keys_of<'w>(
+    info: &CommandInfo,
+    spec: &KeySpec,
+    words: &[&'w [u8]],
+    each: &mut dyn FnMut(&'w [u8]),
+) -> bool {
     let begin = match spec.begin {
         Begin::Index(index) => usize::try_from(index).ok(),
         Begin::Keyword(word, from) => match keyword(words, word, from) {

@@ -36,8 +36,8 @@ mod response;
 mod session;
 
 use mecha_core::{
-    Affinity, Call, Decode, Framed, Keys, Limits, Matched, OpId, OpInfo, Outcome, Protocol, ProtocolError, Refusal,
-    ReplyCount, Span, Ticket, Verdict,
+    Affinity, Call, Decode, Framed, Keys, Limits, Matched, OpId, OpInfo, Outcome, Protocol, ProtocolError,
+    Refusal, ReplyCount, Span, Ticket, Verdict,
 };
 
 pub use args::{Args, args, inline_to_array, write_request};

@@ -116,7 +116,9 @@ impl CommandInfo {
     /// The argument that is the first key, if that can be told from the table alone. 0 if not.
     const fn first_key(&self) -> u8 {
         match self.keys.first() {
-            Some(KeySpec { begin: Begin::Index(index), find: Find::Range { .. } }) if *index > 0 => *index as u8,
+            Some(KeySpec { begin: Begin::Index(index), find: Find::Range { .. } }) if *index > 0 => {
+                *index as u8
+            }
             _ => 0,
         }
     }
@@ -166,7 +168,9 @@ static FACTS: [Facts; COUNT] = {
             class: info.class,
             first_key: info.first_key(),
             is_container: info.is_container,
-            is_special: info.has(flag::BLOCKING) || matches!(info.class, OpClass::Session) || is_stateful(info.name),
+            is_special: info.has(flag::BLOCKING)
+                || matches!(info.class, OpClass::Session)
+                || is_stateful(info.name),
         };
         index += 1;
     }
@@ -275,7 +279,9 @@ fn find(name: &[u8], container: OpId) -> OpId {
             _ => {
                 let own = full.get(full.len().saturating_sub(name.len())..).unwrap_or_default();
                 let stem = op_info(container).name.len();
-                own.eq_ignore_ascii_case(name) && full.len() == stem + 1 + name.len() && full.get(stem) == Some(&b'|')
+                own.eq_ignore_ascii_case(name)
+                    && full.len() == stem + 1 + name.len()
+                    && full.get(stem) == Some(&b'|')
             }
         };
         if is_same {

@@ -49,7 +49,10 @@ fn write_17g(number: f64, out: &mut Vec<u8>) {
     let _ = write!(text, "{number:.16e}");
     let split = text.iter().position(|byte| *byte == b'e').unwrap_or(text.len());
     let (mantissa, exponent) = text.split_at(split);
-    let exponent: i32 = std::str::from_utf8(exponent.get(1..).unwrap_or_default()).ok().and_then(|e| e.parse().ok()).unwrap_or(0);
+    let exponent: i32 = std::str::from_utf8(exponent.get(1..).unwrap_or_default())
+        .ok()
+        .and_then(|e| e.parse().ok())
+        .unwrap_or(0);
     let is_negative = mantissa.first() == Some(&b'-');
     let digits: Vec<u8> = mantissa.iter().copied().filter(u8::is_ascii_digit).collect();
     let significant = digits.iter().rposition(|digit| *digit != b'0').map_or(1, |last| last + 1);

@@ -111,7 +111,8 @@ impl RequestDecoder {
                 Stage::Start => match frame.first() {
                     None => return Ok(None),
                     Some(b'*') => {
-                        let Some((count, next)) = header(frame, 1).map_err(|at| ProtocolError::Count { at: base + at })?
+                        let Some((count, next)) =
+                            header(frame, 1).map_err(|at| ProtocolError::Count { at: base + at })?
                         else {
                             return Ok(None);
                         };
@@ -128,11 +129,14 @@ impl RequestDecoder {
                     Some(_) => self.stage = Stage::Inline,
                 },
                 Stage::Header => {
-                    let Some(rest) = frame.get(self.at..).filter(|rest| !rest.is_empty()) else { return Ok(None) };
+                    let Some(rest) = frame.get(self.at..).filter(|rest| !rest.is_empty()) else {
+                        return Ok(None);
+                    };
                     if let Some(got) = rest.first().copied().filter(|byte| *byte != b'$') {
                         return Err(ProtocolError::Byte { at: base + self.at, got });
                     }
-                    let parsed = header(rest, 1).map_err(|at| ProtocolError::Length { at: base + self.at + at })?;
+                    let parsed =
+                        header(rest, 1).map_err(|at| ProtocolError::Length { at: base + self.at + at })?;
                     let Some((length, next)) = parsed else { return Ok(None) };
                     if !(0..=MAX_BULK).contains(&length) {
                         return Err(ProtocolError::Length { at: base + self.at });
@@ -158,8 +162,12 @@ impl RequestDecoder {
                     self.at += self.body;
                     match frame.get(self.at - 2..self.at) {
                         Some(b"\r\n") => {}
-                        Some([b'\r', got]) => return Err(ProtocolError::Byte { at: base + self.at - 1, got: *got }),
-                        Some([got, ..]) => return Err(ProtocolError::Byte { at: base + self.at - 2, got: *got }),
+                        Some([b'\r', got]) => {
+                            return Err(ProtocolError::Byte { at: base + self.at - 1, got: *got });
+                        }
+                        Some([got, ..]) => {
+                            return Err(ProtocolError::Byte { at: base + self.at - 2, got: *got });
+                        }
                         _ => return Ok(None),
                     }
                     if !self.is_open {

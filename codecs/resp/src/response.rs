@@ -142,7 +142,9 @@ impl ReplyDecoder {
                         self.at = frame.len() - usize::from(rest.last() == Some(&b'\r'));
                         return self.check_size(base).map(|()| None);
                     };
-                    if rest.get(end.wrapping_sub(1)) != Some(&b'\r') && !(end == 0 && self.ends_with_cr(frame)) {
+                    if rest.get(end.wrapping_sub(1)) != Some(&b'\r')
+                        && !(end == 0 && self.ends_with_cr(frame))
+                    {
                         return Err(ProtocolError::Byte { at: base + self.at + end, got: b'\n' });
                     }
                     (self.at, self.stage) = (self.at + end + 1, Stage::Type);
@@ -303,9 +305,7 @@ fn length(line: &[u8], at: usize) -> Result<Option<(i64, usize)>, ProtocolError>
     };
     let number = match window.get(1..end) {
         Some(b"?") => STREAMED,
-        Some(digits) => {
-            decimal(digits).filter(|number| *number >= -1).ok_or(ProtocolError::Length { at })?
-        }
+        Some(digits) => decimal(digits).filter(|number| *number >= -1).ok_or(ProtocolError::Length { at })?,
         None => return Err(ProtocolError::Length { at }),
     };
     match line.get(end + 1) {
@@ -369,7 +369,11 @@ impl Decode for ReplyDecoder {
             }
             match self.scan(frame, start)? {
                 Some(length) => {
-                    heads.push(Reply { span: Span::wire(start, length), kind: self.kind, outcome: self.outcome });
+                    heads.push(Reply {
+                        span: Span::wire(start, length),
+                        kind: self.kind,
+                        outcome: self.outcome,
+                    });
                     decoded.consumed += length;
                     self.reset();
                 }

@@ -119,7 +119,13 @@ impl Session {
                 self.watching = false;
                 Step::Go(self.released())
             }
-            op::SUBSCRIBE | op::PSUBSCRIBE | op::SSUBSCRIBE | op::MONITOR | op::CLIENT_REPLY | op::SYNC | op::PSYNC => {
+            op::SUBSCRIBE
+            | op::PSUBSCRIBE
+            | op::SSUBSCRIBE
+            | op::MONITOR
+            | op::CLIENT_REPLY
+            | op::SYNC
+            | op::PSYNC => {
                 self.held = true;
                 Step::Go(Affinity::Raw)
             }
@@ -146,7 +152,9 @@ impl Session {
             // It waits for the writes of the connection that it arrives on: on a shared one everybody would wait, on a
             // fresh one it would promise what it has not seen.
             op::WAIT | op::WAITAOF if !is_pinned => {
-                writer.error("ERR WAIT needs a connection of its own: use it after WATCH, or between MULTI and EXEC");
+                writer.error(
+                    "ERR WAIT needs a connection of its own: use it after WATCH, or between MULTI and EXEC",
+                );
                 Step::Answered
             }
             op::CLIENT_SETNAME | op::CLIENT_GETNAME | op::CLIENT_SETINFO | op::CLIENT_ID if !is_pinned => {
@@ -160,7 +168,8 @@ impl Session {
     }
 
     fn select(&mut self, frame: &[u8], is_pinned: bool, mut writer: Writer<'_>) -> Step {
-        let index = args(frame).nth(1).and_then(crate::args::decimal).and_then(|index| u32::try_from(index).ok());
+        let index =
+            args(frame).nth(1).and_then(crate::args::decimal).and_then(|index| u32::try_from(index).ok());
         match index {
             Some(0) if !is_pinned && args(frame).count() == 2 => {
                 writer.ok();
@@ -250,7 +259,8 @@ impl Session {
                     writer.ok();
                 } else {
                     let name = String::from_utf8_lossy(field).to_lowercase();
-                    writer.error(&format!("ERR {name} cannot contain spaces, newlines or special characters."));
+                    writer
+                        .error(&format!("ERR {name} cannot contain spaces, newlines or special characters."));
                 }
             }
             _ => return Step::Go(Affinity::Shared),

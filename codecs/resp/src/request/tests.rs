@@ -39,7 +39,8 @@ fn check(bytes: &[u8], expected: Result<usize, ProtocolError>) {
 
 #[test]
 fn heads_tell_the_command_and_its_first_key() {
-    let mut bytes = b"*2\r\n$3\r\nGeT\r\n$3\r\nkey\r\n*3\r\n$6\r\nOBJECT\r\n$8\r\nencoding\r\n$1\r\nk\r\n".to_vec();
+    let mut bytes =
+        b"*2\r\n$3\r\nGeT\r\n$3\r\nkey\r\n*3\r\n$6\r\nOBJECT\r\n$8\r\nencoding\r\n$1\r\nk\r\n".to_vec();
     bytes.extend_from_slice(b"PING\r\n");
     let frames = pieces(&bytes, &[], small()).unwrap();
     let seen: Vec<_> = frames

@@ -77,7 +77,8 @@ fn an_attribute_does_not_hide_the_kind() {
 #[test]
 fn errors_of_the_servers_state_are_told_from_the_clients() {
     let outcome = |bytes: &str| pieces(bytes.as_bytes(), &[], small()).unwrap()[0].1.outcome;
-    for state in ["LOADING Redis is loading", "CLUSTERDOWN x", "MASTERDOWN x", "OOM command", "READONLY You"] {
+    for state in ["LOADING Redis is loading", "CLUSTERDOWN x", "MASTERDOWN x", "OOM command", "READONLY You"]
+    {
         assert_eq!(outcome(&format!("-{state}\r\n")), Outcome::ServerError);
     }
     assert_eq!(outcome("-ERR LOADING\r\n"), Outcome::ClientError);
@@ -89,7 +90,11 @@ fn errors_of_the_servers_state_are_told_from_the_clients() {
 #[test]
 fn broken_bytes_are_named() {
     let check = |bytes: &str, expected: ProtocolError| {
-        assert_eq!(pieces(bytes.as_bytes(), &[], small()).map(|frames| frames.len()), Err(expected), "{bytes:?}");
+        assert_eq!(
+            pieces(bytes.as_bytes(), &[], small()).map(|frames| frames.len()),
+            Err(expected),
+            "{bytes:?}"
+        );
     };
     check("x", ProtocolError::Byte { at: 0, got: b'x' });
     check("$3\r\nabcxx", ProtocolError::Byte { at: 7, got: b'x' });
@@ -124,7 +129,11 @@ fn well_formed_replies_are_cut_as_an_independent_decoder_cuts_them() {
     use redis_protocol::resp3::decode::complete::decode;
     for reply in REPLIES {
         // Forms that the other decoder does not know: RESP2 nulls and nested attributes.
-        if reply.contains("-1\r\n") || reply.matches('|').count() > 1 || reply.starts_with("*2\r\n|") || reply.contains('?') {
+        if reply.contains("-1\r\n")
+            || reply.matches('|').count() > 1
+            || reply.starts_with("*2\r\n|")
+            || reply.contains('?')
+        {
             continue;
         }
         if let Ok(Some((_, length))) = decode(reply.as_bytes()) {
@@ -134,7 +143,8 @@ fn well_formed_replies_are_cut_as_an_independent_decoder_cuts_them() {
 }
 
 fn stream() -> impl Strategy<Value = Vec<u8>> {
-    let large = (65usize..300).prop_map(|length| format!("${length}\r\n{}\r\n", "v".repeat(length)).into_bytes());
+    let large =
+        (65usize..300).prop_map(|length| format!("${length}\r\n{}\r\n", "v".repeat(length)).into_bytes());
     let known = prop::sample::select(REPLIES).prop_map(|reply| reply.as_bytes().to_vec());
     let nested = prop::collection::vec(prop::sample::select(REPLIES), 0..9).prop_map(|replies| {
         let replies: Vec<_> = replies.into_iter().filter(|reply| !reply.starts_with('>')).collect();

@@ -32,7 +32,10 @@ fn check(lines: &[&str], expected: &[&str]) {
 
 #[test]
 fn state_gets_a_dedicated_connection_for_as_long_as_it_lasts() {
-    check(&["MULTI", "SET a 1", "BLPOP l 0", "EXEC", "GET a"], &["Pin", "Shared", "Shared", "Release", "Shared"]);
+    check(
+        &["MULTI", "SET a 1", "BLPOP l 0", "EXEC", "GET a"],
+        &["Pin", "Shared", "Shared", "Release", "Shared"],
+    );
     check(&["WATCH a", "GET a", "MULTI", "EXEC"], &["Pin", "Shared", "Pin", "Release"]);
     check(&["WATCH a", "UNWATCH"], &["Pin", "Release"]);
     check(&["EXEC", "UNWATCH", "DISCARD"], &["Shared", "Shared", "Shared"]);
@@ -46,7 +49,10 @@ fn blocking_commands_have_a_connection_for_themselves() {
     check(&["WATCH a", "WAIT 0 1"], &["Pin", "Shared"]);
     assert!(show(&mut Session::default(), &["WAIT 0 1"])[0].starts_with("-ERR WAIT needs"));
     check(&["XREAD COUNT 1 STREAMS block 0", "XREAD BLOCK 0 STREAMS s 0"], &["Shared", "Once"]);
-    check(&["XREADGROUP GROUP block c STREAMS s >", "XREADGROUP GROUP g c BLOCK 5 STREAMS s >"], &["Shared", "Once"]);
+    check(
+        &["XREADGROUP GROUP block c STREAMS s >", "XREADGROUP GROUP g c BLOCK 5 STREAMS s >"],
+        &["Shared", "Once"],
+    );
 }
 
 #[test]
@@ -57,7 +63,10 @@ fn subscriptions_are_not_counted() {
 
 #[test]
 fn what_concerns_the_connection_only_is_answered_here() {
-    check(&["CLIENT GETNAME", "CLIENT SETNAME app", "CLIENT GETNAME"], &["$-1\r\n", "+OK\r\n", "$3\r\napp\r\n"]);
+    check(
+        &["CLIENT GETNAME", "CLIENT SETNAME app", "CLIENT GETNAME"],
+        &["$-1\r\n", "+OK\r\n", "$3\r\napp\r\n"],
+    );
     check(&["CLIENT SETINFO LIB-NAME redis-py", "SELECT 0"], &["+OK\r\n", "+OK\r\n"]);
     check(&["RESET", "QUIT", "GET a"], &["+RESET\r\n", "+OK\r\n", "Pin", "over"]);
     check(&["MULTI", "RESET"], &["Pin", "Release"]);

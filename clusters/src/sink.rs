@@ -1,0 +1,135 @@
+//! The two sides of an upstream: what a session gives it, and where its replies go.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use mecha_core::{Batch, ConnKey, Framed, OpId, Outcome, Peer, Refusal, ReplyCount};
+
+use crate::Connection;
+
+/// What is remembered of a call while its reply is awaited: 4 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slip {
+    /// For metrics and refusals.
+    pub op: OpId,
+    /// Whether the client may not see the reply.
+    pub replies: ReplyCount,
+}
+
+/// Consecutive replies for one connection, starting with call `first`.
+pub struct Delivery<'a, P: Framed> {
+    /// Place of the first call in its connection's order.
+    pub first: u32,
+    /// The bytes read.
+    pub wire: &'a [u8],
+    /// The reply frames; more than `slips` where a reply has several.
+    pub heads: &'a mut [P::Reply],
+    /// One for each call that is answered here, in order. If `open`, the last one's reply goes on.
+    pub slips: &'a [Slip],
+    /// The last frame continues: [`ReplySink::more`] brings the rest.
+    pub open: bool,
+    /// The last frame is a part of a reply whose end has not arrived; that call has no slip here.
+    pub parts_open: Option<Slip>,
+    /// Microseconds since these calls were submitted.
+    pub micros: u32,
+    /// Microseconds since the process started.
+    pub now_micros: u64,
+}
+
+/// Whoever waits for replies.
+pub trait ReplySink<P: Framed> {
+    /// Takes replies. Late ones for a connection that is gone are dropped.
+    fn deliver(&self, conn: ConnKey, delivery: Delivery<'_, P>);
+
+    /// Takes the next bytes of the reply that was left open. With `done`, it is complete; the number is its
+    /// microseconds.
+    fn more(&self, conn: ConnKey, seq: u32, bytes: &[u8], done: Option<(Slip, Outcome, u32)>);
+
+    /// Takes the complete reply to one call, made by a translator.
+    fn answered(&self, ticket: mecha_core::Ticket, op: OpId, bytes: &[u8], outcome: Outcome);
+
+    /// `slips.len()` consecutive calls, starting with `first`, will get no reply. With `broken`, the first of them had
+    /// part of its reply delivered already.
+    fn fail(&self, conn: ConnKey, first: u32, slips: &[Slip], why: Refusal, broken: bool);
+
+    /// Takes an out-of-band message.
+    fn push(&self, conn: ConnKey, bytes: &[u8]);
+
+    /// The dedicated connection of this client is gone.
+    fn unpinned(&self, conn: ConnKey);
+
+    /// There is room again for a submission that got [`Submitted::Full`].
+    fn resume(&self, conn: ConnKey);
+
+    /// The replies of one read are all delivered: write them out. Returns a client that reads too slowly, if one of
+    /// them does.
+    fn flush(&self, now_micros: u64) -> Option<ConnKey>;
+
+    /// Whether the client should still be waited for. The sink gives it up after a while.
+    fn is_choking(&self, conn: ConnKey, now_micros: u64) -> bool;
+}
+
+/// What became of the leading calls of a submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Submitted {
+    /// This many calls are answered: their verdicts say with what.
+    Answered(usize),
+    /// As `Answered`, and the client's connection is to be closed behind the last answer.
+    Close(usize),
+    /// None was taken. The sink's [`ReplySink::resume`] will be called.
+    Full,
+    /// This many calls are under way.
+    Pending(usize),
+    /// This many calls cannot be taken.
+    Refused(usize, Refusal),
+}
+
+/// Where a client's shared calls go. Kept by the session for the upstream.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lane {
+    /// The endpoint in use while calls are in flight.
+    pub endpoint: Option<usize>,
+}
+
+/// What belongs to a submission besides its calls.
+pub struct SubmitCx<'a, P: Framed> {
+    /// Who waits for the replies.
+    pub sink: &'a Rc<dyn ReplySink<P>>,
+    /// The client's lane.
+    pub lane: &'a mut Lane,
+    /// Whether the client has nothing in flight, so that it may change lanes.
+    pub idle: bool,
+    /// The client.
+    pub peer: &'a Peer,
+    /// Microseconds since the process started.
+    pub now_micros: u64,
+    /// Which kind of connection the client needs: [`mecha_core::Session::profile`].
+    pub profile: u8,
+}
+
+/// Something that answers calls: a cluster, a translator in front of one, a store in this process.
+pub trait Upstream<P: Framed> {
+    /// Takes leading calls of `batch.calls[range]`, all of whose verdicts are `Forward`. Never blocks.
+    fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: SubmitCx<'_, P>) -> Submitted;
+
+    /// Opens, or takes from the idle ones, a connection for one client alone. `key` is the first key of the call that
+    /// wants it.
+    ///
+    /// # Errors
+    /// The reason for which there is none.
+    fn pin(&self, key: Option<&[u8]>, profile: u8, lane: &Lane) -> Result<Rc<Connection<P>>, Refusal>;
+
+    /// Takes a dedicated connection back. One that is not `clean` is closed.
+    fn unpin(&self, connection: Rc<Connection<P>>, clean: bool);
+
+    /// Whether protocol state of the client (transactions, names) is the upstream's business, because requests are
+    /// translated and not forwarded.
+    fn is_translated(&self) -> bool {
+        false
+    }
+
+    /// The client is gone.
+    fn forget(&self, conn: ConnKey) {
+        let _ = conn;
+    }
+}
