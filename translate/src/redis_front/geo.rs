@@ -4,7 +4,7 @@ mod hash;
 
 use self::hash::{Area, Place};
 use super::{
-    command::{Error, Keys, Run, Spec, spec},
+    aggregate::{Error, Keys, Run, Spec, spec},
     hash::content::{Shapes as _, integer, is, look, replace},
     zset::{
         add_places, insert,
@@ -377,9 +377,9 @@ pub(crate) const COMMANDS: &[Spec] = &[
     spec("geodist", -4, Keys::First, geodist),
     spec("geohash", -2, Keys::First, geohash),
     spec("geopos", -2, Keys::First, geopos),
-    spec("georadius", -6, Keys::GeoStore, georadius),
+    spec("georadius", -6, Keys::GeoStore(6), georadius),
     spec("georadius_ro", -6, Keys::First, georadius_ro),
-    spec("georadiusbymember", -5, Keys::GeoStore, georadiusbymember),
+    spec("georadiusbymember", -5, Keys::GeoStore(5), georadiusbymember),
     spec("georadiusbymember_ro", -5, Keys::First, georadiusbymember_ro),
     spec("geosearch", -7, Keys::First, geosearch),
     spec("geosearchstore", -8, Keys::FirstTwo, geosearchstore),

@@ -3,6 +3,7 @@
 pub(crate) mod content;
 #[cfg(test)]
 mod differential;
+pub(crate) mod glob;
 pub(crate) mod long_double;
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,7 @@ use self::{
     },
     long_double::{LongDouble, Number},
 };
-use super::command::{Error, Keys, Run, Spec, spec};
+use super::aggregate::{Error, Keys, Run, Spec, spec};
 
 fn hset(run: &mut Run<'_>) -> Result<(), Error> {
     let argc = run.argc();

@@ -6,7 +6,7 @@
 pub(crate) mod sketch;
 
 use self::sketch::{NoSketch, Sketch, add_in_place, cached_count};
-use super::command::{Error, Keys, Run, Spec, spec};
+use super::aggregate::{Error, Keys, Run, Spec, spec};
 use crate::slot::{Entry, Slot, Value};
 
 fn error(why: NoSketch) -> Error {

@@ -1,7 +1,7 @@
 //! Lists, without the blocking commands.
 
 use super::{
-    command::{Error, Keys, Run, Spec, spec},
+    aggregate::{Error, Keys, Run, Spec, spec},
     hash::content::{
         Items, Shapes as _, at_least, clamp, is, key_count, long, look, look_mut, open, pop_count, positions,
         random_count,

@@ -1,7 +1,7 @@
 //! Sets.
 
 use super::{
-    command::{Error, Keys, Run, Spec, spec},
+    aggregate::{Error, Keys, Run, Spec, spec},
     hash::content::{
         Members, Random, Shapes as _, at_least, clamp, is, key_count, look, look_mut, open, pop_count,
         random_count, remove_member, replace, scan_cursor, scan_options,

@@ -13,7 +13,7 @@ mod range;
 
 use self::number::parse_score;
 use super::{
-    command::{Error, Keys, Run, Spec, spec},
+    aggregate::{Error, Keys, Run, Spec, spec},
     hash::content::{
         Random, Shapes as _, at_least, clamp, is, key_count, look, look_mut, open, pop_count, random_options,
         scan_cursor, scan_options,

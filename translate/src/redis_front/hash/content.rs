@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use indexmap::{IndexMap, IndexSet};
 use mecha_resp::reply::Writer;
 
-use super::super::command::{Error, Run};
+use super::super::aggregate::{Error, Run};
 use super::long_double::LongDouble;
 use crate::{
     slot::{Entry, Slot, Value},
@@ -283,7 +283,7 @@ impl Scan<'_> {
     }
 
     pub(crate) fn matches(&self, name: &[u8]) -> bool {
-        self.pattern.is_none_or(|pattern| super::super::glob::matches(pattern, name))
+        self.pattern.is_none_or(|pattern| super::glob::matches(pattern, name))
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::super::command::test_run;
+use super::super::aggregate::test_run;
 use crate::slot::{Entry, Value};
 
 // === the server ===
@@ -468,7 +468,7 @@ impl Pair {
             }
             _ => {
                 let random = self.dice.roll(1 << 40) as u64;
-                Reply::whole(&test_run(&mut self.world, args, self.resp3, random))
+                Reply::whole(&test_run(&mut self.world, args, if self.resp3 { 3 } else { 2 }, random))
             }
         }
     }

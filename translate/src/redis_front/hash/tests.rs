@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::super::command::test_run;
+use super::super::aggregate::test_run;
 use crate::slot::Entry;
 
 type World = HashMap<Vec<u8>, Entry>;
 
 fn run(world: &mut World, command: &str) -> String {
     let args: Vec<_> = command.split(' ').map(|word| word.as_bytes().to_vec()).collect();
-    String::from_utf8(test_run(world, &args, false, 42)).expect("text")
+    String::from_utf8(test_run(world, &args, 2, 42)).expect("text")
 }
 
 /// Bulk strings of a reply, in order.

@@ -4,7 +4,7 @@ use indexmap::IndexMap;
 
 use super::{
     super::{
-        command::{Error, Run},
+        aggregate::{Error, Run},
         hash::content::{Members, Shapes as _, at_least, clamp, integer, is, look, replace},
     },
     NAN, insert,

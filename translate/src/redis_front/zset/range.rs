@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     super::{
-        command::{Error, Run},
+        aggregate::{Error, Run},
         hash::content::{Shapes as _, is, long, look, look_mut, positions, replace},
     },
     insert,

@@ -1,0 +1,305 @@
+//! What the commands on hashes, lists, sets, sorted sets, places and sketches are made of: a table of [`Spec`]s, each a
+//! function over its arguments and the slots of its keys, and the program that runs one.
+//!
+//! A command's function reads its arguments in the order in which Redis does, so that of several mistakes the same one
+//! is reported. It writes its reply only when nothing can go wrong any more, or leaves it to [`Command`] to empty `out`.
+//!
+//! Atomicity is [`Atomicity::PerKey`] throughout. Commands that store into one key change one slot. SMOVE, LMOVE and
+//! RPOPLPUSH change two: a remote back stores additions before deletions, so what is moved may for a moment, or after
+//! a lost connection for good, be in both places, but never in none.
+
+use mecha_core::Outcome;
+use mecha_resp::reply::Writer;
+
+use super::{geo, hash, hyperloglog, list, set, zset};
+use crate::{
+    kv::{Atomicity, Plan, Program, RunCx, Txn, Want},
+    slot::Slot,
+};
+
+/// Why a command fails: its fault, never ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Error {
+    /// Wrong number of arguments.
+    Arity,
+    NoSuchKey,
+    NotFloat,
+    NotInteger,
+    /// With its code word.
+    Owned(String),
+    Syntax,
+    /// With its code word.
+    Text(&'static str),
+    WrongType,
+}
+
+/// Where a command's keys are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keys {
+    /// All arguments.
+    All,
+    /// Argument 1 says how many follow.
+    Counted,
+    /// The first argument.
+    First,
+    /// The first two arguments.
+    FirstTwo,
+    /// The first argument, and those behind STORE and STOREDIST from this argument on.
+    GeoStore(usize),
+    /// The first argument, and as many as argument 2 says behind it.
+    StoreCounted,
+}
+
+/// One command.
+pub(crate) struct Spec {
+    /// In lower case.
+    pub(crate) name: &'static str,
+    /// Number of arguments with the name; negative is at least.
+    arity: i32,
+    keys: Keys,
+    run: fn(&mut Run<'_>) -> Result<(), Error>,
+    /// How it differs on a remote back; empty if it does not.
+    pub(crate) note: &'static str,
+}
+
+/// One command at work.
+pub(crate) struct Run<'a> {
+    pub(crate) args: Args<'a>,
+    pub(crate) slots: Slots<'a>,
+    pub(crate) reply: Writer<'a>,
+    pub(crate) cx: &'a RunCx,
+}
+
+/// The arguments, the name first.
+#[derive(Clone, Copy)]
+pub(crate) struct Args<'a>(&'a [Vec<u8>]);
+
+/// The slots as the command names its keys: a key that is named twice has one slot.
+pub(crate) struct Slots<'a> {
+    slots: &'a mut [Slot],
+    places: &'a [usize],
+    /// Stands for keys that the command does not have.
+    spare: Slot,
+}
+
+/// A parsed command, as a program.
+struct Command {
+    spec: &'static Spec,
+    args: Vec<Vec<u8>>,
+    /// For each key in the order of the arguments its slot.
+    places: Vec<usize>,
+    proto: u8,
+}
+
+/// The command of this name, in any case.
+pub(crate) fn find(name: &[u8]) -> Option<&'static Spec> {
+    let tables =
+        [geo::COMMANDS, hash::COMMANDS, hyperloglog::COMMANDS, list::COMMANDS, set::COMMANDS, zset::COMMANDS];
+    tables.into_iter().find_map(|table| {
+        let found =
+            table.binary_search_by(|spec| spec.name.bytes().cmp(name.iter().map(u8::to_ascii_lowercase)));
+        found.ok().and_then(|at| table.get(at))
+    })
+}
+
+/// All commands, for the support table.
+pub(crate) fn all() -> impl Iterator<Item = &'static Spec> {
+    let tables =
+        [geo::COMMANDS, hash::COMMANDS, hyperloglog::COMMANDS, list::COMMANDS, set::COMMANDS, zset::COMMANDS];
+    tables.into_iter().flatten()
+}
+
+/// Plans `spec` with its arguments (the name first) for a client that speaks version `proto`.
+pub(crate) fn plan(
+    spec: &'static Spec,
+    args: Vec<Vec<u8>>,
+    proto: u8,
+    cx: &RunCx,
+    out: &mut Vec<u8>,
+) -> Plan {
+    let wanted = spec.arity.unsigned_abs() as usize;
+    if args.len() < wanted || (spec.arity > 0 && args.len() > wanted) {
+        return Plan::Answered(spec.refuse(&Error::Arity, &mut Writer::new(out, proto)));
+    }
+    let mut keys: Vec<Vec<u8>> = Vec::new();
+    let mut places = Vec::new();
+    for key in spec.keys.positions(&args).into_iter().filter_map(|at| args.get(at)) {
+        places.push(keys.iter().position(|known| known == key).unwrap_or_else(|| {
+            keys.push(key.clone());
+            keys.len() - 1
+        }));
+    }
+    let mut command = Command { spec, args, places, proto };
+    // Only a count that is wrong leaves no key, and the command says so.
+    if keys.is_empty() {
+        return Plan::Answered(command.run(&mut [], cx, out));
+    }
+    Plan::Txn(Txn { keys, program: Box::new(command), want: Want::Everything, atomicity: Atomicity::PerKey })
+}
+
+/// A row of a table.
+pub(crate) const fn spec(
+    name: &'static str,
+    arity: i32,
+    keys: Keys,
+    run: fn(&mut Run<'_>) -> Result<(), Error>,
+) -> Spec {
+    Spec { name, arity, keys, run, note: "" }
+}
+
+// === impl Spec, Keys ===
+
+impl Spec {
+    /// Adds a note.
+    pub(crate) const fn note(mut self, note: &'static str) -> Self {
+        self.note = note;
+        self
+    }
+
+    fn refuse(&self, error: &Error, reply: &mut Writer<'_>) -> Outcome {
+        match error {
+            Error::Arity => {
+                reply.error(&format!("ERR wrong number of arguments for '{}' command", self.name));
+            }
+            Error::NoSuchKey => reply.error("ERR no such key"),
+            Error::NotFloat => reply.error("ERR value is not a valid float"),
+            Error::NotInteger => reply.error("ERR value is not an integer or out of range"),
+            Error::Owned(text) => reply.error(text),
+            Error::Syntax => reply.error("ERR syntax error"),
+            Error::Text(text) => reply.error(text),
+            Error::WrongType => {
+                reply.error("WRONGTYPE Operation against a key holding the wrong kind of value")
+            }
+        }
+        Outcome::ClientError
+    }
+}
+
+impl Keys {
+    /// Positions among the arguments; of a count that is wrong, what there is.
+    fn positions(self, args: &[Vec<u8>]) -> Vec<usize> {
+        let counted = |at: usize| {
+            let count =
+                args.get(at).and_then(|text| hash::content::integer(text)).map_or(0, hash::content::clamp);
+            at + 1..(at + 1).saturating_add(count).min(args.len())
+        };
+        match self {
+            Self::All => (1..args.len()).collect(),
+            Self::Counted => counted(1).collect(),
+            Self::First => vec![1],
+            Self::FirstTwo => vec![1, 2],
+            Self::GeoStore(from) => {
+                let (mut positions, mut at) = (vec![1], from);
+                while at + 1 < args.len() {
+                    let is = |word| args.get(at).is_some_and(|arg| hash::content::is(arg, word));
+                    if is("store") || is("storedist") {
+                        positions.push(at + 1);
+                        at += 1;
+                    }
+                    at += 1;
+                }
+                positions
+            }
+            Self::StoreCounted => std::iter::once(1).chain(counted(2)).collect(),
+        }
+    }
+}
+
+// === impl Run, Args, Slots ===
+
+impl<'a> Run<'a> {
+    /// Number of arguments with the name.
+    pub(crate) fn argc(&self) -> usize {
+        self.args.0.len()
+    }
+
+    /// An argument; 0 is the name.
+    pub(crate) fn arg(&self, at: usize) -> &'a [u8] {
+        self.args.at(at)
+    }
+}
+
+impl<'a> Args<'a> {
+    /// An argument; empty behind the last one, where no command looks.
+    pub(crate) fn at(self, at: usize) -> &'a [u8] {
+        self.0.get(at).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+impl Slots<'_> {
+    /// Number of keys.
+    pub(crate) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The slot of a key, in the order of the arguments.
+    pub(crate) fn nth(&self, key: usize) -> &Slot {
+        self.places.get(key).and_then(|place| self.slots.get(*place)).unwrap_or(&self.spare)
+    }
+
+    /// The slot of a key, to change.
+    pub(crate) fn nth_mut(&mut self, key: usize) -> &mut Slot {
+        self.places.get(key).and_then(|place| self.slots.get_mut(*place)).unwrap_or(&mut self.spare)
+    }
+
+    /// Whether two keys are the same.
+    pub(crate) fn same(&self, one: usize, other: usize) -> bool {
+        self.places.get(one) == self.places.get(other)
+    }
+}
+
+// === impl Command ===
+
+impl Program for Command {
+    fn run(&mut self, slots: &mut [Slot], cx: &RunCx, out: &mut Vec<u8>) -> Outcome {
+        let start = out.len();
+        let slots = Slots { slots, places: &self.places, spare: Slot::default() };
+        let reply = Writer::new(out, self.proto);
+        let mut run = Run { args: Args(&self.args), slots, reply, cx };
+        let Err(error) = (self.spec.run)(&mut run) else { return Outcome::Ok };
+        out.truncate(start);
+        self.spec.refuse(&error, &mut Writer::new(out, self.proto))
+    }
+}
+
+/// Runs one command on a plain map.
+#[cfg(test)]
+pub(crate) fn test_run(
+    world: &mut std::collections::HashMap<Vec<u8>, crate::slot::Entry>,
+    args: &[Vec<u8>],
+    proto: u8,
+    random: u64,
+) -> Vec<u8> {
+    let spec = args.first().and_then(|name| find(name)).expect("a known command");
+    let cx = RunCx { now_ms: 0, random, max_value: 1 << 20 };
+    let mut out = Vec::new();
+    let Plan::Txn(mut txn) = plan(spec, args.to_vec(), proto, &cx, &mut out) else { return out };
+    let mut slots: Vec<_> =
+        txn.keys.iter().map(|key| Slot { entry: world.get(key).cloned(), changed: false }).collect();
+    txn.program.run(&mut slots, &cx, &mut out);
+    for (key, slot) in txn.keys.into_iter().zip(slots) {
+        if !slot.changed {
+            assert_eq!(world.get(&key), slot.entry.as_ref(), "changed in silence: {args:?}");
+        } else if let Some(entry) = slot.entry {
+            assert!(!entry.value.is_vacant(), "a vacant value is left: {args:?}");
+            world.insert(key, entry);
+        } else {
+            world.remove(&key);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_found_by_its_name() {
+        for spec in all() {
+            assert_eq!(find(spec.name.to_uppercase().as_bytes()).map(|found| found.name), Some(spec.name));
+        }
+        assert!(find(b"get").is_none());
+        assert!(find(b"").is_none());
+    }
+}
