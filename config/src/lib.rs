@@ -1,1 +1,210 @@
-//! Schema, validation and the immutable snapshot.
+//! Configuration: from YAML or flags to an immutable, validated [`Snapshot`].
+//!
+//! The text becomes a tree whose every node knows its line and column, the tree is read into the snapshot, and every
+//! problem is collected on the way: a user sees all errors at once, each with its place and a hint. The options of a
+//! filter stay a subtree ([`Options`]) until the filter itself decodes them, so this crate knows no filter.
+//!
+//! Deliberately absent: sockets, files and any protocol. What exists is told by the caller ([`Known`]).
+
+mod error;
+mod flags;
+mod node;
+mod options;
+mod read;
+mod schema;
+mod target;
+pub mod units;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use error::ConfigError;
+pub use flags::{Overrides, demo_snapshot, from_flags};
+pub use options::Options;
+pub use read::load;
+pub use schema::schema;
+pub use target::Scheme;
+
+/// A configuration that is complete and consistent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Data threads, at least 1.
+    pub workers: usize,
+    /// Where the admin server listens, if it does.
+    pub admin: Option<SocketAddr>,
+    /// Logs of the process.
+    pub log: LogSpec,
+    /// The longest that a stopping process waits for its clients.
+    pub drain_timeout: Duration,
+    /// Doors, in file order.
+    pub listeners: Vec<ListenerSpec>,
+    /// What they lead to.
+    pub clusters: Vec<ClusterSpec>,
+}
+
+/// Logs of the process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSpec {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`.
+    pub level: String,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    #[default]
+    Text,
+}
+
+/// One door.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListenerSpec {
+    /// Unique; metric label.
+    pub name: String,
+    /// What its clients speak.
+    pub protocol: String,
+    /// Where it listens.
+    pub address: Address,
+    /// Index into [`Snapshot::clusters`].
+    pub cluster: usize,
+    /// What calls pass, in order.
+    pub filters: Vec<FilterSpec>,
+    /// Clients at one time.
+    pub max_connections: u32,
+    /// Unanswered calls of one client.
+    pub max_in_flight: u32,
+    /// Bytes of unread replies of one client.
+    pub max_output: u64,
+    /// Bytes of one request.
+    pub max_frame: u64,
+    /// Clients that are silent for longer are closed.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// Where a door listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// Address and port; port 0 lets the system choose.
+    Tcp(SocketAddr),
+    /// Path of a Unix socket.
+    Unix(PathBuf),
+}
+
+/// Servers that hold the same or together the whole data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterSpec {
+    /// Unique; metric label.
+    pub name: String,
+    /// What its servers speak; `embedded` for the store in this process.
+    pub protocol: String,
+    /// Its servers.
+    pub endpoints: Vec<Endpoint>,
+    /// How a call's server is chosen.
+    pub balance: Balance,
+    /// Shared connections per endpoint and worker.
+    pub connections: u32,
+    /// Time for one connection attempt.
+    pub connect_timeout: Duration,
+    /// Waits after failed attempts.
+    pub backoff: Backoff,
+    /// Connection attempts per second, endpoint and worker.
+    pub connect_rate: u32,
+    /// Dedicated connections per worker.
+    pub max_pins: u32,
+    /// Unanswered calls per connection.
+    pub max_pending: u32,
+    /// Bytes that an embedded store may hold.
+    pub max_memory: u64,
+    /// Bytes of one value where requests are translated.
+    pub max_value: u64,
+    /// Policies for every door that leads here, in order.
+    pub filters: Vec<FilterSpec>,
+}
+
+/// One server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// Host name or address, and port.
+    Tcp {
+        /// Host name or address.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// Path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// How a call's server is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// By key, on a ring.
+    Ketama,
+    /// The one with the fewest unanswered calls.
+    LeastRequest,
+    /// By key, through a table.
+    Maglev,
+    /// Any.
+    Random,
+    /// Each in turn.
+    RoundRobin,
+}
+
+impl Balance {
+    /// Every policy with its name.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("ketama", Self::Ketama),
+        ("least_request", Self::LeastRequest),
+        ("maglev", Self::Maglev),
+        ("random", Self::Random),
+        ("round_robin", Self::RoundRobin),
+    ];
+}
+
+/// Waits after failed connection attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// The first.
+    pub initial: Duration,
+    /// The longest.
+    pub max: Duration,
+}
+
+/// One filter with its options.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FilterSpec {
+    /// Its name.
+    pub name: String,
+    /// Its options.
+    pub options: Options,
+}
+
+/// What exists, told by whoever assembles the process.
+pub struct Known<'a> {
+    /// Schemes that listeners can have.
+    pub doors: &'a [Scheme],
+    /// Schemes that clusters can have.
+    pub backs: &'a [Scheme],
+    /// Names of all filters.
+    pub filters: Vec<&'a str>,
+    /// What a filter says about its options, on a listener of this protocol, or on a cluster.
+    pub check_filter: &'a dyn Fn(&FilterSpec, Option<&str>) -> Vec<ConfigError>,
+    /// Whether a door of the first protocol can lead to a back of the second.
+    pub pairs: &'a dyn Fn(&str, &str) -> bool,
+}

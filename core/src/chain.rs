@@ -72,6 +72,11 @@ pub trait Filter<P: Framed> {
     fn on_done(&mut self, done: &[Done], cx: &Cx<'_>) {
         let _ = (done, cx);
     }
+
+    /// Called a few times a second, traffic or not.
+    fn on_tick(&mut self, now_micros: u64) {
+        let _ = now_micros;
+    }
 }
 
 /// Protocol-agnostic: rate limit, circuit breaker, timeout, log. Never sees bytes.
@@ -83,6 +88,11 @@ pub trait Policy {
     fn on_done(&mut self, done: &[Done], cx: &Cx<'_>) {
         let _ = (done, cx);
     }
+
+    /// Called a few times a second, traffic or not.
+    fn on_tick(&mut self, now_micros: u64) {
+        let _ = now_micros;
+    }
 }
 
 impl<P: Framed, F: Policy> Filter<P> for F {
@@ -92,6 +102,10 @@ impl<P: Framed, F: Policy> Filter<P> for F {
 
     fn on_done(&mut self, done: &[Done], cx: &Cx<'_>) {
         Policy::on_done(self, done, cx);
+    }
+
+    fn on_tick(&mut self, now_micros: u64) {
+        Policy::on_tick(self, now_micros);
     }
 }
 
@@ -122,6 +136,13 @@ impl<P: Framed> Chain<P> {
     pub fn replies(&mut self, replies: &mut Replies<'_, P>, cx: &Cx<'_>) {
         for filter in self.filters.iter_mut().rev() {
             filter.on_replies(replies, cx);
+        }
+    }
+
+    /// Lets filters do what is due whether or not there is traffic.
+    pub fn tick(&mut self, now_micros: u64) {
+        for filter in &mut self.filters {
+            filter.on_tick(now_micros);
         }
     }
 

@@ -1,1 +1,125 @@
-//! Policies and typed filters.
+//! Filters: what a call passes between its client and its upstream.
+//!
+//! A *policy* sees only the neutral [`mecha_core::Call`] and works for every protocol; a *typed filter* sees one
+//! protocol's frames. Both are configured by name, and both are registered in lists that can be read: [`POLICIES`] here,
+//! the typed ones in [`resp`] and [`memcached`]. A kind carries its help, an example and the function that understands
+//! its options, so the reference that `mecha filters` prints is made from the code.
+//!
+//! A kind builds one *factory* for the process, which holds what all workers share (atomics, nothing else); the factory
+//! opens one filter for each worker, which needs no lock.
+
+mod access_log;
+mod circuit_breaker;
+mod deny_commands;
+mod log_sink;
+pub mod memcached;
+mod rate_limit;
+pub mod resp;
+mod select;
+#[cfg(test)]
+mod testing;
+mod timeout;
+
+use mecha_config::{ConfigError, Options};
+use mecha_core::{Filter, Framed, OpInfo, Policy};
+use mecha_telemetry::Registry;
+
+pub use log_sink::LogSink;
+
+/// Every policy, in alphabetical order.
+pub const POLICIES: &[&PolicyKind] =
+    &[&access_log::KIND, &circuit_breaker::KIND, &rate_limit::KIND, &timeout::KIND];
+
+/// What building a filter may use.
+#[derive(Clone, Copy)]
+pub struct BuildCx<'a> {
+    /// Where the filter registers metrics of its own.
+    pub registry: &'a Registry,
+    /// What it is configured on: `listener:<name>` or `cluster:<name>`.
+    pub scope: &'a str,
+    /// How many workers will open it.
+    pub workers: usize,
+    /// The operations of the listener's protocol; empty on a cluster, where several protocols may meet.
+    pub ops: &'static [OpInfo],
+    /// Where access logs go.
+    pub log: &'a LogSink,
+}
+
+/// What people read about a filter.
+#[derive(Clone, Copy, Debug)]
+pub struct Help {
+    /// One line.
+    pub summary: &'static str,
+    /// Its options.
+    pub docs: &'static str,
+    /// YAML, as it stands in a list of filters.
+    pub example: &'static str,
+}
+
+/// A policy that can be configured.
+pub struct PolicyKind {
+    /// As the configuration spells it.
+    pub name: &'static str,
+    /// For people.
+    pub help: Help,
+    /// Understands the options.
+    pub build: fn(&Options, &BuildCx<'_>) -> Result<Box<dyn PolicyFactory>, Vec<ConfigError>>,
+}
+
+/// Makes one policy for each worker.
+pub trait PolicyFactory: Send + Sync {
+    /// Called once on each worker.
+    fn open(&self) -> Box<dyn Policy>;
+}
+
+/// A typed filter that can be configured.
+pub struct FilterKind<P: Framed> {
+    /// As the configuration spells it.
+    pub name: &'static str,
+    /// For people.
+    pub help: Help,
+    /// Understands the options.
+    pub build: fn(&Options, &BuildCx<'_>) -> Result<Box<dyn FilterFactory<P>>, Vec<ConfigError>>,
+}
+
+/// Makes one typed filter for each worker.
+pub trait FilterFactory<P: Framed>: Send + Sync {
+    /// Called once on each worker.
+    fn open(&self) -> Box<dyn Filter<P>>;
+
+    /// Whether it rewrites frames, so that none may be handed on in pieces.
+    fn needs_whole_frames(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_file_is_listed() {
+        let listed = |folder: &str, names: Vec<&str>, others: &[&str]| {
+            let path = format!("{}/{folder}", env!("CARGO_MANIFEST_DIR"));
+            for entry in std::fs::read_dir(path).unwrap() {
+                let path = entry.unwrap().path();
+                let name = path.file_stem().unwrap().to_str().unwrap().to_string();
+                assert!(
+                    names.contains(&name.as_str()) || others.contains(&name.as_str()),
+                    "{name} is in no list"
+                );
+            }
+            assert!(names.is_sorted(), "{names:?}");
+        };
+        let policies = super::POLICIES.iter().map(|kind| kind.name).collect();
+        listed(
+            "src",
+            policies,
+            &["lib", "log_sink", "select", "memcached", "resp", "deny_commands", "testing"],
+        );
+        let typed: Vec<_> = super::resp::FILTERS
+            .iter()
+            .map(|kind| kind.name)
+            .filter(|name| *name != "deny_commands")
+            .collect();
+        listed("src/resp", typed, &["replies"]);
+    }
+}

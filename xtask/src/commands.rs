@@ -106,14 +106,27 @@ impl Row {
         let at = |index: usize| command.items().get(index).cloned().unwrap_or(Node::Text(String::new()));
         let strings = |node: &Node| node.items().iter().map(Node::text).collect::<Vec<_>>();
         let subcommands = at(9);
+        let name = at(0).text().to_lowercase();
+        // Some servers find keys by code of their own. Where we know what it looks for, we say so; elsewhere a begin at
+        // argument 0 stands for "cannot be told".
+        let by_code = match name.as_str() {
+            "sort" => "KeySpec { begin: Begin::Keyword(\"STORE\", 2), find: Find::Range { last: 0, step: 1, limit: 0 } }",
+            "sort_ro" => "",
+            _ => "KeySpec::range(0, 0, 1, 0)",
+        };
         let row = Self {
             arity: at(1).int(),
             flags: strings(&at(2)),
             categories: strings(&at(6)),
-            specs: at(8).items().iter().filter_map(key_spec).collect(),
+            specs: at(8)
+                .items()
+                .iter()
+                .map(|spec| key_spec(spec).unwrap_or_else(|| by_code.to_string()))
+                .filter(|spec| !spec.is_empty())
+                .collect(),
             is_container: !subcommands.items().is_empty(),
         };
-        rows.insert(at(0).text().to_lowercase(), row);
+        rows.insert(name, row);
         for subcommand in subcommands.items() {
             Self::collect(subcommand, rows);
         }

@@ -2825,7 +2825,11 @@ pub static COMMANDS: [CommandInfo; 405] = [
         class: OpClass::Write,
         idempotent: false,
         is_container: false,
-        keys: &[KeySpec { begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 } }],
+        keys: &[
+            KeySpec { begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 } },
+            KeySpec { begin: Begin::Keyword("STORE", 2), find: Find::Range { last: 0, step: 1, limit: 0 } },
+            KeySpec { begin: Begin::Keyword("STORE", 2), find: Find::Range { last: 0, step: 1, limit: 0 } },
+        ],
     },
     CommandInfo {
         name: "sort_ro",

@@ -1,0 +1,99 @@
+//! The form without a file: pairs of `--listen` and `--to`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::read::{default_cluster, default_listener, default_workers};
+use crate::target;
+use crate::{Address, ConfigError, Known, LogSpec, Snapshot};
+
+/// Flags that also apply to a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Where the admin server listens.
+    pub admin: Option<SocketAddr>,
+    /// Data threads.
+    pub workers: Option<usize>,
+    /// Logs.
+    pub log: Option<LogSpec>,
+}
+
+impl Overrides {
+    /// Changes `snapshot` where a flag was given.
+    pub fn apply(self, snapshot: &mut Snapshot) {
+        snapshot.admin = self.admin.or(snapshot.admin);
+        snapshot.workers = self.workers.unwrap_or(snapshot.workers);
+        if let Some(log) = self.log {
+            snapshot.log = log;
+        }
+    }
+}
+
+fn empty() -> Snapshot {
+    Snapshot {
+        workers: default_workers(),
+        admin: None,
+        log: LogSpec::default(),
+        drain_timeout: Duration::from_secs(10),
+        listeners: Vec::new(),
+        clusters: Vec::new(),
+    }
+}
+
+/// Pairs the listeners with their targets, in order.
+///
+/// # Errors
+/// Everything that is wrong with them.
+pub fn from_flags(listen: &[String], to: &[String], known: &Known<'_>) -> Result<Snapshot, Vec<ConfigError>> {
+    let mut errors = Vec::new();
+    if listen.len() != to.len() {
+        let message = format!("{} `--listen` and {} `--to`", listen.len(), to.len());
+        errors.push(
+            ConfigError::new("", message)
+                .hint("they belong together in order: one `--to` for each `--listen`"),
+        );
+    }
+    let mut snapshot = empty();
+    for (index, (listen, to)) in listen.iter().zip(to).enumerate() {
+        let door = target::door(listen, known.doors);
+        let back = target::back(to, known.backs);
+        for (flag, complaint) in [("--listen", door.as_ref().err()), ("--to", back.as_ref().err())] {
+            if let Some((message, hint)) = complaint {
+                let error = ConfigError::new(flag, message.clone());
+                errors.push(ConfigError { hint: hint.clone(), ..error });
+            }
+        }
+        let (Ok((protocol, address)), Ok((back, endpoints))) = (door, back) else { continue };
+        if !(known.pairs)(protocol, back) {
+            errors.push(ConfigError::new("--to", format!("a {protocol} listener cannot lead to {back}")));
+        }
+        let is_fixed = !matches!(&address, Address::Tcp(addr) if addr.port() == 0);
+        if is_fixed && snapshot.listeners.iter().any(|other| other.address == address) {
+            errors.push(ConfigError::new("--listen", format!("`{listen}` is given twice")));
+        }
+        let same = snapshot
+            .clusters
+            .iter()
+            .position(|cluster| cluster.protocol == back && cluster.endpoints == endpoints);
+        let cluster = same.unwrap_or_else(|| {
+            let base =
+                if endpoints.is_empty() { back.to_string() } else { format!("upstream-{}", index + 1) };
+            snapshot.clusters.push(default_cluster(base, back, endpoints));
+            snapshot.clusters.len() - 1
+        });
+        let name = if index == 0 { protocol.to_string() } else { format!("{protocol}-{}", index + 1) };
+        snapshot.listeners.push(default_listener(name, protocol, address, cluster));
+    }
+    if errors.is_empty() { Ok(snapshot) } else { Err(errors) }
+}
+
+/// What `mecha` runs when it is told nothing: RESP and Memcached over one embedded store.
+pub fn demo_snapshot() -> Snapshot {
+    let mut snapshot = empty();
+    let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+    snapshot.admin = Some(local(9900));
+    snapshot.clusters.push(default_cluster("embedded".into(), "embedded", Vec::new()));
+    snapshot.listeners.push(default_listener("resp".into(), "resp", Address::Tcp(local(6379)), 0));
+    snapshot.listeners.push(default_listener("memcached".into(), "memcached", Address::Tcp(local(11211)), 0));
+    snapshot
+}

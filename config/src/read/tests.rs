@@ -1,0 +1,197 @@
+use proptest::prelude::*;
+use serde::Deserialize;
+
+use super::load;
+use crate::units::Period;
+use crate::{Address, Balance, ConfigError, FilterSpec, Known, Scheme, Snapshot};
+
+const DOORS: &[Scheme] = &[
+    Scheme { scheme: "redis", protocol: "resp", port: 6379 },
+    Scheme { scheme: "memcached", protocol: "memcached", port: 11211 },
+];
+const BACKS: &[Scheme] = &[
+    Scheme { scheme: "redis", protocol: "resp", port: 6379 },
+    Scheme { scheme: "memcached", protocol: "memcached", port: 11211 },
+    Scheme { scheme: "embedded", protocol: "embedded", port: 0 },
+];
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only decoded")]
+struct Limit {
+    permits: u32,
+    per: Period,
+    #[serde(default)]
+    commands: Vec<String>,
+}
+
+fn read(text: &str) -> Result<Snapshot, Vec<ConfigError>> {
+    let check = |spec: &FilterSpec, _: Option<&str>| match spec.options.decode::<Limit>() {
+        Ok(limit) if limit.permits == 0 => vec![spec.options.error("permits", "must be at least 1")],
+        Ok(_) => Vec::new(),
+        Err(errors) => errors,
+    };
+    let known = Known {
+        doors: DOORS,
+        backs: BACKS,
+        filters: vec!["rate_limit", "timeout"],
+        check_filter: &check,
+        pairs: &|door, back| back == "embedded" || door == "resp" || back == "memcached",
+    };
+    load(text, "mecha.yaml", &known)
+}
+
+/// Each expected error is `line:column path message`, with the hint behind ` => ` if one is looked for.
+fn check(text: &str, expected: &[&str]) {
+    let errors = read(text).expect_err(text);
+    let shown: Vec<_> = errors
+        .iter()
+        .map(|error| {
+            (format!("{}:{} {} {}", error.line, error.column, error.path, error.message), error.hint.clone())
+        })
+        .collect();
+    assert_eq!(shown.len(), expected.len(), "{shown:#?}");
+    for ((shown, hint), expected) in shown.iter().zip(expected) {
+        let (start, wanted) = expected.split_once(" => ").unwrap_or((expected, ""));
+        assert!(
+            shown.starts_with(start) && hint.clone().unwrap_or_default().contains(wanted),
+            "{shown} {hint:?}\n{expected}"
+        );
+    }
+}
+
+#[test]
+fn five_lines_are_enough() {
+    let snapshot =
+        read("listeners:\n  - listen: redis://127.0.0.1:6379\n    to: memcached://127.0.0.1:11211\n")
+            .unwrap();
+    assert_eq!(snapshot.listeners[0].address, Address::Tcp("127.0.0.1:6379".parse().unwrap()));
+    assert_eq!((snapshot.clusters.len(), snapshot.clusters[0].protocol.as_str()), (1, "memcached"));
+    assert_eq!(snapshot.listeners[0].name, "resp");
+}
+
+#[test]
+fn everything_can_be_said() {
+    let snapshot = read(
+        "listeners:
+  - name: front
+    listen: redis://[::1]:0
+    to: cache
+    max_output: 1MiB
+    idle_timeout: 5m
+    filters:
+      - rate_limit: { permits: 10_000, per: 1s }
+clusters:
+  cache: { to: \"redis://a:1,b:2\", balance: maglev, backoff: { initial: 10ms, max: 1s }, connect_timeout: 250ms }
+  other: embedded://
+admin: 127.0.0.1:9900
+workers: 3
+log: { format: json, level: warn }
+drain_timeout: 1500ms
+",
+    )
+    .unwrap();
+    let (listener, cluster) = (&snapshot.listeners[0], &snapshot.clusters[0]);
+    assert_eq!((listener.name.as_str(), listener.max_output, listener.filters.len()), ("front", 1 << 20, 1));
+    assert_eq!((cluster.balance, cluster.endpoints.len()), (Balance::Maglev, 2));
+    assert_eq!((snapshot.workers, snapshot.log.level.as_str()), (3, "warn"));
+}
+
+#[test]
+fn two_doors_to_the_same_target_share_it() {
+    let text =
+        "listeners: [ {listen: redis://:1, to: embedded://}, {listen: memcached://:2, to: embedded://} ]";
+    let snapshot = read(text).unwrap();
+    assert_eq!((snapshot.clusters.len(), snapshot.listeners[1].cluster), (1, 0));
+    assert_eq!(snapshot.listeners[1].name, "memcached-2");
+}
+
+#[test]
+fn several_servers_are_balanced_by_key_unless_told_otherwise() {
+    let snapshot = read("listeners: [ {listen: redis://:1, to: \"redis://a:1,b:1\"} ]").unwrap();
+    assert_eq!(snapshot.clusters[0].balance, Balance::Ketama);
+}
+
+#[test]
+fn all_errors_come_at_once_each_with_its_place_and_a_hint() {
+    check(
+        "listeners:
+  - lisen: redis://127.0.0.1:6379
+    to: cahe
+    filters:
+      - rate_limt: { permits: 1, per: 1s }
+      - rate_limit: { permits: 1, pre: 1s }
+      - rate_limit: { permits: 1, per: 10 }
+      - rate_limit: { permits: 0, per: 1s }
+clusters:
+  cache: { to: \"redis://a:1\", balance: ketma, connect_timeout: 5 }
+workers: 0
+admin: nowhere
+",
+        &[
+            "2:5 listeners[0] `listen` is missing => as in",
+            "2:5 listeners[0].lisen there is no key `lisen` here => `listen`",
+            "3:9 listeners[0].to there is no cluster `cahe` => `cache`",
+            "5:9 listeners[0].filters[0].rate_limt there is no filter `rate_limt` => `rate_limit`",
+            "6:35 listeners[0].filters[1].rate_limit.pre there is no option `pre` => did you mean `per`",
+            "7:40 listeners[0].filters[2].rate_limit.per invalid type: integer `10`, expected a duration",
+            "8:32 listeners[0].filters[3].rate_limit.permits must be at least 1",
+            "10:40 clusters.cache.balance `ketma` is not one of => `ketama`",
+            "10:64 clusters.cache.connect_timeout `5` is no duration => needs a unit",
+            "11:10 workers `0` is not a number from 1",
+            "12:8 admin `nowhere` is no address and port => 127.0.0.1:9900",
+        ],
+    );
+}
+
+#[test]
+fn what_contradicts_itself_is_refused() {
+    check("", &["0:0 listeners there is no listener => as in"]);
+    check("listeners: {}", &["1:12 listeners expected a list"]);
+    check(
+        "listeners: [ {listen: memcached://:1, to: redis://a:1} ]",
+        &["1:43 listeners[0].to a memcached listener cannot"],
+    );
+    check(
+        "listeners: [ {listen: redis://:1, to: embedded://}, {listen: redis://:1, to: embedded://} ]",
+        &["1:53 listeners[1] another listener has this address"],
+    );
+    check("a: [1, 2", &["2:1  not valid YAML"]);
+    check("a: &x 1\nb: *x\n", &["1:4  anchors are not supported"]);
+    check("workers: 1\nworkers: 2\n", &["2:1  `workers` is given twice"]);
+}
+
+#[test]
+fn errors_show_the_line() {
+    let text =
+        read("listeners:\n  - listen: redi://127.0.0.1:1\n    to: embedded://\n").unwrap_err()[0].to_string();
+    assert!(text.contains("mecha.yaml:2:13 at listeners[0].listen"), "{text}");
+    assert!(
+        text.contains(
+            "  2 |   - listen: redi://127.0.0.1:1\n    |             ^\n  hint: did you mean `redis`?"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn hostile_text_is_bounded() {
+    assert!(read(&"[".repeat(100_000)).is_err());
+    assert!(read(&format!("a: {}", "{b: ".repeat(10_000))).is_err());
+    assert!(read(&format!("a: [{}]", "1,".repeat(200_000))).is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in "\\PC{0,200}") {
+        let _ = read(&text);
+    }
+
+    #[test]
+    fn no_damaged_file_panics(at in 0..200usize, with in "[\\PC\n]{0,3}") {
+        let mut text: Vec<char> = "listeners:\n  - listen: redis://127.0.0.1:6379\n    to: cache\n    filters: [ rate_limit: { permits: 1, per: 1s } ]\nclusters:\n  cache: { to: \"redis://a:1\" }\n".chars().collect();
+        let at = at.min(text.len() - 1);
+        text.splice(at..=at, with.chars());
+        let _ = read(&text.into_iter().collect::<String>());
+    }
+}

@@ -1,0 +1,69 @@
+//! The JSON Schema of a configuration file, for editors.
+
+use serde_json::{Value, json};
+
+/// The schema (draft 2020-12). `filters` are the names that exist.
+pub fn schema(filters: &[&str]) -> Value {
+    let text = |description: &str| json!({ "type": "string", "description": description });
+    let count = |description: &str| json!({ "type": "integer", "minimum": 1, "description": description });
+    let duration = |description: &str| json!({ "type": "string", "pattern": "^[0-9._]+(us|ms|s|m|h|d)$", "description": description });
+    let size = |description: &str| json!({ "type": "string", "pattern": "^[0-9._]+(B|kB|KB|MB|GB|KiB|MiB|GiB)$", "description": description });
+    let entries: serde_json::Map<_, _> =
+        filters.iter().map(|name| ((*name).to_string(), json!({ "type": ["object", "null"] }))).collect();
+    let filter = json!({
+        "type": "array",
+        "description": "What calls pass, in order. `mecha filters` explains each.",
+        "items": { "anyOf": [
+            { "enum": filters },
+            { "type": "object", "properties": entries, "additionalProperties": false, "minProperties": 1, "maxProperties": 1 },
+        ] },
+    });
+    let balance: Vec<_> = crate::Balance::ALL.iter().map(|(name, _)| *name).collect();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "mecha",
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["listeners"],
+        "properties": {
+            "listeners": { "type": "array", "minItems": 1, "items": {
+                "type": "object", "additionalProperties": false, "required": ["listen", "to"],
+                "properties": {
+                    "name": text("Unique name, used in metrics."),
+                    "listen": text("Where clients connect: redis://127.0.0.1:6379, memcached://127.0.0.1:11211, redis+unix:///path."),
+                    "to": text("A cluster's name, or a target: redis://a:6379,b:6379, memcached://a:11211, embedded://."),
+                    "filters": filter,
+                    "max_connections": count("Clients at one time (65536)."),
+                    "max_in_flight": count("Unanswered calls of one client (1024)."),
+                    "max_output": size("Unread replies of one client (8MiB)."),
+                    "max_frame": size("Largest request (512MiB)."),
+                    "idle_timeout": duration("Silent clients are closed after this (never)."),
+                },
+            } },
+            "clusters": { "type": "object", "additionalProperties": { "anyOf": [
+                text("A target."),
+                { "type": "object", "additionalProperties": false, "required": ["to"], "properties": {
+                    "to": text("Servers: redis://a:6379,b:6379, memcached://a:11211, embedded://."),
+                    "balance": { "enum": balance, "description": "How a call's server is chosen (ketama for several servers)." },
+                    "connections": count("Shared connections per server and worker (1)."),
+                    "connect_timeout": duration("Time for one connection attempt (1s)."),
+                    "backoff": { "type": "object", "additionalProperties": false, "properties": {
+                        "initial": duration("First wait after a failure (50ms)."), "max": duration("Longest wait (5s)."),
+                    } },
+                    "connect_rate": count("Connection attempts per second, server and worker (100)."),
+                    "max_pins": count("Dedicated connections per worker (1024)."),
+                    "max_pending": count("Unanswered calls per connection (16384)."),
+                    "max_memory": size("Limit of an embedded store (256MiB)."),
+                    "max_value": size("Largest value where requests are translated (1MiB less 512 bytes)."),
+                    "filters": filter,
+                } },
+            ] } },
+            "admin": text("Where the admin server listens, as in 127.0.0.1:9900 (nowhere)."),
+            "workers": count("Data threads (one per core)."),
+            "log": { "type": "object", "additionalProperties": false, "properties": {
+                "format": { "enum": ["json", "text"] }, "level": { "enum": ["error", "warn", "info", "debug", "trace"] },
+            } },
+            "drain_timeout": duration("Longest wait for clients when stopping (10s)."),
+        },
+    })
+}

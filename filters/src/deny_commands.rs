@@ -1,0 +1,117 @@
+//! Refuses commands by name or class.
+//!
+//! Written once for every protocol, since the operation tables tell all that it needs; registered by each.
+
+use mecha_config::{ConfigError, Options};
+use mecha_core::{Batch, Cx, Filter, Framed, Refusal, Verdict};
+use serde::Deserialize;
+
+use crate::select::Selection;
+use crate::{BuildCx, FilterFactory, FilterKind, Help};
+
+/// The kind, for protocol `P`.
+pub(crate) const fn kind<P: Framed>() -> FilterKind<P> {
+    FilterKind {
+        name: "deny_commands",
+        help: Help {
+            summary: "Refuses commands by name or class.",
+            docs: "commands: names (`flushall`), subcommands (`config|set`), containers with all their subcommands \
+                   (`config`), or classes (`@admin`, `@write`, `@read`, `@session`)\n\
+                   only: turns it round: everything else is refused",
+            example: "- deny_commands: { commands: [flushall, \"@admin\"] }",
+        },
+        build: |options, cx| build(options, cx).map(|deny| Box::new(deny) as Box<dyn FilterFactory<P>>),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDeny {
+    commands: Vec<String>,
+    #[serde(default)]
+    only: bool,
+}
+
+#[derive(Clone)]
+struct DenyCommands {
+    selection: Selection,
+    is_allow_list: bool,
+}
+
+fn build(options: &Options, cx: &BuildCx<'_>) -> Result<DenyCommands, Vec<ConfigError>> {
+    let raw: RawDeny = options.decode()?;
+    if raw.commands.is_empty() {
+        return Err(vec![options.error("commands", "names no command")]);
+    }
+    let selection = Selection::new(&raw.commands, cx.ops, options, "commands")?;
+    Ok(DenyCommands { selection, is_allow_list: raw.only })
+}
+
+impl<P: Framed> FilterFactory<P> for DenyCommands {
+    fn open(&self) -> Box<dyn Filter<P>> {
+        Box::new(Instance(self.clone()))
+    }
+}
+
+struct Instance(DenyCommands);
+
+impl<P: Framed> Filter<P> for Instance {
+    fn on_requests(&mut self, batch: &mut Batch<'_, P>, _cx: &Cx<'_>) {
+        for call in batch.calls.iter_mut() {
+            // What mecha answers itself is denied too: the client asked for it.
+            let is_open = !matches!(call.verdict, Verdict::Refuse(_));
+            if is_open && self.0.selection.has(call) != self.0.is_allow_list {
+                call.verdict = Verdict::Refuse(Refusal::Denied);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mecha_core::{Call, Protocol, Ticket};
+    use mecha_resp::{Resp, Session, head_of, write_request};
+    use mecha_telemetry::Registry;
+
+    use super::*;
+    use crate::testing::{cx, options, with_cx};
+
+    fn verdicts(example: &str, lines: &[&str]) -> Vec<bool> {
+        let kind = kind::<Resp>();
+        let built = with_cx(&Registry::new(), |cx| (kind.build)(&options(example), cx));
+        let mut filter = built.unwrap_or_else(|errors| panic!("{errors:?}")).open();
+        let judge = |line: &&str| {
+            let mut wire = Vec::new();
+            write_request(line.split(' ').map(str::as_bytes).collect::<Vec<_>>().into_iter(), &mut wire);
+            let mut heads = [head_of(&wire).unwrap()];
+            let mut calls: [Call; 1] = [Resp::call(&heads[0], Ticket::default())];
+            let (mut local, mut session) = (Vec::new(), Session::default());
+            let mut batch = Batch {
+                wire: &wire,
+                local: &mut local,
+                heads: &mut heads,
+                calls: &mut calls,
+                session: &mut session,
+            };
+            filter.on_requests(&mut batch, &cx(0));
+            calls[0].verdict == Verdict::Refuse(Refusal::Denied)
+        };
+        lines.iter().map(judge).collect()
+    }
+
+    #[test]
+    fn names_containers_and_classes_are_denied() {
+        let example = "- deny_commands: { commands: [FLUSHALL, config, \"client|kill\", \"@session\"] }";
+        let lines = ["flushall", "CONFIG SET a b", "CLIENT KILL x", "CLIENT LIST", "GET a", "AUTH x"];
+        assert_eq!(verdicts(example, &lines), [true, true, true, true, false, true]);
+    }
+
+    #[test]
+    fn an_allow_list_denies_the_rest_and_what_is_unknown() {
+        let lines = ["GET a", "SET a b", "NOSUCH"];
+        assert_eq!(
+            verdicts("- deny_commands: { commands: [\"@read\"], only: true }", &lines),
+            [false, true, true]
+        );
+    }
+}

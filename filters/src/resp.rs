@@ -1,0 +1,13 @@
+//! Typed filters of RESP.
+
+mod key_prefix;
+mod replies;
+
+use mecha_resp::Resp;
+
+use crate::{FilterKind, deny_commands};
+
+/// Every filter of this protocol, in alphabetical order.
+pub const FILTERS: &[&FilterKind<Resp>] = &[&DENY_COMMANDS, &key_prefix::KIND];
+
+const DENY_COMMANDS: FilterKind<Resp> = deny_commands::kind::<Resp>();

@@ -1,0 +1,102 @@
+//! Which calls a policy is about: by command and by class.
+
+use mecha_config::{ConfigError, Options};
+use mecha_core::{Call, OpClass, OpInfo};
+
+/// A set of operations. Empty means every one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Selection {
+    /// One bit for each row of the table.
+    rows: Vec<u64>,
+    classes: Vec<OpClass>,
+}
+
+impl Selection {
+    /// Understands names of commands (a container stands for its subcommands too) and of classes.
+    ///
+    /// # Errors
+    /// A name that is neither, with the nearest one that is.
+    pub(crate) fn new(
+        names: &[String],
+        ops: &[OpInfo],
+        options: &Options,
+        path: &str,
+    ) -> Result<Self, Vec<ConfigError>> {
+        let (mut selection, mut errors) = (Self::default(), Vec::new());
+        for (index, name) in names.iter().enumerate() {
+            let lower = name.to_ascii_lowercase().replace(' ', "|");
+            let classes = [OpClass::Admin, OpClass::Read, OpClass::Session, OpClass::Write];
+            if let Some(class) = classes.into_iter().find(|class| format!("@{}", class.name()) == lower) {
+                selection.classes.push(class);
+                continue;
+            }
+            let stem = format!("{lower}|");
+            let mut is_known = false;
+            for (row, op) in ops.iter().enumerate().skip(1) {
+                if op.name == lower || op.name.starts_with(&stem) {
+                    is_known = true;
+                    selection.set(row);
+                }
+            }
+            if !is_known {
+                let path = format!("{path}[{index}]");
+                let message = if ops.is_empty() {
+                    format!(
+                        "commands cannot be named on a cluster, only classes (@read, @write, @admin, @session): `{name}`"
+                    )
+                } else {
+                    match nearest(&lower, ops) {
+                        Some(near) => format!("there is no command `{name}`; did you mean `{near}`?"),
+                        None => format!("there is no command `{name}`"),
+                    }
+                };
+                errors.push(options.error(&path, message));
+            }
+        }
+        if errors.is_empty() { Ok(selection) } else { Err(errors) }
+    }
+
+    fn set(&mut self, row: usize) {
+        if self.rows.len() <= row / 64 {
+            self.rows.resize(row / 64 + 1, 0);
+        }
+        if let Some(word) = self.rows.get_mut(row / 64) {
+            *word |= 1 << (row % 64);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.classes.is_empty()
+    }
+
+    /// Whether `call` is one of them.
+    pub(crate) fn has(&self, call: &Call) -> bool {
+        let row = usize::from(call.op.0);
+        self.rows.get(row / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
+            || self.classes.contains(&call.class)
+    }
+}
+
+/// The operation whose name differs from `name` by at most two edits.
+fn nearest(name: &str, ops: &[OpInfo]) -> Option<&'static str> {
+    let candidates = ops.iter().skip(1).map(|op| (distance(name.as_bytes(), op.name.as_bytes()), op.name));
+    candidates.min().filter(|(distance, _)| *distance <= 2).map(|(_, name)| name)
+}
+
+/// Levenshtein's edit distance.
+fn distance(one: &[u8], other: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.iter().enumerate() {
+        let mut before = i;
+        let mut left = i + 1;
+        for (cell, b) in row.iter_mut().skip(1).zip(other) {
+            let above = *cell;
+            left = (above + 1).min(left + 1).min(before + usize::from(a != b));
+            (before, *cell) = (above, left);
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}

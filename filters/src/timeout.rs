@@ -1,0 +1,100 @@
+//! How long an upstream may take.
+//!
+//! This filter only marks calls. The upstream connection looks at its deadlines every 10 ms, answers late calls natively,
+//! and drops their replies when they do arrive. Calls that are meant to wait (blocking commands, subscriptions) are
+//! exempt.
+
+use std::time::Duration;
+
+use mecha_config::units::Period;
+use mecha_config::{ConfigError, Options};
+use mecha_core::{Affinity, Call, Cx, Policy, Verdict};
+use serde::Deserialize;
+
+use crate::select::Selection;
+use crate::{BuildCx, Help, PolicyFactory, PolicyKind};
+
+pub(crate) static KIND: PolicyKind = PolicyKind {
+    name: "timeout",
+    help: Help {
+        summary: "Answers in the backend's place when it takes too long.",
+        docs: "after: how long a call may take (10ms or more; 10 ms resolution)\n\
+               commands: only these (names, or classes such as @write); without it all\n\
+               Several timeouts may stand in a list; for each call the last that names it counts.\n\
+               Blocking commands and subscriptions are exempt.",
+        example: "- timeout: { after: 250ms }",
+    },
+    build: |options, cx| build(options, cx).map(|factory| Box::new(factory) as Box<dyn PolicyFactory>),
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTimeout {
+    after: Period,
+    #[serde(default)]
+    commands: Vec<String>,
+}
+
+#[derive(Clone)]
+struct Timeout {
+    millis: u32,
+    selection: Selection,
+}
+
+fn build(options: &Options, cx: &BuildCx<'_>) -> Result<Timeout, Vec<ConfigError>> {
+    let raw: RawTimeout = options.decode()?;
+    let after = Duration::from(raw.after);
+    if after < Duration::from_millis(10) {
+        return Err(vec![options.error("after", "must be at least 10ms: that is the resolution")]);
+    }
+    let selection = Selection::new(&raw.commands, cx.ops, options, "commands")?;
+    Ok(Timeout { millis: u32::try_from(after.as_millis()).unwrap_or(u32::MAX), selection })
+}
+
+impl PolicyFactory for Timeout {
+    fn open(&self) -> Box<dyn Policy> {
+        Box::new(self.clone())
+    }
+}
+
+impl Policy for Timeout {
+    fn on_calls(&mut self, calls: &mut [Call], _cx: &Cx<'_>) {
+        for call in calls {
+            let waits = matches!(call.affinity, Affinity::Once | Affinity::Raw);
+            if call.verdict == Verdict::Forward
+                && !waits
+                && (self.selection.is_empty() || self.selection.has(call))
+            {
+                call.timeout_ms = self.millis;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mecha_core::OpClass;
+
+    use super::*;
+    use crate::testing::{built, calls, cx, refused};
+
+    #[test]
+    fn marks_the_calls_that_it_is_about() {
+        let mut policy = built(&KIND, KIND.help.example).open();
+        let mut batch = calls(&[OpClass::Read, OpClass::Write]);
+        batch[1].affinity = Affinity::Once;
+        policy.on_calls(&mut batch, &cx(0));
+        assert_eq!(batch.map(|call| call.timeout_ms), [250, 0]);
+
+        let mut policy = built(&KIND, "- timeout: { after: 1s, commands: [\"@write\"] }").open();
+        let mut batch = calls(&[OpClass::Read, OpClass::Write]);
+        policy.on_calls(&mut batch, &cx(0));
+        assert_eq!(batch.map(|call| call.timeout_ms), [0, 1000]);
+    }
+
+    #[test]
+    fn options_that_make_no_sense_are_refused() {
+        assert!(refused(&KIND, "- timeout: { after: 1ms }").contains("10ms"));
+        assert!(refused(&KIND, "- timeout: { after: 1s, commands: [gett] }").contains("did you mean `get`"));
+    }
+}
