@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 fn feed(bytes: &[u8], sizes: &[usize], limits: Limits) -> (Vec<(Reply, Vec<u8>)>, Option<ProtocolError>) {
     let mut decoder = ReplyDecoder::new(limits);
-    let (mut held, mut at, mut frames): (Vec<u8>, usize, Vec<(Reply, Vec<u8>)>) = (Vec::new(), 0, Vec::new());
+    let (mut held, mut at) = (Vec::new(), 0);
+    let mut frames: Vec<(Reply, Vec<u8>)> = Vec::new();
     let mut sizes = sizes.iter().copied().chain(std::iter::repeat(usize::MAX));
     while at < bytes.len() {
         let take = sizes.next().unwrap_or(usize::MAX).clamp(1, bytes.len() - at);

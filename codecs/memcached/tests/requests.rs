@@ -17,8 +17,8 @@ fn decode(bytes: &[u8]) -> Vec<Request> {
 /// Feeds `bytes` in pieces of the given sizes, as the engine does.
 fn feed(bytes: &[u8], sizes: &[usize], limits: Limits) -> (Vec<(Request, Vec<u8>)>, Option<ProtocolError>) {
     let mut decoder = RequestDecoder::new(limits);
-    let (mut held, mut at, mut frames): (Vec<u8>, usize, Vec<(Request, Vec<u8>)>) =
-        (Vec::new(), 0, Vec::new());
+    let (mut held, mut at) = (Vec::new(), 0);
+    let mut frames: Vec<(Request, Vec<u8>)> = Vec::new();
     let mut sizes = sizes.iter().copied().chain(std::iter::repeat(usize::MAX));
     while at < bytes.len() {
         let take = sizes.next().unwrap_or(usize::MAX).clamp(1, bytes.len() - at);

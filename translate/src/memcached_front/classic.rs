@@ -45,7 +45,6 @@ struct Retrieve {
 
 impl Program for Retrieve {
     fn run(&mut self, slots: &mut [Slot], _: &RunCx, out: &mut Vec<u8>) -> Outcome {
-        let start = out.len();
         // Before anything is changed: an error is the whole answer.
         if let Some(message) = slots.iter().find_map(|slot| wrong_type(&slot.entry.as_ref()?.value)) {
             line(message, out);
@@ -61,7 +60,6 @@ impl Program for Retrieve {
                 touch(slot, expire);
             }
         }
-        debug_assert!(out.len() >= start);
         line("END", out);
         Outcome::Ok
     }
@@ -148,10 +146,10 @@ pub(super) fn want(mode: StoreMode) -> Want {
 /// How storing ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stored {
+    Done,
     Exists,
-    NotFound,
-    NotStored,
-    Stored,
+    Missing,
+    Refused,
     WrongType(&'static str),
 }
 
@@ -173,9 +171,9 @@ impl Program for Store {
             Write { mode: self.mode, unique, flags: self.flags, expire: self.expire, value: &self.value };
         let (text, outcome) = match write.apply(slot, cx) {
             Stored::Exists => ("EXISTS", Outcome::Ok),
-            Stored::NotFound => ("NOT_FOUND", Outcome::Ok),
-            Stored::NotStored => ("NOT_STORED", Outcome::Ok),
-            Stored::Stored => ("STORED", Outcome::Ok),
+            Stored::Missing => ("NOT_FOUND", Outcome::Ok),
+            Stored::Refused => ("NOT_STORED", Outcome::Ok),
+            Stored::Done => ("STORED", Outcome::Ok),
             Stored::WrongType(message) => (message, Outcome::ServerError),
         };
         if !self.quiet {
@@ -202,9 +200,9 @@ impl Write<'_> {
             (_, unique) => unique.is_none() || self.mode != StoreMode::Cas,
         };
         match (self.mode, &mut slot.entry) {
-            (StoreMode::Add, Some(_)) => return Stored::NotStored,
-            (StoreMode::Cas, None) => return Stored::NotFound,
-            (StoreMode::Append | StoreMode::Prepend | StoreMode::Replace, None) => return Stored::NotStored,
+            (StoreMode::Add, Some(_)) => return Stored::Refused,
+            (StoreMode::Cas, None) => return Stored::Missing,
+            (StoreMode::Append | StoreMode::Prepend | StoreMode::Replace, None) => return Stored::Refused,
             (StoreMode::Append | StoreMode::Cas | StoreMode::Prepend, Some(_)) if !matches => {
                 return Stored::Exists;
             }
@@ -213,12 +211,12 @@ impl Write<'_> {
                     return Stored::WrongType(wrong_type(&entry.value).unwrap_or_default());
                 };
                 if old.len() + self.value.len() > cx.max_value {
-                    return Stored::NotStored;
+                    return Stored::Refused;
                 }
                 let at = if self.mode == StoreMode::Append { old.len() } else { 0 };
                 old.splice(at..at, self.value.iter().copied());
                 slot.changed = true;
-                return Stored::Stored;
+                return Stored::Done;
             }
             _ => {}
         }
@@ -228,6 +226,6 @@ impl Write<'_> {
             flags: self.flags,
             token: 0,
         });
-        Stored::Stored
+        Stored::Done
     }
 }

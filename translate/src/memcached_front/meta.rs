@@ -241,10 +241,10 @@ impl Program for Set {
         let write = Write { mode, unique: self.compare, flags: self.flags, expire, value: &self.value };
         match write.apply(slot, cx) {
             Stored::Exists => self.echo.line("EX", out),
-            Stored::NotFound => self.echo.line("NF", out),
-            Stored::NotStored => self.echo.line("NS", out),
-            Stored::Stored if self.quiet => {}
-            Stored::Stored => self.echo.line("HD", out),
+            Stored::Missing => self.echo.line("NF", out),
+            Stored::Refused => self.echo.line("NS", out),
+            Stored::Done if self.quiet => {}
+            Stored::Done => self.echo.line("HD", out),
             Stored::WrongType(message) => {
                 line(message, out);
                 return Outcome::ServerError;

@@ -1,1 +1,399 @@
+//! The front over slots in memory, and the same commands at a real memcached.
 
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command as Process, Stdio};
+use std::time::Duration;
+
+use mecha_core::{Batch, Decode, Framed, Limits, Matched, Outcome, Protocol, Session, Ticket, Verdict};
+use mecha_memcached::{Connection, Memcached, ReplyDecoder, RequestDecoder};
+use proptest::prelude::*;
+
+use crate::kv::{Expire, FastAction, Guard, KvFront, Plan, PlanCx, RunCx, Started, StepReply};
+use crate::slot::{Entry, Slot, Value};
+
+/// A back in memory, single-threaded.
+#[derive(Default)]
+struct Map {
+    entries: HashMap<Vec<u8>, Entry>,
+    token: u64,
+    now_ms: u64,
+}
+
+impl Map {
+    fn new() -> Self {
+        Self { now_ms: 1_800_000_000_000, ..Self::default() }
+    }
+
+    fn load(&mut self, key: &[u8]) -> Slot {
+        let now_ms = self.now_ms;
+        let entry = self.entries.get(key).filter(|entry| entry.expire_at_ms.is_none_or(|at| at > now_ms));
+        Slot { entry: entry.cloned(), changed: false }
+    }
+
+    fn store(&mut self, key: &[u8], slot: Slot) {
+        if !slot.changed {
+            return;
+        }
+        self.token += 1;
+        match slot.entry {
+            Some(entry) => drop(self.entries.insert(key.to_vec(), Entry { token: self.token, ..entry })),
+            None => drop(self.entries.remove(key)),
+        }
+    }
+
+    /// Everything that a client reads for these bytes.
+    fn serve(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut heads = Vec::new();
+        RequestDecoder::new(Limits::default())
+            .decode(bytes, &mut heads)
+            .expect("no test breaks the protocol");
+        let mut calls: Vec<_> = heads.iter().map(|head| Memcached::call(head, Ticket::default())).collect();
+        let (mut local, mut session) = (Vec::new(), Connection);
+        Connection::on_requests(&mut Batch::<Memcached> {
+            wire: bytes,
+            local: &mut local,
+            heads: &mut heads,
+            calls: &mut calls,
+            session: &mut session,
+        });
+        let mut out = Vec::new();
+        for (head, call) in heads.iter().zip(&calls) {
+            match call.verdict {
+                Verdict::Answered(span) => out.extend_from_slice(span.of(bytes, &local)),
+                _ => self.run(head, call.span.of(bytes, &[]), &mut out),
+            }
+        }
+        out
+    }
+
+    fn run(&mut self, head: &mecha_memcached::Request, frame: &[u8], out: &mut Vec<u8>) {
+        let cx = PlanCx {
+            now_ms: self.now_ms,
+            back: "map",
+            max_value: 1 << 20,
+            random: 1,
+            key_count: None,
+            client_id: 1,
+            client_addr: None,
+            started_at: &Started { unix_seconds: 0 },
+        };
+        match Memcached::plan(head, frame, &mut Connection, &cx, out) {
+            Plan::Txn(mut txn) => {
+                let mut slots: Vec<_> = txn.keys.iter().map(|key| self.load(key)).collect();
+                let before = slots.clone();
+                let cx = RunCx { now_ms: self.now_ms, random: 1, max_value: 1 << 20 };
+                txn.program.run(&mut slots, &cx, out);
+                for ((key, slot), before) in txn.keys.iter().zip(slots).zip(before) {
+                    assert!(slot.changed || slot == before, "a slot changed without being marked");
+                    self.store(key, slot);
+                }
+            }
+            Plan::Fast(fast) => {
+                let key = fast.key.of(frame, &[]).to_vec();
+                let mut slot = self.load(&key);
+                let reply = match fast.action {
+                    FastAction::Delete if slot.delete() => StepReply::Applied { token: None },
+                    FastAction::Delete | FastAction::Get(_) => StepReply::Missing,
+                    FastAction::Flush { delay_s } => {
+                        assert_eq!(delay_s, 0);
+                        self.entries.clear();
+                        StepReply::Applied { token: None }
+                    }
+                    FastAction::Set { guard: Guard::Absent, .. } if slot.entry.is_some() => {
+                        StepReply::Guarded
+                    }
+                    FastAction::Set { guard: Guard::Present, .. } if slot.entry.is_none() => {
+                        StepReply::Missing
+                    }
+                    FastAction::Set { value, flags, expire, .. } => {
+                        let expire_at_ms = match expire {
+                            Expire::AtMs(at) => Some(at),
+                            _ => None,
+                        };
+                        let value = Value::Str(value.of(frame, &[]).to_vec());
+                        slot.put(Entry { value, expire_at_ms, flags, token: 0 });
+                        StepReply::Applied { token: None }
+                    }
+                };
+                self.store(&key, slot);
+                Memcached::fast_reply(fast.memo, &reply, out);
+            }
+            Plan::Answered(_) | Plan::Close => {}
+            Plan::Walk(_) => panic!("the front walks nowhere"),
+        }
+    }
+
+    fn text(&mut self, bytes: &str) -> String {
+        String::from_utf8_lossy(&self.serve(bytes.as_bytes())).into_owned()
+    }
+}
+
+#[test]
+fn cas_uniques_guard_writes() {
+    let mut map = Map::new();
+    assert_eq!(map.text("set k 5 0 1\r\na\r\ngets k\r\n"), "STORED\r\nVALUE k 5 1 1\r\na\r\nEND\r\n");
+    assert_eq!(map.text("cas k 0 0 1 1\r\nb\r\ncas k 0 0 1 1\r\nc\r\n"), "STORED\r\nEXISTS\r\n");
+    assert_eq!(map.text("cas k 0 0 1 0\r\nb\r\ncas no 0 0 1 1\r\nc\r\n"), "EXISTS\r\nNOT_FOUND\r\n");
+    assert_eq!(
+        map.text("ms k 1 C2 k O9\r\nd\r\nms k 1 C2 q\r\nd\r\nmd k C2\r\nmd k C3 q\r\n"),
+        "HD kk O9\r\nEX\r\nEX\r\n"
+    );
+}
+
+#[test]
+fn expiry_follows_the_thirty_day_rule() {
+    let mut map = Map::new();
+    assert_eq!(map.text("set k 0 2592000 1\r\na\r\nmg k t\r\n"), "STORED\r\nHD t2592000\r\n");
+    assert_eq!(map.text("set k 0 2592001 1\r\na\r\nget k\r\n"), "STORED\r\nEND\r\n");
+    assert_eq!(map.text("set k 0 -1 1\r\na\r\nget k\r\n"), "STORED\r\nEND\r\n");
+    assert_eq!(map.text("set k 0 1800000010 1\r\na\r\nmg k t\r\n"), "STORED\r\nHD t10\r\n");
+    map.now_ms += 10_000;
+    assert_eq!(map.text("get k\r\n"), "END\r\n");
+    assert_eq!(
+        map.text("set k 0 1 1\r\na\r\ntouch k 0\r\nmg k t T9 t\r\n"),
+        "STORED\r\nTOUCHED\r\nHD t-1 t9\r\n"
+            .replace(" t-1 t9", " t-1")
+            .replace("HD t-1", "CLIENT_ERROR duplicate flag")
+    );
+    assert_eq!(
+        map.text("mg k T9 t\r\ngat 0 k\r\nmg k t\r\n"),
+        "HD t9\r\nVALUE k 0 1\r\na\r\nEND\r\nHD t-1\r\n"
+    );
+}
+
+#[test]
+fn a_key_of_another_type_is_an_error_and_no_miss() {
+    let mut map = Map::new();
+    let hash = Value::Hash([(b"f".to_vec(), b"v".to_vec())].into_iter().collect());
+    map.entries.insert(b"h".to_vec(), Entry::new(hash));
+    for command in ["get a h", "incr h 1", "mg h v", "ma h", "append h 0 0 1\r\nx", "me h"] {
+        assert_eq!(
+            map.text(&format!("{command}\r\n")),
+            "SERVER_ERROR mecha: key holds a hash\r\n",
+            "{command}"
+        );
+    }
+    assert_eq!(map.text("set h 0 0 1\r\nx\r\nget h\r\n"), "STORED\r\nVALUE h 0 1\r\nx\r\nEND\r\n");
+}
+
+#[test]
+fn what_an_entry_cannot_carry_is_refused() {
+    let mut map = Map::new();
+    for command in [
+        "mg k N30",
+        "mg k R30 v",
+        "mg k h",
+        "mg k l",
+        "md k I",
+        "ma k c",
+        "ms k 1 c\r\nx",
+        "ms k 1 I C5\r\nx",
+    ] {
+        assert!(map.text(&format!("{command}\r\n")).starts_with("CLIENT_ERROR mecha: flag "), "{command}");
+    }
+}
+
+#[test]
+fn a_value_that_is_too_large_drops_the_old_one() {
+    let mut map = Map::new();
+    let large = "x".repeat((1 << 20) + 1);
+    let text = map.text(&format!("set k 0 0 1\r\na\r\nset k 0 0 {}\r\n{large}\r\nget k\r\n", large.len()));
+    assert_eq!(text, "STORED\r\nSERVER_ERROR object too large for cache\r\nEND\r\n");
+}
+
+#[test]
+fn errors_of_the_back_are_kept_from_noreply_alone() {
+    use crate::kv::KvError;
+    use mecha_memcached::ops;
+    let error = |op| {
+        let mut out = Vec::new();
+        let outcome = Memcached::error(op, KvError::Unsupported, "redis", &mut out);
+        (outcome, String::from_utf8_lossy(&out).into_owned())
+    };
+    let text = "CLIENT_ERROR mecha: not supported on this backend: redis\r\n".to_owned();
+    for op in [ops::SET, ops::MG, ops::MG_UPDATE, ops::MG_UPDATE_QUIET, ops::MS_QUIET, ops::MA_QUIET] {
+        assert_eq!(error(op), (Outcome::ClientError, text.clone()));
+    }
+    for op in [ops::SET_NOREPLY, ops::TOUCH_NOREPLY, ops::FLUSH_ALL_NOREPLY] {
+        assert_eq!(error(op), (Outcome::ClientError, String::new()));
+    }
+}
+
+/// A memcached of its own, ended with the test.
+struct Server {
+    process: Child,
+    stream: TcpStream,
+}
+
+impl Server {
+    /// `None` where memcached is not installed.
+    fn start() -> Option<Self> {
+        let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
+        let process = Process::new("memcached")
+            // A maintainer that looks at an item for a moment keeps `decr` from writing in place.
+            .args(["-t", "1", "-o", "no_lru_maintainer,no_lru_crawler"])
+            .args(["-p", &port.to_string(), "-U", "0", "-u", "root", "-m", "64", "-l", "127.0.0.1"])
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let mut server = None;
+        for _ in 0..200 {
+            match TcpStream::connect(("127.0.0.1", port)) {
+                Ok(stream) => {
+                    server = Some(stream);
+                    break;
+                }
+                Err(_) => std::thread::park_timeout(Duration::from_millis(20)),
+            }
+        }
+        let stream = server.expect("memcached accepts connections");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("the option is known");
+        Some(Self { process, stream })
+    }
+
+    /// Everything up to the answer to a final command that the tests have no other of.
+    fn ask(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.stream.write_all(&[bytes, b"mg zz Oend\r\n"].concat()).expect("memcached reads");
+        let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
+        while !answer.ends_with(b"EN Oend\r\n") {
+            let read = self.stream.read(&mut piece).expect("memcached answers");
+            assert!(read > 0, "memcached closed after {}", String::from_utf8_lossy(bytes));
+            answer.extend_from_slice(&piece[..read]);
+        }
+        answer.truncate(answer.len() - 9);
+        answer
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Cas uniques are numbers of the store's own.
+fn without_uniques(bytes: &[u8]) -> Vec<String> {
+    let mut heads = Vec::new();
+    ReplyDecoder::new(Limits::default()).decode(bytes, &mut heads).expect("the answer is well formed");
+    heads
+        .iter()
+        .map(|head| {
+            let frame = Memcached::reply_span(head).of(bytes, &[]);
+            let text = String::from_utf8_lossy(frame).into_owned();
+            let (line, data) = text.split_once("\r\n").unwrap_or((&text, ""));
+            let is_value = Memcached::matched(head) == Matched::Part;
+            let words = line.split(' ').enumerate().map(|(place, word)| {
+                let is_unique = (is_value && place == 4) || (!is_value && place > 0 && word.starts_with('c'));
+                if is_unique { "<cas>" } else { word }
+            });
+            words.collect::<Vec<_>>().join(" ") + "|" + data
+        })
+        .collect()
+}
+
+fn command() -> impl Strategy<Value = String> {
+    let key = || prop_oneof!["[a-e]", Just("noreply".to_owned())];
+    let value = || {
+        prop_oneof![
+            "[0-9]{1,4}",
+            Just("18446744073709551615".to_owned()),
+            Just("18446744073709551616".to_owned()),
+            // Of a value of spaces alone, memcached reads what happens to lie behind it.
+            "([a-z0-9][ a-z0-9]{0,5})?",
+            Just(" 7".to_owned()),
+            Just("5 ".to_owned()),
+        ]
+    };
+    let exptime = || prop_oneof![Just("0"), Just("100"), Just("-1"), Just("2592001"), Just("x")];
+    let quiet = || prop_oneof![4 => Just(""), 1 => Just(" noreply"), 1 => Just("  ")];
+    let number =
+        || prop_oneof![Just("0"), Just("1"), Just("99"), Just("18446744073709551615"), Just("-1"), Just("x")];
+    let store = prop_oneof![Just("set"), Just("add"), Just("replace"), Just("append"), Just("prepend")];
+    let mg = prop::sample::subsequence(
+        vec!["v", "f", "t", "s", "k", "O12", "q", "T50", "u", "E1", "Z", "Tx", "M"],
+        0..5,
+    );
+    let ms = prop::sample::subsequence(
+        vec!["k", "O7", "q", "T50", "F9", "C0", "C999999999", "MA", "ME", "MR", "MP", "MS", "MX", "I9x"],
+        0..4,
+    );
+    let md = prop::sample::subsequence(vec!["k", "O7", "q", "C0", "C999999999", "T5", "v", "Z"], 0..4);
+    let ma = prop::sample::subsequence(
+        vec!["k", "O7", "v", "t", "T60", "N30", "J7", "D5", "MD", "M-", "MI", "MX", "C999999999", "Dx"],
+        0..5,
+    );
+    prop_oneof![
+        4 => (store, key(), 0_u32..9, exptime(), value(), quiet()).prop_map(|(verb, key, flags, exptime, value, quiet)| {
+            format!("{verb} {key} {flags} {exptime} {}{quiet}\r\n{value}\r\n", value.len())
+        }),
+        1 => (key(), value(), quiet()).prop_map(|(key, value, quiet)| {
+            format!("cas {key} 0 0 {} 999999999{quiet}\r\n{value}\r\n", value.len())
+        }),
+        2 => prop::collection::vec(key(), 0..5).prop_map(|keys| format!("get {}\r\n", keys.join(" "))),
+        1 => prop::collection::vec(key(), 1..4).prop_map(|keys| format!("gets {}\r\n", keys.join(" "))),
+        1 => (exptime(), key()).prop_map(|(exptime, key)| format!("gat {exptime} {key}\r\n")),
+        2 => (prop_oneof![Just("incr"), Just("decr")], key(), number(), quiet())
+            .prop_map(|(verb, key, number, quiet)| format!("{verb} {key} {number}{quiet}\r\n")),
+        1 => (key(), exptime(), quiet()).prop_map(|(key, exptime, quiet)| format!("touch {key} {exptime}{quiet}\r\n")),
+        1 => (key(), prop_oneof![Just(""), Just(" 0"), Just(" x"), Just(" 0 noreply"), Just(" noreply")])
+            .prop_map(|(key, more)| format!("delete {key}{more}\r\n")),
+        2 => (key(), mg).prop_map(|(key, flags)| format!("mg {key} {}\r\n", flags.join(" "))),
+        2 => (key(), value(), ms).prop_map(|(key, value, flags)| {
+            let flags: Vec<_> = flags.into_iter().filter(|flag| *flag != "I9x").collect();
+            format!("ms {key} {} {}\r\n{value}\r\n", value.len(), flags.join(" "))
+        }),
+        1 => (key(), md).prop_map(|(key, flags)| format!("md {key} {}\r\n", flags.join(" "))),
+        2 => (key(), ma, prop::bool::ANY).prop_map(|(key, flags, quiet)| {
+            // A quiet `ma` that creates its number is heard in 1.6.18 only.
+            let quiet = if quiet && !flags.contains(&"N30") { " q" } else { "" };
+            format!("ma {key} {}{quiet}\r\n", flags.join(" "))
+        }),
+        1 => prop_oneof![
+            Just("nonsense\r\n".to_owned()), Just("verbosity 1\r\n".to_owned()), Just("mn\r\n".to_owned()),
+            Just("flush_all noreply\r\n".to_owned()), Just("flush_all x\r\n".to_owned()),
+            Just("ms Zm9v 1 b k\r\nx\r\n".to_owned()), Just("mg Zm9v b v k\r\n".to_owned()), Just("mg !! b v\r\n".to_owned()),
+            Just("set a 0 0 1\r\nxyz\r\n".to_owned()), Just("set a 0 0 x\r\nx\r\n".to_owned()),
+        ],
+    ]
+}
+
+#[test]
+fn answers_are_those_of_a_real_memcached() {
+    let Some(server) = Server::start() else { return };
+    let server = std::cell::RefCell::new(server);
+    let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let sequences = prop::collection::vec(command(), 1..40);
+    let result = runner.run(&sequences, |commands| {
+        let mut server = server.borrow_mut();
+        // `flush_all` of 1.6.18 hides what was stored within its second.
+        server.ask(
+            b"delete a\r\ndelete b\r\ndelete c\r\ndelete d\r\ndelete e\r\ndelete noreply\r\ndelete foo\r\n",
+        );
+        let mut map = Map::new();
+        map.now_ms = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |now| now.as_millis() as u64);
+        for command in &commands {
+            let real = without_uniques(&server.ask(command.as_bytes()));
+            let ours = without_uniques(&map.serve(command.as_bytes()));
+            let near = |(a, b): (&String, &String)| {
+                a == b
+                    || a.replace(" t99", " t100")
+                        .replace(" t49", " t50")
+                        .replace(" t59", " t60")
+                        .replace(" t29", " t30")
+                        == *b
+            };
+            prop_assert!(
+                real.len() == ours.len() && real.iter().zip(&ours).all(near),
+                "{command:?}\nmemcached {real:?}\nmecha     {ours:?}"
+            );
+        }
+        Ok(())
+    });
+    assert!(result.is_ok(), "{}", result.err().map(|error| error.to_string()).unwrap_or_default());
+}
