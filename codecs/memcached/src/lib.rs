@@ -18,7 +18,7 @@
 //! copy that is forwarded has these words overwritten with spaces, which memcached skips; it answers always, and
 //! [`Framed::silent`] keeps from the client what the original request would have kept: everything for `noreply`; `EN`
 //! for `mg`, `HD` for `ms` and `md`, `HD` and `VA` for `ma`. `NF` to `md`, `NS` and `EX` are seen, as memcached has it.
-//! One difference to memcached before 1.6.22 or so: an `ma` with `q` that creates its number is silent.
+//! One difference to memcached 1.6.18: an `ma` with `q` that creates its number is silent, as it is in 1.6.45.
 //!
 //! # Errors
 //!
