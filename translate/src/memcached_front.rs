@@ -23,7 +23,7 @@ mod tests;
 
 use mecha_core::{OpId, Outcome, Protocol, Refusal};
 use mecha_memcached::command::StoreMode;
-use mecha_memcached::{Command, Connection, Memcached, Request, ops, parse, write};
+use mecha_memcached::{Command, Connection, Fault, Memcached, Request, ops, parse, write};
 
 use crate::kv::{
     Atomicity, Expire, Fast, FastAction, Guard, KvError, KvFront, Plan, PlanCx, Program, RunCx, StepReply,
@@ -52,6 +52,7 @@ impl KvFront for Memcached {
     fn plan(request: &Request, frame: &[u8], _: &mut Connection, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
         match request.op() {
             ops::QUIT => return Plan::Close,
+            _ if request.fault() == Some(Fault::Http) => return Plan::Close,
             ops::MN => return answered("MN", Outcome::Ok, out),
             op if request.fault().is_none() && (ops::SHUTDOWN.0..=ops::REFRESH_CERTS.0).contains(&op.0) => {
                 Self::refuse(op, Refusal::Unsupported, out);
