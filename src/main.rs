@@ -1,1 +1,5 @@
-fn main() {}
+//! The `mecha` executable.
+
+fn main() -> std::process::ExitCode {
+    mecha::main()
+}

@@ -20,5 +20,6 @@ pub mod zset;
 
 pub use embedded::{Store, serve};
 pub use kv::{KvBack, KvError, KvFront};
+pub use redis_front::{Row, Support, supported};
 pub use slot::{Entry, Slot, Value};
 pub use translator::{Options, Taken, Translator};

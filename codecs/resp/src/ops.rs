@@ -113,6 +113,16 @@ impl CommandInfo {
         if self.arity >= 0 { count == self.arity as i64 } else { count >= -(self.arity as i64) }
     }
 
+    /// First key, last key and step as `COMMAND` reports them; zeros if there is no such range.
+    pub const fn key_range(&self) -> (i16, i16, i16) {
+        match self.keys.first() {
+            Some(KeySpec { begin: Begin::Index(first), find: Find::Range { last, step, .. } }) => {
+                (*first, if *last < 0 { *last } else { *first + *last }, *step)
+            }
+            _ => (0, 0, 0),
+        }
+    }
+
     /// The argument that is the first key, if that can be told from the table alone. 0 if not.
     const fn first_key(&self) -> u8 {
         match self.keys.first() {

@@ -79,7 +79,7 @@ pub(super) fn write(value: &Value, out: &mut Vec<u8>) {
         }
         Value::ZSet(members) => {
             write_varint(members.len(), out);
-            for (member, score) in members.iter() {
+            for (member, score) in members.unordered(0..members.len()) {
                 out.extend_from_slice(&score.to_bits().to_be_bytes());
                 write_bytes(member, out);
             }

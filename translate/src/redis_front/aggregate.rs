@@ -11,7 +11,7 @@
 use mecha_core::Outcome;
 use mecha_resp::reply::Writer;
 
-use super::{geo, hash, hyperloglog, list, set, zset};
+use super::{geo, hash, hyperloglog, keys, list, set, strings, zset};
 use crate::{
     kv::{Atomicity, Plan, Program, RunCx, Txn, Want},
     slot::Slot,
@@ -46,6 +46,8 @@ pub(crate) enum Keys {
     FirstTwo,
     /// The first argument, and those behind STORE and STOREDIST from this argument on.
     GeoStore(usize),
+    /// Every other argument: keys and values in turn.
+    Pairs,
     /// The first argument, and as many as argument 2 says behind it.
     StoreCounted,
 }
@@ -58,6 +60,8 @@ pub(crate) struct Spec {
     arity: i32,
     keys: Keys,
     run: fn(&mut Run<'_>) -> Result<(), Error>,
+    want: Want,
+    atomicity: Atomicity,
     /// How it differs on a remote back; empty if it does not.
     pub(crate) note: &'static str,
 }
@@ -91,11 +95,20 @@ struct Command {
     proto: u8,
 }
 
+const TABLES: [&[Spec]; 8] = [
+    geo::COMMANDS,
+    hash::COMMANDS,
+    hyperloglog::COMMANDS,
+    keys::COMMANDS,
+    list::COMMANDS,
+    set::COMMANDS,
+    strings::COMMANDS,
+    zset::COMMANDS,
+];
+
 /// The command of this name, in any case.
 pub(crate) fn find(name: &[u8]) -> Option<&'static Spec> {
-    let tables =
-        [geo::COMMANDS, hash::COMMANDS, hyperloglog::COMMANDS, list::COMMANDS, set::COMMANDS, zset::COMMANDS];
-    tables.into_iter().find_map(|table| {
+    TABLES.into_iter().find_map(|table| {
         let found =
             table.binary_search_by(|spec| spec.name.bytes().cmp(name.iter().map(u8::to_ascii_lowercase)));
         found.ok().and_then(|at| table.get(at))
@@ -104,9 +117,7 @@ pub(crate) fn find(name: &[u8]) -> Option<&'static Spec> {
 
 /// All commands, for the support table.
 pub(crate) fn all() -> impl Iterator<Item = &'static Spec> {
-    let tables =
-        [geo::COMMANDS, hash::COMMANDS, hyperloglog::COMMANDS, list::COMMANDS, set::COMMANDS, zset::COMMANDS];
-    tables.into_iter().flatten()
+    TABLES.into_iter().flatten()
 }
 
 /// Plans `spec` with its arguments (the name first) for a client that speaks version `proto`.
@@ -134,7 +145,7 @@ pub(crate) fn plan(
     if keys.is_empty() {
         return Plan::Answered(command.run(&mut [], cx, out));
     }
-    Plan::Txn(Txn { keys, program: Box::new(command), want: Want::Everything, atomicity: Atomicity::PerKey })
+    Plan::Txn(Txn { keys, program: Box::new(command), want: spec.want, atomicity: spec.atomicity })
 }
 
 /// A row of a table.
@@ -144,12 +155,24 @@ pub(crate) const fn spec(
     keys: Keys,
     run: fn(&mut Run<'_>) -> Result<(), Error>,
 ) -> Spec {
-    Spec { name, arity, keys, run, note: "" }
+    Spec { name, arity, keys, run, want: Want::Everything, atomicity: Atomicity::PerKey, note: "" }
 }
 
 // === impl Spec, Keys ===
 
 impl Spec {
+    /// Looks at no value's content.
+    pub(crate) const fn header(mut self) -> Self {
+        self.want = Want::Header;
+        self
+    }
+
+    /// Must change all of its keys or none.
+    pub(crate) const fn all_or_nothing(mut self) -> Self {
+        self.atomicity = Atomicity::AllOrNothing;
+        self
+    }
+
     /// Adds a note.
     pub(crate) const fn note(mut self, note: &'static str) -> Self {
         self.note = note;
@@ -200,6 +223,7 @@ impl Keys {
                 }
                 positions
             }
+            Self::Pairs => (1..args.len()).step_by(2).collect(),
             Self::StoreCounted => std::iter::once(1).chain(counted(2)).collect(),
         }
     }

@@ -1,0 +1,37 @@
+//! What a worker needs to know of a listener, whatever its protocol.
+
+use std::rc::Rc;
+
+use mecha_core::Peer;
+use mecha_transport::Accepted;
+
+use super::Scope;
+use crate::session::ConnectionInfo;
+use crate::worker::Seat;
+
+/// One listener on the control side.
+pub trait DoorPlan: Send + Sync {
+    /// Makes the calling worker's door.
+    fn open(&self, scope: &mut Scope) -> Rc<dyn Door>;
+}
+
+/// One listener on one worker.
+pub trait Door {
+    /// Starts serving a client, who keeps `seat` to the end.
+    ///
+    /// # Errors
+    /// The socket cannot be used.
+    fn accept(&self, stream: Accepted, peer: Peer, seat: Seat) -> std::io::Result<()>;
+}
+
+/// All connections of one protocol on one worker.
+pub trait EngineView {
+    /// For people.
+    fn describe(&self) -> Vec<ConnectionInfo>;
+    /// Connections now.
+    fn connections(&self) -> usize;
+    /// Ends every connection as soon as it has nothing in flight.
+    fn drain(&self);
+    /// Ends connections that have been silent for too long.
+    fn close_idle(&self, now_micros: u64);
+}

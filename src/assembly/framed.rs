@@ -1,0 +1,298 @@
+//! Doors of protocols whose frames we cut ourselves.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mecha_clusters::Upstream;
+use mecha_config::{ClusterSpec, ConfigError, ListenerSpec, Snapshot};
+use mecha_core::{Chain, Filter, Framed, Limits, Peer};
+use mecha_filters::{BuildCx, FilterFactory, FilterKind, PolicyFactory};
+use mecha_transport::Accepted;
+use mecha_translate::{KvBack, KvFront, Options};
+
+use super::{Door, DoorPlan, Scope, Shared};
+use crate::catalog;
+use crate::session::{ClientTask, EngineCell, Listener, ListenerLimits, serve};
+use crate::upstream::{Embedded, Translated};
+use crate::worker::Seat;
+
+/// The largest request or reply where frames must be seen whole.
+const MAX_WHOLE_FRAME: usize = 64 << 20;
+
+/// One row of the catalog.
+pub trait ProtocolEntry: Sync {
+    /// The protocol's name, as configuration spells it.
+    fn name(&self) -> &'static str;
+    /// Names of the backs that a door of this protocol can lead to.
+    fn backs(&self) -> Vec<&'static str>;
+    /// The typed filters.
+    fn filters(&self) -> Vec<(&'static str, mecha_filters::Help)>;
+    /// What the filter `spec` has to say about its options; nothing if it is fine.
+    fn check_filter(&self, spec: &mecha_config::FilterSpec, cx: &BuildCx<'_>) -> Vec<ConfigError>;
+    /// Understands one listener.
+    ///
+    /// # Errors
+    /// Everything that its filters have to say.
+    fn plan(
+        &self,
+        listener: &ListenerSpec,
+        snapshot: &Snapshot,
+        shared: &Arc<Shared>,
+    ) -> Result<Box<dyn DoorPlan>, Vec<ConfigError>>;
+}
+
+/// How a door of protocol `P` gets to one kind of back.
+pub struct Back<P: Framed> {
+    /// The back's name.
+    pub name: &'static str,
+    /// Whether requests are translated, so that frames must be seen whole.
+    pub is_translated: bool,
+    open: fn(&Opening<'_>, &mut Scope) -> Rc<dyn Upstream<P>>,
+}
+
+/// What opening an upstream needs.
+struct Opening<'a> {
+    cluster: &'a ClusterSpec,
+    shared: &'a Shared,
+    /// Whether a filter must see replies whole.
+    is_whole: bool,
+}
+
+/// The back that speaks the door's own protocol.
+pub const fn native<P: Framed>(name: &'static str) -> Back<P> {
+    Back {
+        name,
+        is_translated: false,
+        open: |opening, scope| {
+            let limits = if opening.is_whole { whole_frames(MAX_WHOLE_FRAME) } else { Limits::default() };
+            scope.cluster::<P>(opening.cluster, limits, &opening.shared.registry)
+        },
+    }
+}
+
+/// A back of the `kv` family.
+pub const fn kv<A: KvFront, B: KvBack>() -> Back<A> {
+    Back {
+        name: B::NAME,
+        is_translated: true,
+        open: |opening, scope| {
+            let limits = whole_frames(MAX_WHOLE_FRAME);
+            let cluster = scope.cluster::<B>(opening.cluster, limits, &opening.shared.registry);
+            let options = Options {
+                endpoints: cluster.len(),
+                max_value: opening.cluster.max_value as usize,
+                started: opening.shared.started,
+                random_seed: fastrand::u64(..),
+                ..Options::default()
+            };
+            let engine = scope.engine::<A>();
+            Translated::<A, B>::new(options, cluster, engine)
+        },
+    }
+}
+
+/// The store in this process.
+pub const fn embedded<A: KvFront>() -> Back<A> {
+    Back {
+        name: catalog::EMBEDDED,
+        is_translated: true,
+        open: |opening, _| {
+            // Made with the plan, for every embedded cluster that it has.
+            let store = opening.shared.stores.get(&opening.cluster.name).cloned();
+            let store = store.unwrap_or_else(|| std::sync::Arc::new(mecha_translate::Store::new(1 << 20)));
+            Rc::new(Embedded::new(store, opening.shared.started))
+        },
+    }
+}
+
+fn whole_frames(max_frame: usize) -> Limits {
+    Limits { stream_above: max_frame, max_frame, ..Limits::default() }
+}
+
+/// A protocol whose frames we cut ourselves.
+pub struct FramedEntry<P: Framed> {
+    /// Typed filters.
+    pub filters: &'static [&'static FilterKind<P>],
+    /// Where its doors can lead.
+    pub backs: &'static [Back<P>],
+}
+
+enum Factory<P: Framed> {
+    Filter(Box<dyn FilterFactory<P>>),
+    Policy(Arc<dyn PolicyFactory>),
+}
+
+impl<P: Framed> FramedEntry<P> {
+    fn build(&self, spec: &mecha_config::FilterSpec, cx: &BuildCx<'_>) -> Result<Factory<P>, Vec<ConfigError>> {
+        if let Some(kind) = self.filters.iter().find(|kind| kind.name == spec.name) {
+            return (kind.build)(&spec.options, cx).map(Factory::Filter);
+        }
+        match mecha_filters::POLICIES.iter().find(|kind| kind.name == spec.name) {
+            Some(kind) => (kind.build)(&spec.options, cx).map(|factory| Factory::Policy(Arc::from(factory))),
+            None => Err(vec![spec.options.error("", format!("there is no filter `{}` for {}", spec.name, P::NAME))]),
+        }
+    }
+}
+
+impl<P: Framed> ProtocolEntry for FramedEntry<P> {
+    fn name(&self) -> &'static str {
+        P::NAME
+    }
+
+    fn backs(&self) -> Vec<&'static str> {
+        self.backs.iter().map(|back| back.name).collect()
+    }
+
+    fn filters(&self) -> Vec<(&'static str, mecha_filters::Help)> {
+        self.filters.iter().map(|kind| (kind.name, kind.help)).collect()
+    }
+
+    fn check_filter(&self, spec: &mecha_config::FilterSpec, cx: &BuildCx<'_>) -> Vec<ConfigError> {
+        let cx = BuildCx { ops: P::ops(), ..*cx };
+        self.build(spec, &cx).err().unwrap_or_default()
+    }
+
+    fn plan(
+        &self,
+        listener: &ListenerSpec,
+        snapshot: &Snapshot,
+        shared: &Arc<Shared>,
+    ) -> Result<Box<dyn DoorPlan>, Vec<ConfigError>> {
+        let mut errors = Vec::new();
+        let scope = format!("listener:{}", listener.name);
+        let cx = BuildCx {
+            registry: &shared.registry,
+            scope: &scope,
+            workers: snapshot.workers,
+            ops: P::ops(),
+            log: &shared.log,
+        };
+        let mut factories = Vec::new();
+        for spec in &listener.filters {
+            match self.build(spec, &cx) {
+                Ok(factory) => factories.push(factory),
+                Err(more) => errors.extend(more),
+            }
+        }
+        let cluster = snapshot.clusters.get(listener.cluster).cloned();
+        let back = cluster.as_ref().and_then(|cluster| self.backs.iter().find(|back| back.name == cluster.protocol));
+        let (Some(cluster), Some(back)) = (cluster, back) else { return Err(errors) };
+        let of_cluster = shared.cluster_policies.get(&cluster.name).into_iter().flatten();
+        factories.extend(of_cluster.map(|factory| Factory::Policy(Arc::clone(factory))));
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let shared = Arc::clone(shared);
+        Ok(Box::new(FramedPlan { listener: listener.clone(), cluster, back, factories, shared }))
+    }
+}
+
+struct FramedPlan<P: Framed> {
+    listener: ListenerSpec,
+    cluster: ClusterSpec,
+    back: &'static Back<P>,
+    factories: Vec<Factory<P>>,
+    shared: Arc<Shared>,
+}
+
+impl<P: Framed> DoorPlan for FramedPlan<P> {
+    fn open(&self, scope: &mut Scope) -> Rc<dyn Door> {
+        let is_rewriting =
+            self.factories.iter().any(|factory| matches!(factory, Factory::Filter(filter) if filter.needs_whole_frames()));
+        let is_whole = is_rewriting || self.back.is_translated;
+        let opening = Opening { cluster: &self.cluster, shared: &self.shared, is_whole };
+        let upstream = (self.back.open)(&opening, scope);
+        let filters: Vec<Box<dyn Filter<P>>> = self.factories.iter().map(Factory::open).collect();
+        let max_frame = self.listener.max_frame as usize;
+        let frames = if is_whole {
+            whole_frames(max_frame.min(MAX_WHOLE_FRAME))
+        } else {
+            Limits { max_frame, ..Limits::default() }
+        };
+        let idle_timeout_micros = self.listener.idle_timeout.map_or(0, |timeout| timeout.as_micros() as u64);
+        let listener = Listener {
+            name: self.listener.name.clone(),
+            upstream,
+            chain: RefCell::new(Chain::new(filters)),
+            rewrites_replies: is_rewriting,
+            metrics: self.shared.registry.listener(&self.listener.name, P::NAME, P::ops()),
+            limits: ListenerLimits {
+                frames,
+                max_in_flight: self.listener.max_in_flight,
+                max_output: self.listener.max_output as usize,
+                idle_timeout_micros,
+            },
+        };
+        let listener = Rc::new(listener);
+        if !self.factories.is_empty() {
+            let ticked = Rc::clone(&listener);
+            scope.chains.push(Rc::new(move |now| ticked.chain.borrow_mut().tick(now)));
+        }
+        Rc::new(FramedDoor {
+            listener,
+            max_connections: self.listener.max_connections as usize,
+            engine: scope.engine::<P>(),
+            scratch: Rc::clone(&scope.scratch),
+            clock: scope.environment.clock,
+            protocol: PhantomData,
+        })
+    }
+}
+
+impl<P: Framed> Factory<P> {
+    fn open(&self) -> Box<dyn Filter<P>> {
+        match self {
+            Self::Filter(factory) => factory.open(),
+            Self::Policy(factory) => Box::new(PolicyFilter(factory.open())),
+        }
+    }
+}
+
+/// A boxed policy as a filter: the blanket implementation is for the policies themselves.
+struct PolicyFilter(Box<dyn mecha_core::Policy>);
+
+impl<P: Framed> Filter<P> for PolicyFilter {
+    fn on_requests(&mut self, batch: &mut mecha_core::Batch<'_, P>, cx: &mecha_core::Cx<'_>) {
+        self.0.on_calls(batch.calls, cx);
+    }
+
+    fn on_done(&mut self, done: &[mecha_core::Done], cx: &mecha_core::Cx<'_>) {
+        self.0.on_done(done, cx);
+    }
+
+    fn on_tick(&mut self, now_micros: u64) {
+        self.0.on_tick(now_micros);
+    }
+}
+
+struct FramedDoor<P: Framed> {
+    listener: Rc<Listener<P>>,
+    max_connections: usize,
+    engine: Rc<EngineCell<P>>,
+    scratch: Rc<RefCell<Vec<u8>>>,
+    clock: mecha_transport::Clock,
+    protocol: PhantomData<P>,
+}
+
+impl<P: Framed> Door for FramedDoor<P> {
+    fn accept(&self, stream: Accepted, peer: Peer, seat: Seat) -> std::io::Result<()> {
+        if self.listener.metrics.connections() >= self.max_connections as u64 {
+            self.listener.metrics.refused_connection();
+            return Ok(());
+        }
+        let halves = stream.into_halves()?;
+        let task = ClientTask {
+            engine: Rc::clone(&self.engine),
+            scratch: Rc::clone(&self.scratch),
+            clock: self.clock,
+        };
+        let listener = Rc::clone(&self.listener);
+        tokio::task::spawn_local(async move {
+            let _seat = seat;
+            serve(task, listener, peer, halves).await;
+        });
+        Ok(())
+    }
+}

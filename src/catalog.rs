@@ -1,0 +1,116 @@
+//! The registration list of protocols: one entry each. Nothing else in the process names them.
+
+use mecha_config::{ConfigError, FilterSpec, Known, Scheme};
+use mecha_core::Protocol;
+use mecha_filters::{BuildCx, LogSink};
+use mecha_memcached::Memcached;
+use mecha_resp::Resp;
+use mecha_telemetry::Registry;
+
+use crate::assembly::{FramedEntry, ProtocolEntry, embedded, kv, native};
+use crate::cli::{FilterHelp, Help, SupportRow};
+
+/// The back that needs no server.
+pub const EMBEDDED: &str = "embedded";
+
+/// Every protocol that clients can speak, and where each can lead.
+pub const PROTOCOLS: &[&dyn ProtocolEntry] = &[
+    &FramedEntry::<Resp> {
+        filters: mecha_filters::resp::FILTERS,
+        backs: &[native(Resp::NAME), kv::<Resp, Memcached>(), embedded()],
+    },
+    &FramedEntry::<Memcached> {
+        filters: mecha_filters::memcached::FILTERS,
+        backs: &[native(Memcached::NAME), kv::<Memcached, Resp>(), embedded()],
+    },
+];
+
+/// How addresses name them; the first scheme of a protocol is the usual one.
+pub const DOORS: &[Scheme] = &[
+    Scheme { scheme: "redis", protocol: Resp::NAME, port: 6379 },
+    Scheme { scheme: "valkey", protocol: Resp::NAME, port: 6379 },
+    Scheme { scheme: "resp", protocol: Resp::NAME, port: 6379 },
+    Scheme { scheme: "memcached", protocol: Memcached::NAME, port: 11211 },
+];
+
+/// As [`DOORS`], with what needs no server.
+pub const BACKS: &[Scheme] = &[
+    Scheme { scheme: "redis", protocol: Resp::NAME, port: 6379 },
+    Scheme { scheme: "valkey", protocol: Resp::NAME, port: 6379 },
+    Scheme { scheme: "resp", protocol: Resp::NAME, port: 6379 },
+    Scheme { scheme: "memcached", protocol: Memcached::NAME, port: 11211 },
+    Scheme { scheme: "embedded", protocol: EMBEDDED, port: 0 },
+];
+
+/// The entry of one protocol.
+pub fn entry(name: &str) -> Option<&'static dyn ProtocolEntry> {
+    PROTOCOLS.iter().find(|entry| entry.name() == name).copied()
+}
+
+/// What a configuration may name.
+pub fn known() -> Known<'static> {
+    let mut filters: Vec<&str> = mecha_filters::POLICIES.iter().map(|kind| kind.name).collect();
+    filters.extend(PROTOCOLS.iter().flat_map(|entry| entry.filters()).map(|(name, _)| name));
+    filters.sort_unstable();
+    filters.dedup();
+    Known {
+        doors: DOORS,
+        backs: BACKS,
+        filters,
+        check_filter: &check_filter,
+        pairs: &|door, back| entry(door).is_some_and(|entry| entry.backs().contains(&back)),
+    }
+}
+
+/// Builds a filter only to hear what it says about its options.
+fn check_filter(spec: &FilterSpec, protocol: Option<&str>) -> Vec<ConfigError> {
+    let registry = Registry::new();
+    let log = LogSink::new(&registry);
+    let cx = BuildCx { registry: &registry, scope: "check", workers: 1, ops: &[], log: &log };
+    match protocol.and_then(entry) {
+        Some(entry) => entry.check_filter(spec, &cx),
+        None => match mecha_filters::POLICIES.iter().find(|kind| kind.name == spec.name) {
+            Some(kind) => (kind.build)(&spec.options, &cx).err().unwrap_or_default(),
+            None => {
+                let message = format!("`{}` looks into requests, so it belongs to a listener", spec.name);
+                vec![spec.options.error("", message).hint("move it to `listeners`")]
+            }
+        },
+    }
+}
+
+/// What the command line tells about all this.
+pub fn help() -> Help {
+    let mut filters: Vec<FilterHelp> = Vec::new();
+    for kind in mecha_filters::POLICIES {
+        let applies_to = "every listener and cluster".to_string();
+        filters.push(filter_help(kind.name, kind.help, applies_to));
+    }
+    for entry in PROTOCOLS {
+        for (name, help) in entry.filters() {
+            match filters.iter_mut().find(|filter| filter.name == name) {
+                Some(filter) => filter.applies_to = format!("{}, {}", filter.applies_to, entry.name()),
+                None => filters.push(filter_help(name, help, format!("listeners of {}", entry.name()))),
+            }
+        }
+    }
+    filters.sort_by_key(|filter| filter.name);
+    Help { filters, support }
+}
+
+fn filter_help(name: &'static str, help: mecha_filters::Help, applies_to: String) -> FilterHelp {
+    FilterHelp { name, summary: help.summary, docs: help.docs, example: help.example, applies_to }
+}
+
+fn support(front: &str, back: &str) -> Vec<SupportRow> {
+    let row = |row: mecha_translate::Row| SupportRow {
+        command: row.command.to_string(),
+        support: match row.support {
+            mecha_translate::Support::Emulated => "emulated",
+            mecha_translate::Support::Exact => "exact",
+            mecha_translate::Support::Refused => "refused",
+        },
+        note: row.note.to_string(),
+    };
+    mecha_translate::supported(front, back).into_iter().map(row).collect()
+}

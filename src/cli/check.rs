@@ -1,0 +1,100 @@
+//! `mecha check`: all errors of a file, or what it comes to.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use mecha_config::{Address, ConfigError, Known, Snapshot};
+
+use super::{Help, shown};
+
+/// Reads a file.
+pub(super) fn load(file: &Path, known: &Known<'_>) -> Result<Snapshot, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        format!("cannot read {}: {error}\n  hint: `mecha --help` shows a configuration file of three lines", shown(file))
+    })?;
+    mecha_config::load(&text, &shown(file), known).map_err(|errors| render(&shown(file), &errors))
+}
+
+/// All errors, one after the other.
+pub(super) fn render(what: &str, errors: &[ConfigError]) -> String {
+    let count = errors.len();
+    let mut text = format!("{what} has {count} {}\n", if count == 1 { "error" } else { "errors" });
+    for error in errors {
+        let _ = write!(text, "\n{error}");
+    }
+    text
+}
+
+/// All errors, or the resolved plan.
+pub(super) fn check(file: &Path, known: &Known<'_>, help: &Help, is_long: bool) -> Result<String, String> {
+    let snapshot = load(file, known)?;
+    Ok(plan(&snapshot, help, is_long))
+}
+
+fn plan(snapshot: &Snapshot, help: &Help, is_long: bool) -> String {
+    let mut text = String::from("the configuration is fine\n");
+    let _ = writeln!(text, "\nworkers: {}", snapshot.workers);
+    let admin = snapshot.admin.map_or_else(|| "none".to_string(), |admin| format!("http://{admin}/"));
+    let _ = writeln!(text, "admin:   {admin}");
+    for listener in &snapshot.listeners {
+        let Some(cluster) = snapshot.clusters.get(listener.cluster) else { continue };
+        let address = match &listener.address {
+            Address::Tcp(addr) => addr.to_string(),
+            Address::Unix(path) => format!("unix:{}", path.display()),
+        };
+        let _ = writeln!(text, "\nlistener {} ({} on {address})", listener.name, listener.protocol);
+        let filters = listener.filters.iter().chain(&cluster.filters);
+        let names: Vec<_> = filters.map(|filter| filter.name.as_str()).collect();
+        let _ = writeln!(text, "  filters: {}", if names.is_empty() { "none".into() } else { names.join(" -> ") });
+        let endpoints: Vec<_> = cluster.endpoints.iter().map(ToString::to_string).collect();
+        let balance = mecha_config::Balance::ALL.iter().find(|(_, balance)| *balance == cluster.balance);
+        let _ = match (endpoints.len(), balance) {
+            (0, _) => writeln!(text, "  cluster {}: the store in this process, {} bytes", cluster.name, cluster.max_memory),
+            (1, _) => writeln!(text, "  cluster {} ({}): {}", cluster.name, cluster.protocol, endpoints.join(", ")),
+            (_, balance) => writeln!(
+                text,
+                "  cluster {} ({}): {} by {}",
+                cluster.name,
+                cluster.protocol,
+                endpoints.join(", "),
+                balance.map_or("", |(name, _)| name)
+            ),
+        };
+        if listener.protocol == cluster.protocol {
+            text.push_str("  requests are passed on as they are\n");
+        } else {
+            support(&mut text, help, &listener.protocol, &cluster.protocol, is_long);
+        }
+    }
+    text
+}
+
+/// What the translation can do.
+fn support(text: &mut String, help: &Help, front: &str, back: &str, is_long: bool) {
+    let rows = (help.support)(front, back);
+    let count = |support: &str| rows.iter().filter(|row| row.support == support).count();
+    let _ = writeln!(
+        text,
+        "  requests are translated from {front} to {back}: {} commands exact, {} emulated, {} refused",
+        count("exact"),
+        count("emulated"),
+        count("refused")
+    );
+    if is_long {
+        for row in &rows {
+            let _ = writeln!(text, "    {:<9} {:<24} {}", row.support, row.command, row.note);
+        }
+        return;
+    }
+    let refused: Vec<_> = rows.iter().filter(|row| row.support == "refused").map(|row| row.command.as_str()).collect();
+    let mut line = String::from("    refused:");
+    for name in refused {
+        if line.len() + name.len() > 108 {
+            let _ = writeln!(text, "{line}");
+            line = String::from("            ");
+        }
+        line.push(' ');
+        line.push_str(name);
+    }
+    let _ = writeln!(text, "{line}\n  `mecha check --support FILE` lists every command");
+}

@@ -1,0 +1,129 @@
+//! What the admin server is told.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use mecha_transport::Address;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::admin::AdminState;
+use crate::assembly::Plan;
+use crate::worker::{Description, Message, Worker};
+
+/// How long a worker may take to answer a question.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Everything that the admin server may ask.
+pub(super) fn admin_state(
+    plan: &Arc<Plan>,
+    workers: &[Worker],
+    addresses: &[Address],
+    drain: watch::Sender<bool>,
+) -> AdminState {
+    let (of_clusters, of_connections) = (workers.to_vec(), workers.to_vec());
+    let stores = plan.shared.stores.clone();
+    let clusters = move || {
+        let mut rows: Vec<Value> = stores
+            .iter()
+            .map(|(name, store)| {
+                json!({
+                    "name": name, "protocol": "embedded", "endpoints": [],
+                    "keys": store.len(), "bytes": store.bytes(), "evictions": store.evictions(),
+                })
+            })
+            .collect();
+        rows.extend(merged(&ask(&of_clusters)));
+        Value::Array(rows)
+    };
+    AdminState {
+        registry: plan.shared.registry.clone(),
+        ready: AtomicBool::new(false),
+        config: config(plan, addresses),
+        clusters: Box::new(clusters),
+        connections: Box::new(move |limit| connections(&ask(&of_connections), limit)),
+        drain,
+    }
+}
+
+/// Asks every worker; one that does not answer in time is left out.
+fn ask(workers: &[Worker]) -> Vec<Description> {
+    let questions: Vec<_> = workers
+        .iter()
+        .filter_map(|worker| {
+            let (reply, answer) = sync_channel(1);
+            worker.inbox.try_send(Message::Describe(reply)).is_ok().then_some(answer)
+        })
+        .collect();
+    questions.into_iter().filter_map(|answer| answer.recv_timeout(PATIENCE).ok()).collect()
+}
+
+/// One row per cluster: an endpoint is down if any worker leaves it alone.
+fn merged(descriptions: &[Description]) -> Vec<Value> {
+    let mut clusters = std::collections::BTreeMap::<&str, std::collections::BTreeMap<&str, (bool, usize)>>::new();
+    for (name, endpoints) in descriptions.iter().flat_map(|description| &description.clusters) {
+        for (address, is_down, in_flight) in endpoints {
+            let row = clusters.entry(name).or_default().entry(address).or_default();
+            *row = (row.0 || *is_down, row.1 + in_flight);
+        }
+    }
+    let row = |(name, endpoints): (&str, std::collections::BTreeMap<&str, (bool, usize)>)| {
+        let endpoints = endpoints.into_iter().map(
+            |(address, (is_down, in_flight))| json!({ "address": address, "down": is_down, "in_flight": in_flight }),
+        );
+        json!({ "name": name, "endpoints": endpoints.collect::<Vec<_>>() })
+    };
+    clusters.into_iter().map(row).collect()
+}
+
+fn connections(descriptions: &[Description], limit: usize) -> Value {
+    let all = || descriptions.iter().flat_map(|description| &description.connections);
+    let row = |info: &crate::session::ConnectionInfo| {
+        json!({
+            "id": info.id,
+            "peer": info.peer.addr.map_or_else(|| "unix".to_string(), |addr| addr.to_string()),
+            "listener": info.listener,
+            "in_flight": info.in_flight,
+            "unread_bytes": info.unread_bytes,
+            "pinned": info.is_pinned,
+            "idle_seconds": info.idle_micros as f64 / 1e6,
+        })
+    };
+    json!({ "total": all().count(), "connections": all().take(limit).map(row).collect::<Vec<_>>() })
+}
+
+/// The configuration in force, with the ports that the system chose.
+fn config(plan: &Plan, addresses: &[Address]) -> Value {
+    let snapshot = &plan.snapshot;
+    let names = |filters: &[mecha_config::FilterSpec]| filters.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>();
+    let listeners = snapshot.listeners.iter().zip(addresses).map(|(listener, address)| {
+        json!({
+            "name": listener.name,
+            "protocol": listener.protocol,
+            "address": address.to_string(),
+            "cluster": snapshot.clusters.get(listener.cluster).map(|cluster| cluster.name.clone()),
+            "filters": names(&listener.filters),
+            "max_connections": listener.max_connections,
+            "max_in_flight": listener.max_in_flight,
+            "max_output": listener.max_output,
+            "max_frame": listener.max_frame,
+        })
+    });
+    let clusters = snapshot.clusters.iter().map(|cluster| {
+        json!({
+            "name": cluster.name,
+            "protocol": cluster.protocol,
+            "endpoints": cluster.endpoints.iter().map(|endpoint| format!("{endpoint:?}")).collect::<Vec<_>>(),
+            "balance": format!("{:?}", cluster.balance),
+            "connections": cluster.connections,
+            "filters": names(&cluster.filters),
+        })
+    });
+    json!({
+        "workers": snapshot.workers,
+        "listeners": listeners.collect::<Vec<_>>(),
+        "clusters": clusters.collect::<Vec<_>>(),
+    })
+}

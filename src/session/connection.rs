@@ -1,0 +1,206 @@
+//! The state of one client connection.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use mecha_clusters::{Connection, Lane, Upstream};
+use mecha_core::{Call, Chain, Framed, Limits, Peer};
+use mecha_telemetry::{CloseReason, ListenerMetrics};
+use mecha_transport::{Outbox, WriteHalf};
+
+use super::Ledger;
+
+/// Unread bytes of replies at which a client's further requests wait.
+pub(super) const OUTPUT_HIGH: usize = 256 << 10;
+
+/// Bounds on one client connection.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerLimits {
+    /// For the decoder of requests.
+    pub frames: Limits,
+    /// Calls that one client may have in flight; more wait in its socket.
+    pub max_in_flight: u32,
+    /// Bytes of replies that a client may leave unread; beyond, it is waited for shortly and then closed.
+    pub max_output: usize,
+    /// A client that is silent for so long, in microseconds, with nothing in flight is closed. 0 is never.
+    pub idle_timeout_micros: u64,
+}
+
+/// What the connections of one listener share on one worker.
+pub struct Listener<P: Framed> {
+    /// For people.
+    pub name: String,
+    /// Where calls go.
+    pub upstream: Rc<dyn Upstream<P>>,
+    /// What they pass on the way.
+    pub chain: RefCell<Chain<P>>,
+    /// Whether a filter rewrites replies, so that even answers made in this process must be shown to it as frames.
+    pub rewrites_replies: bool,
+    /// Counters.
+    pub metrics: Arc<ListenerMetrics>,
+    /// Bounds.
+    pub limits: ListenerLimits,
+}
+
+/// Which upstream connection a client's calls go to.
+pub(super) enum Route<P: Framed> {
+    /// A dedicated one. With `is_releasing`, it goes back when the last reply has arrived.
+    Pinned { connection: Rc<Connection<P>>, is_releasing: bool, is_raw: bool },
+    /// Those that all clients share.
+    Shared,
+}
+
+/// What a stalled batch waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Every call in flight to be answered.
+    Drained,
+    /// Room, here or upstream. Any answer is a reason to try again.
+    Room,
+}
+
+/// The rest of a batch that could not go on.
+pub(super) struct Stalled<P: Framed> {
+    pub(super) wire: Vec<u8>,
+    pub(super) local: Vec<u8>,
+    pub(super) heads: Vec<P::Request>,
+    pub(super) calls: Vec<Call>,
+    pub(super) at: usize,
+    pub(super) wait: Wait,
+}
+
+/// A request so large that it is passed on in pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OpenRequest {
+    /// Its pieces go to the dedicated connection.
+    Forwarding,
+    /// None is under way.
+    None,
+    /// It was refused: its pieces are dropped.
+    Swallowing,
+    /// Its head is in the stalled batch.
+    Waiting,
+}
+
+/// One client.
+pub(super) struct Client<P: Framed> {
+    pub(super) decoder: P::RequestDecoder,
+    pub(super) session: P::Session,
+    pub(super) state: State<P>,
+}
+
+/// All of a client that submitting and answering need; apart from [`Client`] so that a batch may borrow the session.
+pub(super) struct State<P: Framed> {
+    pub(super) listener: Rc<Listener<P>>,
+    pub(super) peer: Peer,
+    pub(super) socket: WriteHalf,
+    pub(super) ledger: Ledger,
+    pub(super) outbox: Outbox,
+    pub(super) lane: Lane,
+    pub(super) route: Route<P>,
+    pub(super) stalled: Option<Box<Stalled<P>>>,
+    pub(super) open_request: OpenRequest,
+    /// A [`mecha_core::Affinity::Barrier`] call is in flight.
+    pub(super) is_barred: bool,
+    pub(super) waker: Option<Waker>,
+    /// The task has stopped reading until answers have left.
+    pub(super) is_paused: bool,
+    /// In the engine's list of connections to write to.
+    pub(super) is_dirty: bool,
+    /// The socket was full: the client's task writes on when it is writable.
+    pub(super) wants_write: bool,
+    /// No more requests; the connection ends when the answers have left.
+    pub(super) closing: Option<CloseReason>,
+    /// The connection ends as soon as everything that the client has sent is answered.
+    pub(super) is_draining: bool,
+    /// The connection ends now, whatever is unwritten.
+    pub(super) is_broken: bool,
+    /// Since when more than `max_output` bytes wait, and how many there were when that was last looked at.
+    pub(super) choked: Option<Choked>,
+    pub(super) active_micros: u64,
+    /// For translated calls, whose upstream times are not the client's: end of each batch in flight and its start.
+    pub(super) batches: std::collections::VecDeque<(u32, u64)>,
+}
+
+/// A client that does not keep up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choked {
+    pub(super) since_micros: u64,
+    pub(super) progress_micros: u64,
+    pub(super) unsent: usize,
+}
+
+impl<P: Framed> State<P> {
+    pub(super) fn new(listener: Rc<Listener<P>>, peer: Peer, socket: WriteHalf, now_micros: u64) -> Self {
+        Self {
+            listener,
+            peer,
+            socket,
+            ledger: Ledger::default(),
+            outbox: Outbox::default(),
+            lane: Lane::default(),
+            route: Route::Shared,
+            stalled: None,
+            open_request: OpenRequest::None,
+            is_barred: false,
+            waker: None,
+            is_paused: false,
+            is_dirty: false,
+            wants_write: false,
+            closing: None,
+            is_draining: false,
+            is_broken: false,
+            choked: None,
+            active_micros: now_micros,
+            batches: std::collections::VecDeque::new(),
+        }
+    }
+
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Bytes of replies that the client has not read.
+    pub(super) fn unread(&self) -> usize {
+        self.outbox.len() + self.ledger.held_bytes()
+    }
+
+    /// Whether the client's task has something to do now that an answer has left.
+    pub(super) fn is_due(&self) -> bool {
+        let is_drained = self.ledger.in_flight() == 0;
+        match &self.stalled {
+            Some(stalled) => stalled.wait == Wait::Room || is_drained,
+            None if self.is_paused => self.may_read(),
+            None => is_drained && (self.closing.is_some() || self.is_draining || self.is_releasing()),
+        }
+    }
+
+    /// Whether the client is far enough behind its limits to send more.
+    pub(super) fn may_read(&self) -> bool {
+        self.ledger.in_flight() < self.listener.limits.max_in_flight && self.unread() < OUTPUT_HIGH
+    }
+
+    pub(super) fn is_releasing(&self) -> bool {
+        matches!(self.route, Route::Pinned { is_releasing: true, .. })
+    }
+
+    pub(super) fn is_raw(&self) -> bool {
+        matches!(self.route, Route::Pinned { is_raw: true, .. })
+    }
+
+    /// Starts the end: no more requests are read.
+    pub(super) fn close(&mut self, why: CloseReason) {
+        self.closing.get_or_insert(why);
+    }
+
+    /// Ends at once.
+    pub(super) fn break_off(&mut self, why: CloseReason) {
+        self.close(why);
+        self.is_broken = true;
+        self.wake();
+    }
+}

@@ -1,0 +1,252 @@
+//! Acting on verdicts: which calls of a batch go where, and which must wait.
+//!
+//! Calls of one client never overtake each other towards the same data. So a change of upstream connection (to a
+//! dedicated one and back, to one of another profile) waits until everything in flight is answered.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use mecha_clusters::{ReplySink, SubmitCx, Submitted};
+use mecha_core::{Affinity, Batch, Call, Cx, Done, Framed, OpId, Outcome, Refusal, ReplyCount, Session, Verdict};
+use mecha_telemetry::CloseReason;
+
+use super::connection::{OpenRequest, Route, State, Wait};
+
+/// How far a batch got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// All of it.
+    Done,
+    /// Up to this call, which waits.
+    Stalled(usize, Wait),
+}
+
+/// What processing needs from the engine.
+pub(super) struct Processing<'a, P: Framed> {
+    pub(super) sink: &'a Rc<dyn ReplySink<P>>,
+    pub(super) now_micros: u64,
+    /// Ends of calls answered here; reused.
+    pub(super) done: &'a mut Vec<Done>,
+    /// Calls from here on are not served: the client has taken its leave.
+    pub(super) stop_at: usize,
+}
+
+impl<P: Framed> State<P> {
+    /// Acts on the verdicts of `batch` from call `at` on.
+    pub(super) fn process(&mut self, batch: &mut Batch<'_, P>, mut at: usize, cx: &mut Processing<'_, P>) -> Progress {
+        cx.done.clear();
+        let progress = loop {
+            let Some(call) = batch.calls.get(at).copied() else { break Progress::Done };
+            if self.is_broken || at >= cx.stop_at {
+                break Progress::Done;
+            }
+            match call.verdict {
+                Verdict::Answered(span) => {
+                    let outcome = P::answer_outcome(span.of(batch.wire, batch.local));
+                    self.answer_here(&call, span.of(batch.wire, batch.local), outcome, cx);
+                    at += 1;
+                }
+                Verdict::Refuse(why) => {
+                    self.refuse(&call, why, cx);
+                    at += 1;
+                }
+                Verdict::Forward => match self.forward(batch, at, &call, cx) {
+                    Ok(next) => at = next,
+                    Err(wait) => break Progress::Stalled(at, wait),
+                },
+            }
+        };
+        if !cx.done.is_empty() {
+            self.listener.metrics.done(cx.done);
+            let peer = self.peer;
+            self.listener.chain.borrow_mut().done(cx.done, &Cx { now_micros: cx.now_micros, peer: &peer });
+        }
+        progress
+    }
+
+    /// Sends call `at`, and as many after it as may go the same way. Returns the next position, or what to wait for.
+    fn forward(
+        &mut self,
+        batch: &mut Batch<'_, P>,
+        at: usize,
+        call: &Call,
+        cx: &mut Processing<'_, P>,
+    ) -> Result<usize, Wait> {
+        let is_drained = self.ledger.in_flight() == 0;
+        if (self.is_barred || self.is_releasing()) && !is_drained {
+            return Err(Wait::Drained);
+        }
+        self.release_if_due();
+        if self.ledger.in_flight() >= self.listener.limits.max_in_flight {
+            return Err(Wait::Room);
+        }
+        if !matches!(self.route, Route::Shared) {
+            return self.forward_pinned(batch, at, call, cx);
+        }
+        match call.affinity {
+            Affinity::Shared | Affinity::Release => {
+                let end = run_end(batch.calls, at);
+                self.submit(batch, at..end, cx)
+            }
+            Affinity::Barrier if !is_drained => Err(Wait::Drained),
+            Affinity::Barrier => {
+                self.is_barred = true;
+                self.submit(batch, at..at + 1, cx)
+            }
+            Affinity::Once | Affinity::Pin | Affinity::Raw if !is_drained => Err(Wait::Drained),
+            Affinity::Once | Affinity::Pin | Affinity::Raw => {
+                let key = batch.heads.get(at).and_then(|head| P::key(head, batch.frame(at)));
+                match self.listener.upstream.pin(key, batch.session.profile(), &self.lane) {
+                    Ok(connection) => {
+                        let owner = (Rc::clone(cx.sink), call.ticket.conn);
+                        connection.set_owner(Some(owner), false);
+                        self.route = Route::Pinned { connection, is_releasing: false, is_raw: false };
+                        self.forward_pinned(batch, at, call, cx)
+                    }
+                    Err(why) => {
+                        self.refuse(call, why, cx);
+                        Ok(at + 1)
+                    }
+                }
+            }
+        }
+    }
+
+    fn forward_pinned(
+        &mut self,
+        batch: &mut Batch<'_, P>,
+        at: usize,
+        call: &Call,
+        cx: &mut Processing<'_, P>,
+    ) -> Result<usize, Wait> {
+        let Route::Pinned { connection, is_releasing, is_raw } = &mut self.route else { return Ok(at) };
+        if connection.is_full() {
+            connection.wait_for_room(cx.sink, call.ticket.conn);
+            return Err(Wait::Room);
+        }
+        match call.affinity {
+            Affinity::Once | Affinity::Release => *is_releasing = true,
+            Affinity::Raw if !*is_raw => {
+                // Replies are not counted from here on, so those in flight must have left.
+                if self.ledger.in_flight() > 0 {
+                    return Err(Wait::Drained);
+                }
+                *is_raw = true;
+                connection.set_owner(Some((Rc::clone(cx.sink), call.ticket.conn)), true);
+            }
+            Affinity::Barrier | Affinity::Pin | Affinity::Raw | Affinity::Shared => {}
+        }
+        self.mark_open(batch, at);
+        let Route::Pinned { connection, is_raw, .. } = &self.route else { return Ok(at) };
+        if *is_raw {
+            connection.submit_bytes(batch.frame(at));
+            self.ledger.take(1);
+            self.ledger.advance(1);
+            let ticket = call.ticket;
+            cx.done.push(Done { ticket, op: call.op, outcome: Outcome::Ok, micros: 0 });
+        } else {
+            connection.submit(batch, at..at + 1, cx.sink, cx.now_micros);
+            self.ledger.take(1);
+        }
+        Ok(at + 1)
+    }
+
+    /// The last call of a batch may be an open request, whose pieces follow on the same connection.
+    fn mark_open(&mut self, batch: &Batch<'_, P>, at: usize) {
+        if self.open_request == OpenRequest::Waiting && at + 1 == batch.calls.len() {
+            self.open_request = OpenRequest::Forwarding;
+        }
+    }
+
+    fn submit(&mut self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: &mut Processing<'_, P>) -> Result<usize, Wait> {
+        let start = range.start;
+        let profile = batch.session.profile();
+        let submit_cx = SubmitCx {
+            sink: cx.sink,
+            lane: &mut self.lane,
+            idle: self.ledger.in_flight() == 0,
+            peer: &self.peer,
+            now_micros: cx.now_micros,
+            profile,
+        };
+        let upstream = Rc::clone(&self.listener.upstream);
+        match upstream.submit(batch, range, submit_cx) {
+            Submitted::Pending(count) => {
+                self.ledger.take(count as u32);
+                if upstream.is_translated() {
+                    self.batches.push_back((self.ledger.next(), cx.now_micros));
+                }
+                Ok(start + count)
+            }
+            Submitted::Full => Err(Wait::Room),
+            Submitted::Refused(count, why) => {
+                for index in start..start + count {
+                    if let Some(call) = batch.calls.get(index).copied() {
+                        self.refuse(&call, why, cx);
+                    }
+                }
+                Ok(start + count)
+            }
+            // The loop in `process` meets these calls again with their new verdicts.
+            Submitted::Answered(count) => Ok(if count == 0 { start + 1 } else { start }),
+            Submitted::Close(count) => {
+                self.close(CloseReason::Quit);
+                cx.stop_at = start + count;
+                Ok(start)
+            }
+        }
+    }
+
+    /// Gives the dedicated connection back when nothing is in flight on it.
+    pub(super) fn release_if_due(&mut self) {
+        if self.ledger.in_flight() > 0 {
+            return;
+        }
+        self.is_barred = false;
+        if self.is_releasing()
+            && let Route::Pinned { connection, .. } = std::mem::replace(&mut self.route, Route::Shared)
+        {
+            self.listener.upstream.unpin(connection, true);
+        }
+    }
+
+    /// Gives the dedicated connection up, in whatever state it is.
+    pub(super) fn drop_pin(&mut self) {
+        if let Route::Pinned { connection, .. } = std::mem::replace(&mut self.route, Route::Shared) {
+            connection.set_owner(None, false);
+            self.listener.upstream.unpin(connection, false);
+        }
+    }
+
+    fn refuse(&mut self, call: &Call, why: Refusal, cx: &mut Processing<'_, P>) {
+        if self.open_request == OpenRequest::Waiting {
+            self.open_request = OpenRequest::Swallowing;
+        }
+        let mut error = Vec::new();
+        if call.replies == ReplyCount::One {
+            P::refuse(call.op, why, &mut error);
+        }
+        self.answer_here(call, &error, Outcome::Refused(why), cx);
+    }
+
+    fn answer_here(&mut self, call: &Call, bytes: &[u8], outcome: Outcome, cx: &mut Processing<'_, P>) {
+        self.ledger.take(1);
+        self.ledger.answer(call.ticket.seq, bytes, true, self.outbox.buffer());
+        cx.done.push(Done { ticket: call.ticket, op: call.op, outcome, micros: 0 });
+    }
+
+    /// Appends the refusal of a call that was sent.
+    pub(super) fn fail(&mut self, seq: u32, op: OpId, replies: ReplyCount, why: Refusal) {
+        let mut error = Vec::new();
+        if replies == ReplyCount::One {
+            P::refuse(op, why, &mut error);
+        }
+        self.ledger.answer(seq, &error, true, self.outbox.buffer());
+    }
+}
+
+/// The end of the run of calls from `at` on that go to shared connections as they are.
+fn run_end(calls: &[Call], at: usize) -> usize {
+    let is_plain = |call: &Call| call.verdict == Verdict::Forward && call.affinity == Affinity::Shared;
+    calls.iter().enumerate().skip(at + 1).find(|(_, call)| !is_plain(call)).map_or(calls.len(), |(index, _)| index)
+}

@@ -1,0 +1,210 @@
+//! A translator joined to the cluster that it translates for.
+
+use std::cell::RefCell;
+use std::ops::Range;
+use std::rc::{Rc, Weak};
+
+use mecha_clusters::{
+    Cluster, Connection, Delivery, Frame, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream,
+};
+use mecha_core::{Batch, ConnKey, Matched, OpId, Outcome, Refusal, Ticket};
+use mecha_transport::unix_ms;
+use mecha_translate::kv::{Answers, BackFrames};
+use mecha_translate::{KvBack, KvFront, Options, Taken, Translator};
+
+/// Front protocol `A` over a cluster that speaks `B`.
+///
+/// It is the upstream of `A`'s engine and the reply sink of `B`'s connections. Tokens of the translator travel as the
+/// places of an imaginary connection's calls.
+pub struct Translated<A: KvFront, B: KvBack> {
+    translator: RefCell<Translator<A, B>>,
+    cluster: Rc<Cluster<B>>,
+    clients: Rc<dyn ReplySink<A>>,
+    frames: RefCell<BackFrames>,
+    answers: RefCell<Answers>,
+    /// Clients whose calls the translator had no room for; any answer may have made some.
+    waiting: RefCell<Vec<ConnKey>>,
+    me: Weak<Self>,
+}
+
+impl<A: KvFront, B: KvBack> Translated<A, B> {
+    /// Joins them.
+    pub fn new(options: Options, cluster: Rc<Cluster<B>>, clients: Rc<dyn ReplySink<A>>) -> Rc<Self> {
+        Rc::new_cyclic(|me| Self {
+            translator: RefCell::new(Translator::new(options)),
+            cluster,
+            clients,
+            frames: RefCell::default(),
+            answers: RefCell::default(),
+            waiting: RefCell::default(),
+            me: Weak::clone(me),
+        })
+    }
+
+    fn sink(&self) -> Option<Rc<dyn ReplySink<B>>> {
+        self.me.upgrade().map(|me| me as Rc<dyn ReplySink<B>>)
+    }
+
+    /// Sends what the translator has made. Returns the tokens that could not be sent.
+    fn send(&self, now_micros: u64) -> Vec<(u32, Refusal)> {
+        let mut failed = Vec::new();
+        let Some(sink) = self.sink() else { return failed };
+        let mut frames = self.frames.borrow_mut();
+        for frame in &frames.frames {
+            let sent = self.cluster.send(
+                Frame {
+                    bytes: frame.span.of(&frames.wire, &[]),
+                    key: Some(frame.key.of(&frames.wire, &[])),
+                    endpoint: frame.endpoint.map(usize::from),
+                    ticket: Ticket { conn: ConnKey::default(), seq: frame.token },
+                    slip: Slip::of(frame.op),
+                    timeout_ms: frame.timeout_ms,
+                },
+                &sink,
+                now_micros,
+            );
+            if let Err(why) = sent {
+                failed.push((frame.token, why));
+            }
+        }
+        frames.wire.clear();
+        frames.frames.clear();
+        failed
+    }
+
+    /// Tells the translator about steps that were not sent, and its clients what follows from it.
+    fn fail_all(&self, failed: &[(u32, Refusal)]) {
+        let now_ms = unix_ms();
+        for (token, why) in failed {
+            let (mut frames, mut answers) = (self.frames.borrow_mut(), self.answers.borrow_mut());
+            self.translator.borrow_mut().fail(*token, *why, now_ms, &mut frames, &mut answers);
+        }
+        self.answer();
+    }
+
+    fn answer(&self) {
+        let mut answers = self.answers.take();
+        for answer in &answers.list {
+            self.clients.answered(answer.ticket, answer.op, answer.span.of(&answers.wire, &[]), answer.outcome);
+        }
+        answers.wire.clear();
+        answers.list.clear();
+        self.answers.replace(answers);
+    }
+
+    /// Sends what replies have led to, until nothing fails any more.
+    fn go_on(&self, now_micros: u64) {
+        self.answer();
+        loop {
+            let failed = self.send(now_micros);
+            if failed.is_empty() {
+                break;
+            }
+            self.fail_all(&failed);
+        }
+        for conn in self.waiting.take() {
+            self.clients.resume(conn);
+        }
+    }
+}
+
+impl<A: KvFront, B: KvBack> Upstream<A> for Translated<A, B> {
+    fn submit(&self, batch: &mut Batch<'_, A>, range: Range<usize>, cx: SubmitCx<'_, A>) -> Submitted {
+        let first = range.start;
+        if self.cluster.is_full()
+            && let (Some(sink), Some(call)) = (self.sink(), batch.calls.get(range.start))
+        {
+            self.cluster.wait_for_room(&sink, call.ticket.conn);
+            return Submitted::Full;
+        }
+        let taken =
+            self.translator.borrow_mut().requests(batch, range, cx.peer, unix_ms(), &mut self.frames.borrow_mut());
+        let failed = self.send(cx.now_micros);
+        if !failed.is_empty()
+            && let Some(me) = self.me.upgrade()
+        {
+            // The engine is in the middle of this client's batch: it hears of the failure in its own turn.
+            let now_micros = cx.now_micros;
+            tokio::task::spawn_local(async move {
+                me.fail_all(&failed);
+                me.go_on(now_micros);
+                me.clients.flush(now_micros);
+            });
+        }
+        match taken {
+            Taken::Answered(count) => Submitted::Answered(count),
+            Taken::Close(count) => Submitted::Close(count),
+            Taken::Full => {
+                let conn = batch.calls.get(first).map(|call| call.ticket.conn);
+                self.waiting.borrow_mut().extend(conn);
+                Submitted::Full
+            }
+            Taken::Pending(count) => Submitted::Pending(count),
+        }
+    }
+
+    fn pin(&self, _key: Option<&[u8]>, _profile: u8, _lane: &Lane) -> Result<Rc<Connection<A>>, Refusal> {
+        Err(Refusal::Unsupported)
+    }
+
+    fn unpin(&self, _connection: Rc<Connection<A>>, _clean: bool) {}
+
+    fn is_translated(&self) -> bool {
+        true
+    }
+}
+
+impl<A: KvFront, B: KvBack> ReplySink<B> for Translated<A, B> {
+    fn deliver(&self, _conn: ConnKey, delivery: Delivery<'_, B>) {
+        let now_ms = unix_ms();
+        {
+            let mut translator = self.translator.borrow_mut();
+            let (mut frames, mut answers) = (self.frames.borrow_mut(), self.answers.borrow_mut());
+            let last = delivery.heads.iter().filter(|head| B::matched(head) == Matched::Last);
+            for (index, head) in last.take(delivery.slips.len()).enumerate() {
+                let frame = B::reply_span(head).of(delivery.wire, &[]);
+                let token = delivery.first.wrapping_add(index as u32);
+                translator.reply(token, head, frame, now_ms, &mut frames, &mut answers);
+            }
+        }
+        self.go_on(self.now());
+    }
+
+    /// Replies of a back are decoded whole: its connections are opened with limits that say so.
+    fn more(&self, _conn: ConnKey, seq: u32, _bytes: &[u8], done: Option<(Slip, Outcome, u32)>) {
+        if done.is_some() {
+            self.fail_all(&[(seq, Refusal::UpstreamGone)]);
+            self.go_on(self.now());
+        }
+    }
+
+    fn answered(&self, _ticket: Ticket, _op: OpId, _bytes: &[u8], _outcome: Outcome) {}
+
+    fn fail(&self, _conn: ConnKey, first: u32, slips: &[Slip], why: Refusal, _broken: bool) {
+        let failed: Vec<_> = (0..slips.len() as u32).map(|index| (first.wrapping_add(index), why)).collect();
+        self.fail_all(&failed);
+        self.go_on(self.now());
+    }
+
+    fn push(&self, _conn: ConnKey, _bytes: &[u8]) {}
+
+    fn unpinned(&self, _conn: ConnKey) {}
+
+    fn resume(&self, conn: ConnKey) {
+        self.clients.resume(conn);
+    }
+
+    fn flush(&self, now_micros: u64) -> Option<ConnKey> {
+        self.clients.flush(now_micros)
+    }
+
+    fn is_choking(&self, conn: ConnKey, now_micros: u64) -> bool {
+        self.clients.is_choking(conn, now_micros)
+    }
+}
+
+impl<A: KvFront, B: KvBack> Translated<A, B> {
+    fn now(&self) -> u64 {
+        self.cluster.now_micros()
+    }
+}
