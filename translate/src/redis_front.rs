@@ -1,90 +1,94 @@
 //! RESP as a front: Redis commands as programs over slots.
 //!
-//! Errors are Redis 7.0's, word for word. What a back cannot do honestly is refused with
-//! `ERR <COMMAND> is not supported on a <back> backend`; the table of what is exact, emulated and refused is
-//! [`supported`].
+//! Replies and errors are Redis 7.0's, word for word; `redis_front/differential.rs` compares them with a server's. What
+//! a back cannot do honestly is refused with `ERR <COMMAND> is not supported on a <back> backend`. The table of what is
+//! exact, emulated and refused is [`supported`]; it is also what decides.
 //!
-//! Deliberately absent so far: bit operations, SORT, transactions, and commands over all keys other than DBSIZE and the
-//! flushes. They are refused.
+//! A request takes one of three ways: [`fast`], a single step without allocation; the command's row in one of the
+//! tables that [`aggregate`] joins, a program over the slots of its keys; or an answer from here ([`server`],
+//! [`transaction`], [`walk`]).
+//!
+//! Where this is not what Redis does:
+//! - There is one database. Expiry is exact, never late, and nothing is ever reported about expired keys.
+//! - BITFIELD, SETBIT and the like refuse what the back could not hold, not what exceeds 512 MiB. LCS refuses strings
+//!   whose table would exceed 64 MiB.
+//! - SORT ALPHA compares bytes, whatever the locale. SORT with patterns is refused, as is OBJECT: how values are encoded
+//!   is nobody's business here.
+//! - The order of sets, hashes and scans is that of insertion. Cursors of SCAN are hashes.
+//! - WATCH sees a key that came and went in between as unchanged.
+//! - HELLO, AUTH, CLIENT SETNAME, FLUSHALL and commands over all keys cannot be queued in a transaction.
+//! - SETINFO, EXPIRETIME of fields and other commands of later versions are those of the table.
 
 mod aggregate;
+mod bits;
+mod fast;
 mod geo;
 mod hash;
 mod hyperloglog;
 mod keys;
+mod lcs;
 mod list;
 mod server;
 mod set;
+mod sort;
 mod strings;
 mod support;
 #[cfg(test)]
 mod tests;
+mod transaction;
+mod walk;
 mod zset;
 
-use mecha_core::{OpId, Outcome, Span};
+use mecha_core::{OpId, Outcome};
 use mecha_resp::reply::Writer;
 use mecha_resp::{Request, Resp, Session, args, inline_to_array, op, op_info};
 
-use crate::kv::{
-    Expire, Fast, FastAction, Guard, KvError, KvFront, Plan, PlanCx, RunCx, StepReply, Want,
-};
-
-pub use support::{Row, Support, supported};
-
-/// What a fast step's reply is formatted as, in a memo's low bits; the bit above is the protocol's version.
-const BULK: u32 = 0;
-const STORED: u32 = 1;
-const STORED_INT: u32 = 2;
-const DELETED: u32 = 3;
-const EXISTS: u32 = 4;
-const FLUSHED: u32 = 5;
-const FORM: u32 = 0xff;
-const RESP3: u32 = 0x100;
+use self::aggregate::Error;
+use self::support::resp_support;
+pub use self::support::{Row, Support, supported};
+use crate::kv::{KvError, KvFront, Plan, PlanCx, RunCx, StepReply, Walk};
 
 impl KvFront for Resp {
-    fn plan(request: &Request, frame: &[u8], session: &mut Session, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
-        if request.is_inline {
-            let mut array = Vec::new();
-            if inline_to_array(frame, &mut array).is_err() {
-                Writer::new(out, session.proto).error("ERR Protocol error: unbalanced quotes in request");
-                return Plan::Close;
-            }
-            // Spans would point into the copy: the general way owns its arguments.
-            return plan_general(request.op, &array, session, cx, out);
+    fn plan(
+        request: &Request,
+        frame: &[u8],
+        session: &mut Session,
+        cx: &PlanCx<'_>,
+        out: &mut Vec<u8>,
+    ) -> Plan {
+        let mut array = Vec::new();
+        if request.is_inline && inline_to_array(frame, &mut array).is_err() {
+            Writer::new(out, session.proto).error("ERR Protocol error: unbalanced quotes in request");
+            return Plan::Close;
         }
-        match plan_fast(request, frame, session.proto) {
+        transaction::settle(request.op, session);
+        // The spans of a fast plan would point into the copy.
+        let frame = if request.is_inline { &array } else { frame };
+        if let Some(plan) = transaction::queue(request.op, frame, session, cx, out) {
+            return plan;
+        }
+        let fast = if request.is_inline { None } else { fast::plan(request, frame, session.proto, cx) };
+        match fast {
             Some(fast) => Plan::Fast(fast),
-            None => plan_general(request.op, frame, session, cx, out),
+            None => plan_general(request.op, arguments(frame), session, cx, out),
         }
     }
 
     fn fast_reply(memo: u32, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome {
-        let mut writer = Writer::new(out, if memo & RESP3 == 0 { 2 } else { 3 });
-        let is_applied = matches!(reply, StepReply::Applied { .. });
-        match (memo & FORM, reply) {
-            (BULK, StepReply::Str { value, .. }) => writer.bulk(value),
-            (BULK, StepReply::Typed(_)) => {
-                writer.error("WRONGTYPE Operation against a key holding the wrong kind of value");
-                return Outcome::ClientError;
-            }
-            (BULK, _) => writer.null(),
-            (STORED, _) if is_applied => writer.ok(),
-            (STORED, _) => writer.null(),
-            (EXISTS, StepReply::Str { .. } | StepReply::Typed(_)) => writer.int(1),
-            (EXISTS, _) => writer.int(0),
-            (FLUSHED, _) => writer.ok(),
-            _ => writer.int(i64::from(is_applied)),
-        }
-        Outcome::Ok
+        fast::reply(memo, reply, out)
     }
 
     fn error(op: OpId, error: KvError, back: &'static str, out: &mut Vec<u8>) -> Outcome {
         let (outcome, text) = match error {
-            KvError::BackFailed => (Outcome::ServerError, format!("ERR the {back} backend answered with an error")),
+            KvError::BackFailed => {
+                (Outcome::ServerError, format!("ERR the {back} backend answered with an error"))
+            }
             KvError::Contended => {
                 (Outcome::ServerError, "TRYAGAIN mecha: too many concurrent writes to the key".into())
             }
-            KvError::Corrupt => (Outcome::ServerError, "ERR mecha: the stored bytes cannot be decoded".into()),
+            KvError::Corrupt => {
+                (Outcome::ServerError, "ERR mecha: the stored bytes cannot be decoded".into())
+            }
             KvError::KeyCollision => (Outcome::ServerError, "ERR mecha: two keys share a digest".into()),
             KvError::Unsupported => (Outcome::ClientError, unsupported(op, back)),
             KvError::ValueTooLarge => {
@@ -97,43 +101,88 @@ impl KvFront for Resp {
 }
 
 fn unsupported(op: OpId, back: &str) -> String {
-    format!("ERR {} is not supported on a {back} backend", op_info(op).name.to_uppercase().replace('|', " "))
+    format!("ERR {} is not supported on a {back} backend", spelled(op))
 }
 
-/// Plans that are one step, without a single allocation.
-fn plan_fast(request: &Request, frame: &[u8], proto: u8) -> Option<Fast> {
-    let memo = if proto >= 3 { RESP3 } else { 0 };
-    let key = Span::wire(request.key_at as usize, request.key_len as usize);
-    let fast = |action, form| Some(Fast { key, action, memo: memo | form });
-    let set = |value: &[u8], guard, form| {
-        let value = Span::wire(value.as_ptr() as usize - frame.as_ptr() as usize, value.len());
-        fast(FastAction::Set { value, flags: 0, expire: Expire::Never, guard }, form)
-    };
-    match (request.op, request.argc) {
-        (op::GET, 2) => fast(FastAction::Get(Want::Everything), BULK),
-        (op::EXISTS, 2) => fast(FastAction::Get(Want::Header), EXISTS),
-        (op::DEL | op::UNLINK, 2) => fast(FastAction::Delete, DELETED),
-        (op::SET, 3) => set(args(frame).nth(2)?, Guard::Always, STORED),
-        (op::SETNX, 3) => set(args(frame).nth(2)?, Guard::Absent, STORED_INT),
-        (op::FLUSHALL | op::FLUSHDB, 1) => fast(FastAction::Flush { delay_s: 0 }, FLUSHED),
-        (op::FLUSHALL | op::FLUSHDB, 2) => {
-            let word = args(frame).nth(1)?;
-            let is_mode = word.eq_ignore_ascii_case(b"ASYNC") || word.eq_ignore_ascii_case(b"SYNC");
-            if is_mode { fast(FastAction::Flush { delay_s: 0 }, FLUSHED) } else { None }
-        }
-        _ => None,
+/// The command as people write it.
+fn spelled(op: OpId) -> String {
+    op_info(op).name.to_uppercase().replace('|', " ")
+}
+
+fn arguments(frame: &[u8]) -> Vec<Vec<u8>> {
+    args(frame).map(<[u8]>::to_vec).collect()
+}
+
+/// Refuses what is no command, has the wrong number of arguments, or cannot be had from this back.
+fn refuse(op: OpId, words: &[Vec<u8>], back: &str, writer: &mut Writer<'_>) -> Option<Outcome> {
+    let info = op_info(op);
+    if op == OpId::UNKNOWN {
+        server::unknown_command(words, writer);
+    } else if info.is_container && words.len() > 1 {
+        server::unknown_subcommand(info.name, words, writer);
+    } else if !info.accepts(words.len()) {
+        writer.error(&format!("ERR wrong number of arguments for '{}' command", info.name));
+    } else if resp_support(info.name, back) == Support::Refused {
+        writer.error(&unsupported(op, back));
+    } else {
+        return None;
     }
+    Some(Outcome::ClientError)
 }
 
-fn plan_general(op: OpId, frame: &[u8], session: &mut Session, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
-    let words: Vec<Vec<u8>> = args(frame).map(<[u8]>::to_vec).collect();
+/// Plans in the way that needs no luck. `words` are the request's arguments, the name first.
+fn plan_general(
+    op: OpId,
+    words: Vec<Vec<u8>>,
+    session: &mut Session,
+    cx: &PlanCx<'_>,
+    out: &mut Vec<u8>,
+) -> Plan {
+    let proto = session.proto;
     let Some(name) = words.first() else {
-        Writer::new(out, session.proto).error("ERR empty command");
+        // Redis does not answer an empty request at all; but each has its answer here.
+        Writer::new(out, proto).error("ERR empty command");
         return Plan::Answered(Outcome::ClientError);
     };
+    if let Some(outcome) = refuse(op, &words, cx.back, &mut Writer::new(out, proto)) {
+        return Plan::Answered(outcome);
+    }
     if let Some(spec) = aggregate::find(name) {
         let run_cx = RunCx { now_ms: cx.now_ms, random: cx.random, max_value: cx.max_value };
-        return aggregate::plan(spec, words, session.proto, &run_cx, out);
+        return aggregate::plan(spec, words, proto, &run_cx, out);
     }
-    server::plan(op, &words, session, cx, out)
+    if let Some(plan) = transaction::plan(op, &words, session, cx, out) {
+        return plan;
+    }
+    if matches!(op, op::FLUSHALL | op::FLUSHDB) {
+        return match fast::flush(words.get(1..).unwrap_or_default().iter().map(Vec::as_slice), proto) {
+            Some(fast) => Plan::Fast(fast),
+            None => Plan::Answered(aggregate::write_error(&Error::Syntax, "", &mut Writer::new(out, proto))),
+        };
+    }
+    match plan_walk(op, &words, proto, cx) {
+        Some(Ok(walk)) => Plan::Walk(walk),
+        Some(Err(error)) => {
+            Plan::Answered(aggregate::write_error(&error, op_info(op).name, &mut Writer::new(out, proto)))
+        }
+        None => server::plan(op, &words, session, cx, out),
+    }
+}
+
+fn plan_walk(
+    op: OpId,
+    words: &[Vec<u8>],
+    proto: u8,
+    cx: &PlanCx<'_>,
+) -> Option<Result<Box<dyn Walk>, Error>> {
+    match op {
+        op::DBSIZE if cx.key_count.is_none() => Some(Ok(Box::new(walk::Size { proto }))),
+        op::KEYS => {
+            let pattern = words.get(1).cloned().unwrap_or_default();
+            Some(Ok(Box::new(walk::Matching { pattern, proto })))
+        }
+        op::RANDOMKEY => Some(Ok(Box::new(walk::Any { proto }))),
+        op::SCAN => Some(walk::Scan::parse(words, proto).map(|scan| Box::new(scan) as Box<dyn Walk>)),
+        _ => None,
+    }
 }

@@ -44,7 +44,7 @@ pub use args::{Args, args, inline_to_array, write_request};
 pub use ops::{COMMANDS, CommandInfo, flag, op, op_info, op_named, ops, sub_named};
 pub use request::{Request, RequestDecoder};
 pub use response::{Reply, ReplyDecoder};
-pub use session::{Session, Transaction};
+pub use session::{Progress, Session, Transaction};
 
 /// The protocol.
 #[derive(Clone, Copy, Debug)]

@@ -15,21 +15,35 @@
 //! `QUIT`, `RESET`, `SELECT 0`, `CLIENT SETNAME`, `GETNAME`, `SETINFO` and `ID` of a client without such state are
 //! answered here.
 
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
 use mecha_core::{Affinity, Batch, Call, OpId, Outcome, Span, Verdict};
 
 use crate::ops::{flag, op, op_info};
 use crate::reply::Writer;
 use crate::{Resp, args, inline_to_array};
 
-/// A transaction that is being queued by a translating front.
+/// What a front that plans commands itself knows of a client's `WATCH` and `MULTI`.
 #[derive(Clone, Debug, Default)]
 pub struct Transaction {
     /// The queued requests.
     pub frames: Vec<Vec<u8>>,
     /// A command could not be queued: `EXEC` will refuse.
     pub broken: bool,
+    /// Shared with the plans of `WATCH` and `EXEC`, which run later than they are made.
+    pub progress: Rc<Progress>,
+}
+
+/// See [`Transaction::progress`].
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// `EXEC` has a plan, which may yet have to be made again.
+    pub planned: Cell<bool>,
+    /// The plan of `EXEC` has been run.
+    pub ran: Cell<bool>,
     /// Watched keys and the tokens that they had; 0 for a key that did not exist.
-    pub watched: Vec<(Vec<u8>, u64)>,
+    pub watched: RefCell<Vec<(Vec<u8>, u64)>>,
 }
 
 /// State of one client connection.

@@ -8,10 +8,12 @@
 //! RPOPLPUSH change two: a remote back stores additions before deletions, so what is moved may for a moment, or after
 //! a lost connection for good, be in both places, but never in none.
 
+use std::collections::HashMap;
+
 use mecha_core::Outcome;
 use mecha_resp::reply::Writer;
 
-use super::{geo, hash, hyperloglog, keys, list, set, strings, zset};
+use super::{bits, geo, hash, hyperloglog, keys, lcs, list, set, sort, strings, zset};
 use crate::{
     kv::{Atomicity, Plan, Program, RunCx, Txn, Want},
     slot::Slot,
@@ -44,6 +46,8 @@ pub(crate) enum Keys {
     First,
     /// The first two arguments.
     FirstTwo,
+    /// All arguments from this one on.
+    From(usize),
     /// The first argument, and those behind STORE and STOREDIST from this argument on.
     GeoStore(usize),
     /// Every other argument: keys and values in turn.
@@ -95,13 +99,19 @@ struct Command {
     proto: u8,
 }
 
-const TABLES: [&[Spec]; 8] = [
+/// From so many keys on, they are hashed to find those that are named twice.
+const FEW_KEYS: usize = 16;
+
+const TABLES: [&[Spec]; 11] = [
+    bits::COMMANDS,
     geo::COMMANDS,
     hash::COMMANDS,
     hyperloglog::COMMANDS,
     keys::COMMANDS,
+    lcs::COMMANDS,
     list::COMMANDS,
     set::COMMANDS,
+    sort::COMMANDS,
     strings::COMMANDS,
     zset::COMMANDS,
 ];
@@ -115,7 +125,8 @@ pub(crate) fn find(name: &[u8]) -> Option<&'static Spec> {
     })
 }
 
-/// All commands, for the support table.
+/// All commands.
+#[cfg(test)]
 pub(crate) fn all() -> impl Iterator<Item = &'static Spec> {
     TABLES.into_iter().flatten()
 }
@@ -132,20 +143,54 @@ pub(crate) fn plan(
     if args.len() < wanted || (spec.arity > 0 && args.len() > wanted) {
         return Plan::Answered(spec.refuse(&Error::Arity, &mut Writer::new(out, proto)));
     }
-    let mut keys: Vec<Vec<u8>> = Vec::new();
-    let mut places = Vec::new();
-    for key in spec.keys.positions(&args).into_iter().filter_map(|at| args.get(at)) {
-        places.push(keys.iter().position(|known| known == key).unwrap_or_else(|| {
-            keys.push(key.clone());
-            keys.len() - 1
-        }));
-    }
+    let (keys, places) =
+        distinct(spec.keys.positions(&args).into_iter().filter_map(|at| args.get(at)).map(Vec::as_slice));
     let mut command = Command { spec, args, places, proto };
     // Only a count that is wrong leaves no key, and the command says so.
     if keys.is_empty() {
         return Plan::Answered(command.run(&mut [], cx, out));
     }
     Plan::Txn(Txn { keys, program: Box::new(command), want: spec.want, atomicity: spec.atomicity })
+}
+
+/// The keys without repetitions, and for each one given its place among them.
+pub(crate) fn distinct<'k>(given: impl Iterator<Item = &'k [u8]>) -> (Vec<Vec<u8>>, Vec<usize>) {
+    let (mut keys, mut places) = (Vec::<Vec<u8>>::new(), Vec::new());
+    // Looking through a few is faster than hashing; through many it would take for ever.
+    let mut index = HashMap::new();
+    for key in given {
+        let next = keys.len();
+        if next == FEW_KEYS && index.is_empty() {
+            index.extend(keys.iter().cloned().zip(0..));
+        }
+        let place = if next < FEW_KEYS {
+            keys.iter().position(|known| known == key).unwrap_or(next)
+        } else {
+            *index.entry(key.to_vec()).or_insert(next)
+        };
+        places.push(place);
+        if place == next {
+            keys.push(key.to_vec());
+        }
+    }
+    (keys, places)
+}
+
+/// Appends the reply of a command that failed.
+pub(crate) fn write_error(error: &Error, command: &str, reply: &mut Writer<'_>) -> Outcome {
+    match error {
+        Error::Arity => {
+            reply.error(&format!("ERR wrong number of arguments for '{}' command", command));
+        }
+        Error::NoSuchKey => reply.error("ERR no such key"),
+        Error::NotFloat => reply.error("ERR value is not a valid float"),
+        Error::NotInteger => reply.error("ERR value is not an integer or out of range"),
+        Error::Owned(text) => reply.error(text),
+        Error::Syntax => reply.error("ERR syntax error"),
+        Error::Text(text) => reply.error(text),
+        Error::WrongType => reply.error("WRONGTYPE Operation against a key holding the wrong kind of value"),
+    }
+    Outcome::ClientError
 }
 
 /// A row of a table.
@@ -180,21 +225,7 @@ impl Spec {
     }
 
     fn refuse(&self, error: &Error, reply: &mut Writer<'_>) -> Outcome {
-        match error {
-            Error::Arity => {
-                reply.error(&format!("ERR wrong number of arguments for '{}' command", self.name));
-            }
-            Error::NoSuchKey => reply.error("ERR no such key"),
-            Error::NotFloat => reply.error("ERR value is not a valid float"),
-            Error::NotInteger => reply.error("ERR value is not an integer or out of range"),
-            Error::Owned(text) => reply.error(text),
-            Error::Syntax => reply.error("ERR syntax error"),
-            Error::Text(text) => reply.error(text),
-            Error::WrongType => {
-                reply.error("WRONGTYPE Operation against a key holding the wrong kind of value")
-            }
-        }
-        Outcome::ClientError
+        write_error(error, self.name, reply)
     }
 }
 
@@ -211,6 +242,7 @@ impl Keys {
             Self::Counted => counted(1).collect(),
             Self::First => vec![1],
             Self::FirstTwo => vec![1, 2],
+            Self::From(from) => (from..args.len()).collect(),
             Self::GeoStore(from) => {
                 let (mut positions, mut at) = (vec![1], from);
                 while at + 1 < args.len() {

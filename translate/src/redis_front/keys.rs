@@ -17,8 +17,8 @@ pub(crate) const COMMANDS: &[Spec] = &[
     spec("pexpireat", -3, Keys::First, pexpireat),
     spec("pexpiretime", 2, Keys::First, pexpiretime).header(),
     spec("pttl", 2, Keys::First, pttl).header(),
-    spec("rename", 3, Keys::FirstTwo, rename).all_or_nothing().note("only on the embedded store"),
-    spec("renamenx", 3, Keys::FirstTwo, renamenx).all_or_nothing().note("only on the embedded store"),
+    spec("rename", 3, Keys::FirstTwo, rename).all_or_nothing(),
+    spec("renamenx", 3, Keys::FirstTwo, renamenx).all_or_nothing(),
     spec("touch", -2, Keys::All, exists).header(),
     spec("ttl", 2, Keys::First, ttl).header(),
     spec("type", 2, Keys::First, kind).header(),
@@ -37,13 +37,17 @@ pub(crate) enum Unit {
 impl Unit {
     /// The unit of `EX`, `PX`, `EXAT` or `PXAT`.
     pub(crate) fn of(word: &[u8]) -> Option<Self> {
-        let words =
-            [("ex", Self::Seconds), ("px", Self::Millis), ("exat", Self::UnixSeconds), ("pxat", Self::UnixMillis)];
+        let words = [
+            ("ex", Self::Seconds),
+            ("px", Self::Millis),
+            ("exat", Self::UnixSeconds),
+            ("pxat", Self::UnixMillis),
+        ];
         words.into_iter().find(|(name, _)| is(word, name)).map(|(_, unit)| unit)
     }
 
     /// Unix milliseconds; `None` if they overflow.
-    fn at(self, value: i64, now_ms: u64) -> Option<i64> {
+    pub(crate) fn at(self, value: i64, now_ms: u64) -> Option<i64> {
         let millis = match self {
             Self::Seconds | Self::UnixSeconds => value.checked_mul(1000)?,
             Self::Millis | Self::UnixMillis => value,
@@ -75,15 +79,19 @@ fn exists(run: &mut Run<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// What `TYPE` says.
+pub(crate) fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Hash(_) => "hash",
+        Value::List(_) => "list",
+        Value::Set(_) => "set",
+        Value::Str(_) => "string",
+        Value::ZSet(_) => "zset",
+    }
+}
+
 fn kind(run: &mut Run<'_>) -> Result<(), Error> {
-    let name = match run.slots.nth(0).entry.as_ref().map(|entry| &entry.value) {
-        None => "none",
-        Some(Value::Hash(_)) => "hash",
-        Some(Value::List(_)) => "list",
-        Some(Value::Set(_)) => "set",
-        Some(Value::Str(_)) => "string",
-        Some(Value::ZSet(_)) => "zset",
-    };
+    let name = run.slots.nth(0).entry.as_ref().map_or("none", |entry| type_name(&entry.value));
     run.reply.simple(name);
     Ok(())
 }
@@ -100,7 +108,7 @@ fn report(run: &mut Run<'_>, shown: impl Fn(u64) -> u64) -> Result<(), Error> {
 
 fn ttl(run: &mut Run<'_>) -> Result<(), Error> {
     let now_ms = run.cx.now_ms;
-    report(run, |at| (at.saturating_sub(now_ms) + 500) / 1000)
+    report(run, |at| shown_seconds(at.saturating_sub(now_ms)))
 }
 
 fn pttl(run: &mut Run<'_>) -> Result<(), Error> {
@@ -108,8 +116,13 @@ fn pttl(run: &mut Run<'_>) -> Result<(), Error> {
     report(run, |at| at.saturating_sub(now_ms))
 }
 
+/// Milliseconds as whole seconds.
+pub(crate) fn shown_seconds(millis: u64) -> u64 {
+    millis.saturating_add(500) / 1000
+}
+
 fn expiretime(run: &mut Run<'_>) -> Result<(), Error> {
-    report(run, |at| (at + 500) / 1000)
+    report(run, shown_seconds)
 }
 
 fn pexpiretime(run: &mut Run<'_>) -> Result<(), Error> {
@@ -127,7 +140,6 @@ fn persist(run: &mut Run<'_>) -> Result<(), Error> {
 }
 
 fn expire_with(run: &mut Run<'_>, unit: Unit, command: &str) -> Result<(), Error> {
-    let value = long(run.arg(2))?;
     let (mut nx, mut xx, mut gt, mut lt) = (false, false, false, false);
     for at in 3..run.argc() {
         let word = run.arg(at);
@@ -137,7 +149,10 @@ fn expire_with(run: &mut Run<'_>, unit: Unit, command: &str) -> Result<(), Error
             () if is(word, "gt") => gt = true,
             () if is(word, "lt") => lt = true,
             () => {
-                return Err(Error::Owned(format!("ERR Unsupported option {}", String::from_utf8_lossy(word))));
+                return Err(Error::Owned(format!(
+                    "ERR Unsupported option {}",
+                    String::from_utf8_lossy(word)
+                )));
             }
         }
     }
@@ -148,6 +163,7 @@ fn expire_with(run: &mut Run<'_>, unit: Unit, command: &str) -> Result<(), Error
         return Err(Error::Text("ERR GT and LT options at the same time are not compatible"));
     }
     let now_ms = run.cx.now_ms;
+    let value = long(run.arg(2))?;
     let at = unit
         .at(value, now_ms)
         .ok_or_else(|| Error::Owned(format!("ERR invalid expire time in '{command}' command")))?;
@@ -159,7 +175,11 @@ fn expire_with(run: &mut Run<'_>, unit: Unit, command: &str) -> Result<(), Error
     let before = entry.expire_at_ms.map_or(i64::MAX, |at| i64::try_from(at).unwrap_or(i64::MAX));
     let is_volatile = entry.expire_at_ms.is_some();
     // No expiry counts as one that never comes.
-    if nx && is_volatile || xx && !is_volatile || gt && (!is_volatile || at <= before) || lt && is_volatile && at >= before {
+    if nx && is_volatile
+        || xx && !is_volatile
+        || gt && (!is_volatile || at <= before)
+        || lt && is_volatile && at >= before
+    {
         run.reply.int(0);
         return Ok(());
     }
@@ -205,7 +225,11 @@ fn rename_with(run: &mut Run<'_>, only_new: bool) -> Result<(), Error> {
             run.slots.nth_mut(1).put(entry);
         }
     }
-    if only_new { run.reply.int(1) } else { run.reply.ok() }
+    if only_new {
+        run.reply.int(1)
+    } else {
+        run.reply.ok()
+    }
     Ok(())
 }
 

@@ -58,7 +58,8 @@ fn put(slot: &mut Slot, text: &[u8], expire_at_ms: Option<u64>, now_ms: u64) {
     slot.put(Entry { expire_at_ms, ..Entry::new(Value::Str(text.to_vec())) });
 }
 
-fn fits(length: usize, run: &Run<'_>) -> Result<(), Error> {
+/// Refuses a string that the back could not hold, before it is made.
+pub(crate) fn fits(length: usize, run: &Run<'_>) -> Result<(), Error> {
     if length > run.cx.max_value.min(512 << 20) {
         return Err(Error::Text("ERR string exceeds maximum allowed size (proto-max-bulk-len)"));
     }
@@ -320,7 +321,9 @@ fn incrbyfloat(run: &mut Run<'_>) -> Result<(), Error> {
         None => Number::Finite(LongDouble::from(0.0)),
     };
     let increment = long_double::parse(run.args.at(2)).ok_or(Error::NotFloat)?;
-    let (Number::Finite(before), Number::Finite(increment)) = (before, increment) else { return Err(out_of_range()) };
+    let (Number::Finite(before), Number::Finite(increment)) = (before, increment) else {
+        return Err(out_of_range());
+    };
     let sum = before.plus(increment).ok_or_else(out_of_range)?;
     let mut digits = Vec::new();
     sum.write(&mut digits);

@@ -1,15 +1,15 @@
 //! What works on which back, as data.
 
-use mecha_core::Protocol;
+use mecha_core::{OpClass, Protocol};
 use mecha_memcached::Memcached;
-use mecha_resp::{COMMANDS, op_named};
+use mecha_resp::{op_info, op_named};
 
-use super::{aggregate, server};
+use super::aggregate;
 
 /// How far a command works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Support {
-    /// With the back's own means, or under locks.
+    /// With other means, or not in every respect: see the note.
     Emulated,
     /// As on a real server.
     Exact,
@@ -20,7 +20,7 @@ pub enum Support {
 /// One command on one back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Its name.
+    /// Its name; a subcommand has its command's name and `|` in front.
     pub command: &'static str,
     /// How far it works.
     pub support: Support,
@@ -28,42 +28,231 @@ pub struct Row {
     pub note: &'static str,
 }
 
-/// Every command of `front` on `back`, in the order of the command table.
+use Support::{Emulated, Exact, Refused};
+
+/// Commands that are not rows of the programs' tables: in this process, on a remote back.
+const OTHERS: &[(&str, Support, Support, &str)] = &[
+    ("auth", Exact, Exact, "there is the default user, without a password"),
+    ("client", Emulated, Emulated, "see its subcommands"),
+    ("client|getname", Exact, Exact, ""),
+    ("client|help", Emulated, Emulated, "lists what works here"),
+    ("client|id", Exact, Exact, ""),
+    ("client|info", Emulated, Emulated, "without what only a server knows of itself"),
+    ("client|list", Emulated, Emulated, "the client itself"),
+    ("client|no-evict", Emulated, Emulated, "without effect"),
+    ("client|no-touch", Emulated, Emulated, "without effect"),
+    ("client|reply", Emulated, Emulated, "ON"),
+    ("client|setinfo", Exact, Exact, ""),
+    ("client|setname", Exact, Exact, ""),
+    ("client|tracking", Emulated, Emulated, "OFF"),
+    ("command", Emulated, Emulated, "what works here"),
+    ("command|count", Emulated, Emulated, "what works here"),
+    ("command|docs", Emulated, Emulated, "the summary says how far a command works"),
+    ("command|getkeys", Exact, Exact, ""),
+    ("command|help", Emulated, Emulated, "lists what works here"),
+    ("command|info", Emulated, Emulated, "without categories, tips and key specifications"),
+    ("command|list", Emulated, Emulated, "what works here; no FILTERBY ACLCAT"),
+    ("config", Emulated, Emulated, "see its subcommands"),
+    ("config|get", Emulated, Emulated, "the few settings that have a meaning here"),
+    ("dbsize", Exact, Refused, ""),
+    ("discard", Exact, Exact, ""),
+    ("echo", Exact, Exact, ""),
+    ("exec", Exact, Emulated, "on a remote back at most one key may change"),
+    ("flushall", Exact, Exact, ""),
+    ("flushdb", Exact, Exact, ""),
+    ("hello", Exact, Exact, ""),
+    ("info", Emulated, Emulated, "what is known here"),
+    ("keys", Exact, Refused, ""),
+    ("multi", Exact, Exact, ""),
+    ("ping", Exact, Exact, ""),
+    ("quit", Exact, Exact, ""),
+    ("randomkey", Exact, Refused, ""),
+    ("reset", Exact, Exact, ""),
+    ("scan", Exact, Refused, ""),
+    ("select", Emulated, Emulated, "database 0"),
+    ("time", Emulated, Emulated, "in milliseconds"),
+    ("unwatch", Exact, Exact, ""),
+    ("watch", Exact, Refused, ""),
+];
+
+/// Programs that change more than one key, all or none.
+const LOCAL_ONLY: &[&str] = &["rename", "renamenx"];
+
+/// Programs that amount to one step on a remote back.
+const ONE_STEP: &[&str] = &[
+    "del",
+    "exists",
+    "expiretime",
+    "get",
+    "mget",
+    "pexpiretime",
+    "psetex",
+    "pttl",
+    "set",
+    "setex",
+    "setnx",
+    "strlen",
+    "touch",
+    "ttl",
+    "type",
+    "unlink",
+];
+
+const BY_LOADING: &str = "loads the whole value";
+const BY_COMPARE_AND_SWAP: &str = "loads the value, changes it, and stores it with compare-and-swap";
+
+const MEMCACHED_REFUSED: &[&str] =
+    &["cache_memlimit", "extstore", "lru", "lru_crawler", "refresh_certs", "shutdown", "slabs", "watch"];
+
+const MEMCACHED_EMULATED: &[(&str, &str)] = &[
+    ("ma", "without the cas unique of what is written"),
+    ("md", "without I"),
+    ("me", "without access times"),
+    ("mg", "without N, R, h and l"),
+    ("ms", "without I and the cas unique of what is written"),
+    ("stats", "what is known here; no arguments but reset"),
+    ("verbosity", "without effect"),
+];
+
+/// Whether a back with this name lives in this process.
+pub(super) fn is_local(back: &str) -> bool {
+    back == "embedded"
+}
+
+/// Every command of `front` on `back`, in the order of the command table. Where both speak the same protocol nothing
+/// is translated, and the server behind decides.
 pub fn supported(front: &str, back: &str) -> Vec<Row> {
-    let is_local = back == "embedded";
-    if front == Memcached::NAME {
-        return Memcached::ops().iter().skip(1).map(|op| memcached_row(op.name)).collect();
-    }
-    COMMANDS.iter().skip(1).map(|info| resp_row(info.name, is_local)).collect()
-}
-
-fn resp_row(command: &'static str, is_local: bool) -> Row {
-    let emulated = if is_local { Support::Exact } else { Support::Emulated };
-    if let Some(spec) = aggregate::find(command.as_bytes()) {
-        let needs_local = spec.note.starts_with("only on the embedded store") && !is_local;
-        let is_string = super::strings::COMMANDS.iter().chain(super::keys::COMMANDS).any(|own| own.name == spec.name);
-        let support = match (needs_local, is_string) {
-            (true, _) => Support::Refused,
-            (_, true) => Support::Exact,
-            _ => emulated,
-        };
-        return Row { command, support, note: if is_local { "" } else { spec.note } };
-    }
-    let is_answered = server::answers(command)
-        || matches!(command, "flushall" | "flushdb")
-        || command == "dbsize" && is_local;
-    let support = if is_answered && op_named(command.as_bytes()).0 > 0 || command.contains('|') && server::answers(command) {
-        Support::Exact
-    } else {
-        Support::Refused
+    let is_memcached = front == Memcached::NAME;
+    let names = || {
+        let ops = if is_memcached { Memcached::ops() } else { <mecha_resp::Resp as Protocol>::ops() };
+        ops.iter().map(|op| op.name)
     };
-    Row { command, support, note: "" }
+    if front == back {
+        return names().skip(1).map(|command| Row { command, support: Exact, note: "" }).collect();
+    }
+    if is_memcached {
+        let is_command = |name: &&str| !name.contains('|') && !matches!(*name, "malformed" | "unknown");
+        return names().filter(is_command).map(|command| memcached_row(command, back)).collect();
+    }
+    names().skip(1).map(|command| resp_row(command, back)).collect()
 }
 
-fn memcached_row(command: &'static str) -> Row {
-    const REFUSED: [&str; 8] =
-        ["shutdown", "watch", "lru", "lru_crawler", "slabs", "cache_memlimit", "extstore", "refresh_certs"];
-    let base = command.split('|').next().unwrap_or(command);
-    let support = if REFUSED.contains(&base) { Support::Refused } else { Support::Exact };
-    Row { command, support, note: "" }
+/// How far a command of RESP works.
+pub(super) fn resp_support(command: &str, back: &str) -> Support {
+    resp_entry(command, back).0
+}
+
+fn resp_row(command: &'static str, back: &str) -> Row {
+    let (support, note) = resp_entry(command, back);
+    Row { command, support, note: if support == Refused { "" } else { note } }
+}
+
+fn resp_entry(command: &str, back: &str) -> (Support, &'static str) {
+    if let Some(spec) = aggregate::find(command.as_bytes()) {
+        return match () {
+            () if is_local(back) => (Exact, local_note(spec.name)),
+            () if LOCAL_ONLY.contains(&spec.name) => (Refused, ""),
+            () if ONE_STEP.contains(&spec.name) => (Exact, ""),
+            () if spec.note.is_empty() && is_read(spec.name) => (Emulated, BY_LOADING),
+            () if spec.note.is_empty() => (Emulated, BY_COMPARE_AND_SWAP),
+            () => (Emulated, spec.note),
+        };
+    }
+    let found = OTHERS.binary_search_by(|(name, ..)| (*name).cmp(command)).ok().and_then(|at| OTHERS.get(at));
+    let Some((_, local, remote, note)) = found else { return (Refused, "") };
+    (if is_local(back) { *local } else { *remote }, note)
+}
+
+fn is_read(command: &str) -> bool {
+    op_info(op_named(command.as_bytes())).class == OpClass::Read
+}
+
+/// What holds of a program on every back.
+fn local_note(command: &str) -> &'static str {
+    match command {
+        "sort" | "sort_ro" => "BY and GET with patterns are refused",
+        _ => "",
+    }
+}
+
+fn memcached_row(command: &'static str, back: &str) -> Row {
+    if MEMCACHED_REFUSED.contains(&command) {
+        return Row { command, support: Refused, note: "" };
+    }
+    if command == "flush_all" && !is_local(back) {
+        return Row { command, support: Emulated, note: "without a delay" };
+    }
+    match MEMCACHED_EMULATED.iter().find(|(name, _)| *name == command) {
+        Some((_, note)) => Row { command, support: Emulated, note },
+        None => Row { command, support: Exact, note: "" },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mecha_resp::COMMANDS;
+
+    use super::*;
+
+    #[test]
+    fn the_tables_are_sorted_and_name_commands() {
+        assert!(OTHERS.is_sorted_by(|one, other| one.0 < other.0));
+        let programs = LOCAL_ONLY.iter().chain(ONE_STEP);
+        for name in programs.chain(OTHERS.iter().map(|(name, ..)| name)) {
+            assert!(COMMANDS.iter().any(|info| info.name == *name), "{name}");
+        }
+        for spec in aggregate::all() {
+            assert!(COMMANDS.iter().any(|info| info.name == spec.name), "{}", spec.name);
+        }
+    }
+
+    /// `docs/support.md` is written from the tables: `UPDATE_DOCS=1 cargo test -p mecha-translate support`.
+    #[test]
+    fn the_document_says_what_the_tables_say() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/support.md");
+        let expected = document();
+        if std::env::var("UPDATE_DOCS").is_ok_and(|value| value == "1") {
+            std::fs::write(path, &expected).expect("docs can be written");
+        }
+        let found = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(found == expected, "docs/support.md is out of date; run with UPDATE_DOCS=1");
+    }
+
+    fn document() -> String {
+        let mut text = String::from(
+            "# What works on which back\n\n\
+             Generated from the tables in `translate/src/redis_front/support.rs`. A listener whose protocol is that of \
+             its servers passes everything on, so only translations are listed.\n\n\
+             *exact*: as on a real server. *emulated*: with other means, or not in every respect. *refused*: answered \
+             with a native error; RESP clients read `ERR <COMMAND> is not supported on a <back> backend`.\n",
+        );
+        for (front, backs) in [("resp", ["embedded", "memcached"]), ("memcached", ["embedded", "resp"])] {
+            let [first, second] = backs.map(|back| supported(front, back));
+            text.push_str(&format!(
+                "\n## {front} clients\n\n| command | {} | {} | notes |\n",
+                backs[0], backs[1]
+            ));
+            text.push_str("|---|---|---|---|\n");
+            let mut refused = Vec::new();
+            for (one, other) in first.iter().zip(&second) {
+                let command = one.command.replace('|', " ").to_uppercase();
+                if one.support == Refused && other.support == Refused {
+                    refused.push(command);
+                    continue;
+                }
+                let mut notes = vec![one.note, other.note];
+                notes.dedup();
+                notes.retain(|note| !note.is_empty());
+                let word = |row: &Row| format!("{:?}", row.support).to_lowercase();
+                text.push_str(&format!(
+                    "| `{command}` | {} | {} | {} |\n",
+                    word(one),
+                    word(other),
+                    notes.join("; ")
+                ));
+            }
+            text.push_str(&format!("\nRefused on both: {}.\n", refused.join(", ")));
+        }
+        text
+    }
 }
