@@ -207,6 +207,23 @@ fn a_memcached_program_runs_on_memcached_on_redis_and_on_the_store() {
 }
 
 #[test]
+fn transactions_are_honest_on_every_back() {
+    let Some((_memcached, memcached)) = memcached() else { return };
+    for (to, both) in [
+        ("embedded://".to_string(), "*2\r\n+OK\r\n+OK\r\n"),
+        (format!("memcached://127.0.0.1:{memcached}"), "-EXECABORT"),
+    ] {
+        let mecha = Mecha::start("redis", &to);
+        let mut client = mecha.client();
+        assert_eq!([client.call("MULTI"), client.call("SET a 1"), client.call("INCR a")].concat(), "+OK\r\n+QUEUED\r\n+QUEUED\r\n");
+        assert_eq!(client.call("EXEC"), "*2\r\n+OK\r\n:2\r\n", "{to}");
+        assert_eq!([client.call("MULTI"), client.call("SET x 1"), client.call("SET y 1")].concat(), "+OK\r\n+QUEUED\r\n+QUEUED\r\n");
+        assert!(client.call("EXEC").starts_with(both), "{to}");
+        assert_eq!(client.call("EXEC"), "-ERR EXEC without MULTI\r\n");
+    }
+}
+
+#[test]
 fn stateful_commands_work_on_redis() {
     let Some((_redis, redis)) = redis() else { return };
     let mecha = Mecha::start("redis", &format!("redis://127.0.0.1:{redis}"));
