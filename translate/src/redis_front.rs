@@ -12,6 +12,8 @@
 //! - There is one database. Expiry is exact, never late, and nothing is ever reported about expired keys.
 //! - BITFIELD, SETBIT and the like refuse what the back could not hold, not what exceeds 512 MiB. LCS refuses strings
 //!   whose table would exceed 64 MiB.
+//! - BITFIELD SET with OVERFLOW SAT takes a number far below the range for its lower end; a server's arithmetic
+//!   overflows, and it takes the upper one.
 //! - SORT ALPHA compares bytes, whatever the locale. SORT with patterns is refused, as is OBJECT: how values are encoded
 //!   is nobody's business here.
 //! - The order of sets, hashes and scans is that of insertion. Cursors of SCAN are hashes.

@@ -35,7 +35,7 @@ fn offset(argument: &[u8], width: Option<u32>) -> Result<u64, Error> {
 }
 
 /// The string of a slot, made as long as to have this bit.
-fn grown<'s>(slot: &'s mut Slot, bit: u64) -> Result<&'s mut Vec<u8>, Error> {
+fn grown(slot: &mut Slot, bit: u64) -> Result<&mut Vec<u8>, Error> {
     let entry = slot.entry.get_or_insert_with(|| Entry::new(Value::Str(Vec::new())));
     let Value::Str(bytes) = &mut entry.value else { return Err(Error::WrongType) };
     let length = (bit >> 3) as usize + 1;

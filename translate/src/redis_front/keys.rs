@@ -241,12 +241,30 @@ fn renamenx(run: &mut Run<'_>) -> Result<(), Error> {
     rename_with(run, true)
 }
 
+/// The index of a database: there is one.
+pub(crate) fn database(index: &[u8]) -> Result<(), Error> {
+    match i32::try_from(long(index)?) {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(Error::Text("ERR DB index is out of range")),
+        Err(_) => {
+            Err(Error::Text("ERR value is out of range, value must between -2147483648 and 2147483647"))
+        }
+    }
+}
+
 fn copy(run: &mut Run<'_>) -> Result<(), Error> {
-    let replaces = match run.argc() {
-        3 => false,
-        4 if is(run.arg(3), "replace") => true,
-        _ => return Err(Error::Syntax),
-    };
+    let (mut replaces, mut at) = (false, 3);
+    while at < run.argc() {
+        if is(run.arg(at), "replace") {
+            replaces = true;
+        } else if is(run.arg(at), "db") && at + 1 < run.argc() {
+            database(run.arg(at + 1))?;
+            at += 1;
+        } else {
+            return Err(Error::Syntax);
+        }
+        at += 1;
+    }
     if run.slots.same(0, 1) {
         return Err(Error::Text("ERR source and destination objects are the same"));
     }

@@ -8,7 +8,9 @@ use mecha_core::{OpId, Outcome};
 use mecha_resp::reply::Writer;
 use mecha_resp::{Session, op};
 
+use super::aggregate::write_error;
 use super::hash::content::{integer, is};
+use super::keys::database;
 use super::unsupported;
 use crate::kv::{Plan, PlanCx};
 
@@ -43,10 +45,9 @@ pub(super) fn plan(
             writer.simple("RESET");
             *session = Session::default();
         }
-        op::SELECT => match integer(arg(1)).and_then(|index| i32::try_from(index).ok()) {
-            Some(0) => writer.ok(),
-            Some(_) => writer.error("ERR DB index is out of range"),
-            None => writer.error("ERR value is not an integer or out of range"),
+        op::SELECT => match database(arg(1)) {
+            Ok(()) => writer.ok(),
+            Err(error) => drop(write_error(&error, "select", &mut writer)),
         },
         op::AUTH => match words {
             [_, _] => writer.error(NO_PASSWORD),
@@ -74,9 +75,10 @@ pub(super) fn plan(
     Plan::Answered(if is_error { Outcome::ClientError } else { Outcome::Ok })
 }
 
-/// Up to 128 bytes of what the client wrote.
-fn shown(word: &[u8]) -> &[u8] {
-    word.get(..128).unwrap_or(word)
+/// What C prints of a word with a precision.
+fn shown(word: &[u8], most: usize) -> &[u8] {
+    let word = word.get(..most).unwrap_or(word);
+    word.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 /// The answer to a command that Redis does not know either.
@@ -88,9 +90,9 @@ pub(super) fn unknown_command(words: &[Vec<u8>], writer: &mut Writer<'_>) {
             break;
         }
         let room = 128 - args.len();
-        args.extend_from_slice(&[b"'", word.get(..room).unwrap_or(word), b"' "].concat());
+        args.extend_from_slice(&[b"'", shown(word, room), b"' "].concat());
     }
-    let text = [b"ERR unknown command '", shown(name), b"', with args beginning with: ", &args].concat();
+    let text = [b"ERR unknown command '", shown(name, 128), b"', with args beginning with: ", &args].concat();
     writer.error_bytes(&text);
 }
 
@@ -99,7 +101,7 @@ pub(super) fn unknown_subcommand(container: &str, words: &[Vec<u8>], writer: &mu
     let word = words.get(1).map(Vec::as_slice).unwrap_or_default();
     let container = container.to_uppercase();
     let text =
-        [b"ERR unknown subcommand '", shown(word), b"'. Try ", container.as_bytes(), b" HELP."].concat();
+        [b"ERR unknown subcommand '", shown(word, 128), b"'. Try ", container.as_bytes(), b" HELP."].concat();
     writer.error_bytes(&text);
 }
 

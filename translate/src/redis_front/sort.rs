@@ -11,10 +11,8 @@ use super::zset::number::parse_score;
 use crate::slot::Value;
 
 /// In alphabetical order.
-pub(crate) const COMMANDS: &[Spec] = &[
-    spec("sort", -2, Keys::GeoStore(2), sort).note("BY and GET with patterns are refused"),
-    spec("sort_ro", -2, Keys::First, sort_ro).note("BY and GET with patterns are refused"),
-];
+pub(crate) const COMMANDS: &[Spec] =
+    &[spec("sort", -2, Keys::GeoStore(2), sort), spec("sort_ro", -2, Keys::First, sort_ro)];
 
 const OTHER_KEYS: &str =
     "ERR SORT with BY or GET patterns is not supported: their keys are not known in advance";

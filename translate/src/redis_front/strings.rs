@@ -86,27 +86,50 @@ fn mget(run: &mut Run<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn set(run: &mut Run<'_>) -> Result<(), Error> {
-    let (mut nx, mut xx, mut gets, mut keeps, mut expire) = (false, false, false, false, None);
-    let mut at = 3;
+/// What SET and GETEX can be asked for.
+#[derive(Default)]
+struct Options {
+    nx: bool,
+    xx: bool,
+    gets: bool,
+    keeps: bool,
+    persists: bool,
+    /// Which argument is the time.
+    expire: Option<(Unit, usize)>,
+}
+
+fn options(run: &Run<'_>, from: usize, is_set: bool) -> Result<Options, Error> {
+    let (mut options, mut at) = (Options::default(), from);
     while at < run.argc() {
         let word = run.arg(at);
-        let has_more = at + 1 < run.argc();
-        match Unit::of(word).filter(|_| has_more && expire.is_none() && !keeps) {
-            Some(unit) => {
-                expire = Some((unit, run.arg(at + 1)));
+        let is_open = options.expire.is_none();
+        match Unit::of(word) {
+            // A unit may be named again, but not another one.
+            Some(unit)
+                if at + 1 < run.argc()
+                    && !options.keeps
+                    && !options.persists
+                    && options.expire.is_none_or(|(known, _)| known == unit) =>
+            {
+                options.expire = Some((unit, at + 1));
                 at += 1;
             }
-            None if is(word, "nx") && !xx => nx = true,
-            None if is(word, "xx") && !nx => xx = true,
-            None if is(word, "get") => gets = true,
-            None if is(word, "keepttl") && expire.is_none() => keeps = true,
-            None => return Err(Error::Syntax),
+            None if is_set && is(word, "nx") && !options.xx => options.nx = true,
+            None if is_set && is(word, "xx") && !options.nx => options.xx = true,
+            None if is_set && is(word, "get") => options.gets = true,
+            None if is_set && is(word, "keepttl") && is_open => options.keeps = true,
+            None if !is_set && is(word, "persist") && is_open => options.persists = true,
+            _ => return Err(Error::Syntax),
         }
         at += 1;
     }
+    Ok(options)
+}
+
+fn set(run: &mut Run<'_>) -> Result<(), Error> {
+    let Options { nx, xx, gets, keeps, expire, .. } = options(run, 3, true)?;
     let now_ms = run.cx.now_ms;
-    let expire = expire.map(|(unit, value)| expiry(value, unit, now_ms, "set")).transpose()?;
+    let expire = expire.map(|(unit, at)| expiry(run.arg(at), unit, now_ms, "set")).transpose()?;
     fits(run.arg(2).len(), run)?;
     let value = run.arg(2);
     let slot = run.slots.nth_mut(0);
@@ -175,25 +198,22 @@ fn getdel(run: &mut Run<'_>) -> Result<(), Error> {
 }
 
 fn getex(run: &mut Run<'_>) -> Result<(), Error> {
+    let Options { persists, expire, .. } = options(run, 2, false)?;
     let now_ms = run.cx.now_ms;
-    let change = match run.argc() {
-        2 => None,
-        3 if is(run.arg(2), "persist") => Some(None),
-        4 => {
-            let unit = Unit::of(run.arg(2)).ok_or(Error::Syntax)?;
-            Some(Some(expiry(run.arg(3), unit, now_ms, "getex")?))
-        }
-        _ => return Err(Error::Syntax),
+    let Some(text) = text(run.slots.nth(0))? else {
+        run.reply.null();
+        return Ok(());
     };
+    run.reply.bulk(text);
+    let expire = expire.map(|(unit, at)| expiry(run.args.at(at), unit, now_ms, "getex")).transpose()?;
     let slot = run.slots.nth_mut(0);
-    run.reply.bulk_or_null(text(slot)?);
-    let Some(change) = change else { return Ok(()) };
-    if change.is_some_and(|at| at <= now_ms) {
+    if expire.is_some_and(|at| at <= now_ms) {
         slot.delete();
     } else if let Some(entry) = &mut slot.entry
-        && entry.expire_at_ms != change
+        && (persists || expire.is_some())
+        && entry.expire_at_ms != expire
     {
-        entry.expire_at_ms = change;
+        entry.expire_at_ms = expire;
         slot.settle();
     }
     Ok(())

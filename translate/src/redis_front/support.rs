@@ -78,6 +78,10 @@ const OTHERS: &[(&str, Support, Support, &str)] = &[
 /// Programs that change more than one key, all or none.
 const LOCAL_ONLY: &[&str] = &["rename", "renamenx"];
 
+/// Programs that leave something out on every back.
+const PARTIAL: &[(&str, &str)] =
+    &[("sort", "BY and GET with patterns are refused"), ("sort_ro", "BY and GET with patterns are refused")];
+
 /// Programs that amount to one step on a remote back.
 const ONE_STEP: &[&str] = &[
     "del",
@@ -86,10 +90,7 @@ const ONE_STEP: &[&str] = &[
     "get",
     "mget",
     "pexpiretime",
-    "psetex",
     "pttl",
-    "set",
-    "setex",
     "setnx",
     "strlen",
     "touch",
@@ -98,6 +99,11 @@ const ONE_STEP: &[&str] = &[
     "unlink",
 ];
 
+/// Programs that give a key an expiry.
+const EXPIRING: &[&str] =
+    &["expire", "expireat", "getex", "pexpire", "pexpireat", "psetex", "set", "setex"];
+
+const NO_FAR_EXPIRY: &str = "no expiry after January 2038 on memcached";
 const BY_LOADING: &str = "loads the whole value";
 const BY_COMPARE_AND_SWAP: &str = "loads the value, changes it, and stores it with compare-and-swap";
 
@@ -150,8 +156,10 @@ fn resp_row(command: &'static str, back: &str) -> Row {
 fn resp_entry(command: &str, back: &str) -> (Support, &'static str) {
     if let Some(spec) = aggregate::find(command.as_bytes()) {
         return match () {
-            () if is_local(back) => (Exact, local_note(spec.name)),
+            () if PARTIAL.iter().any(|(name, _)| *name == spec.name) => (Emulated, partial_note(spec.name)),
+            () if is_local(back) => (Exact, ""),
             () if LOCAL_ONLY.contains(&spec.name) => (Refused, ""),
+            () if EXPIRING.contains(&spec.name) => (Emulated, NO_FAR_EXPIRY),
             () if ONE_STEP.contains(&spec.name) => (Exact, ""),
             () if spec.note.is_empty() && is_read(spec.name) => (Emulated, BY_LOADING),
             () if spec.note.is_empty() => (Emulated, BY_COMPARE_AND_SWAP),
@@ -167,12 +175,8 @@ fn is_read(command: &str) -> bool {
     op_info(op_named(command.as_bytes())).class == OpClass::Read
 }
 
-/// What holds of a program on every back.
-fn local_note(command: &str) -> &'static str {
-    match command {
-        "sort" | "sort_ro" => "BY and GET with patterns are refused",
-        _ => "",
-    }
+fn partial_note(command: &str) -> &'static str {
+    PARTIAL.iter().find(|(name, _)| *name == command).map_or("", |(_, note)| note)
 }
 
 fn memcached_row(command: &'static str, back: &str) -> Row {
@@ -197,7 +201,7 @@ mod tests {
     #[test]
     fn the_tables_are_sorted_and_name_commands() {
         assert!(OTHERS.is_sorted_by(|one, other| one.0 < other.0));
-        let programs = LOCAL_ONLY.iter().chain(ONE_STEP);
+        let programs = LOCAL_ONLY.iter().chain(ONE_STEP).chain(EXPIRING);
         for name in programs.chain(OTHERS.iter().map(|(name, ..)| name)) {
             assert!(COMMANDS.iter().any(|info| info.name == *name), "{name}");
         }

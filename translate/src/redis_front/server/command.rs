@@ -129,7 +129,7 @@ fn get_keys(words: &[Vec<u8>], writer: &mut Writer<'_>) {
         return writer.error("ERR Invalid number of arguments specified for command");
     }
     let mut keys = Vec::new();
-    if Resp::keys(&head, &frame, &mut |key| keys.push(key)) == Keys::Unknown || keys.is_empty() {
+    if Resp::keys(&head, &frame, &mut |key| keys.push(key)) == Keys::Unknown {
         return writer.error("ERR Invalid arguments specified for command");
     }
     writer.array(keys.len());
