@@ -23,6 +23,8 @@
 
 mod aggregate;
 mod bits;
+#[cfg(test)]
+mod differential;
 mod fast;
 mod geo;
 mod hash;

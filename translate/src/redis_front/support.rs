@@ -100,8 +100,7 @@ const ONE_STEP: &[&str] = &[
 ];
 
 /// Programs that give a key an expiry.
-const EXPIRING: &[&str] =
-    &["expire", "expireat", "getex", "pexpire", "pexpireat", "psetex", "set", "setex"];
+const EXPIRING: &[&str] = &["expire", "expireat", "getex", "pexpire", "pexpireat", "psetex", "set", "setex"];
 
 const NO_FAR_EXPIRY: &str = "no expiry after January 2038 on memcached";
 const BY_LOADING: &str = "loads the whole value";

@@ -1,0 +1,163 @@
+//! Sends generated requests to the embedded store, or to a memcached, through everything that a client's request goes
+//! through, and to a real server, and compares every reply. Two clients each, so that WATCH has something to see.
+
+mod dice;
+pub(super) mod ours;
+mod reply;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use mecha_resp::write_request;
+
+use self::dice::{ALONE, Dice, SETUP, TEMPLATES};
+use self::ours::Ours;
+use self::reply::Reply;
+
+type Words = Vec<Vec<u8>>;
+
+struct Server {
+    child: Child,
+    clients: [BufReader<TcpStream>; 2],
+}
+
+impl Server {
+    /// `None` if none is installed and that is allowed.
+    fn start() -> Option<Self> {
+        let port =
+            TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+        let child = Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .stdout(Stdio::piped())
+            .spawn();
+        let Ok(mut child) = child else {
+            let required = std::env::var("MECHA_REQUIRE_SERVERS").is_ok_and(|value| value == "1");
+            assert!(!required, "redis-server is not installed");
+            eprintln!("skipped: redis-server is not installed");
+            return None;
+        };
+        let log = BufReader::new(child.stdout.take().expect("piped"));
+        let ready =
+            log.lines().map_while(Result::ok).any(|line| line.contains("Ready to accept connections"));
+        assert!(ready, "redis-server ended at once");
+        let client = || BufReader::new(TcpStream::connect(("127.0.0.1", port)).expect("it listens"));
+        Some(Self { child, clients: [client(), client()] })
+    }
+
+    fn call(&mut self, client: usize, frame: &[u8]) -> Reply {
+        self.clients[client].get_mut().write_all(frame).expect("the server reads");
+        Reply::read(&mut self.clients[client])
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn split(line: &str) -> Words {
+    line.split_whitespace().map(|word| word.as_bytes().to_vec()).collect()
+}
+
+fn frame_of(words: &Words, is_inline: bool) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let is_plain = |word: &Vec<u8>| !word.is_empty() && word.iter().all(u8::is_ascii_alphanumeric);
+    if is_inline && words.iter().all(is_plain) {
+        frame.extend_from_slice(&words.join(&b' '));
+        frame.extend_from_slice(b"\r\n");
+    } else {
+        write_request(words.iter().map(Vec::as_slice), &mut frame);
+    }
+    frame
+}
+
+fn show(words: &Words) -> String {
+    words.iter().map(|word| String::from_utf8_lossy(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// Runs `count` commands in version `proto` of the protocol.
+fn compare(mut ours: Ours, seed: u64, proto: &str, count: usize) {
+    let Some(mut server) = Server::start() else { return };
+    let mut dice = Dice::new(seed);
+    let (mut queued, mut history): ([Option<Vec<Words>>; 2], Vec<String>) = Default::default();
+    let hello = frame_of(&split(&format!("hello {proto}")), false);
+    for client in 0..2 {
+        server.call(client, &hello);
+        ours.call(client, &hello);
+    }
+    let mut watches = None;
+    for round in 0..count {
+        let client = usize::from(dice.roll(8) == 0);
+        let template = match dice.roll(40) {
+            0..=2 => dice.pick(SETUP),
+            3..=5 if queued[client].is_none() => dice.pick(ALONE),
+            6 => dice.pick(&["multi", "watch w0|w1|k0", "unwatch", "discard", "multi"]),
+            7..=9 if queued[client].is_some() => "exec",
+            10 if queued[client].is_none() => "exec",
+            _ => dice.pick(TEMPLATES),
+        };
+        // A key that came and went in between is the one thing in which WATCH differs.
+        let (client, template) = match (client, template) {
+            (client, "watch w0|w1|k0") if queued[client].is_none() => {
+                watches = Some((client, "watch w0 [w1]"));
+                (client, "mset w0 1 w1 <val>")
+            }
+            usual => watches.take().unwrap_or(usual),
+        };
+        let words: Words = dice.fill(template).into_iter().map(String::into_bytes).collect();
+        if ours.refuses(&words) {
+            continue;
+        }
+        let frame = frame_of(&words, dice.roll(6) == 0);
+        let theirs = server.call(client, &frame);
+        let own = ours.call(client, &frame);
+        history.push(format!("{client}: {}", show(&words)));
+        let recent = || history[history.len().saturating_sub(40)..].join("\n");
+        let name = String::from_utf8_lossy(&words[0]).to_lowercase();
+        let (a, b) = match (name.as_str(), queued[client].as_ref(), &theirs, &own) {
+            ("exec", Some(commands), Reply::Many('*', theirs), Reply::Many('*', own)) => {
+                assert_eq!((theirs.len(), own.len()), (commands.len(), commands.len()), "{}", recent());
+                let normal = |replies: &[Reply]| {
+                    let pairs = replies.iter().zip(commands);
+                    pairs.map(|(reply, words)| reply.clone().normal(words)).collect::<Vec<_>>()
+                };
+                (Reply::Many('*', normal(theirs)), Reply::Many('*', normal(own)))
+            }
+            _ => (theirs.clone().normal(&words), own.normal(&words)),
+        };
+        assert!(a.is_like(&b), "seed {seed}, round {round}\n{}\nredis: {a:?}\nmecha: {b:?}", recent());
+        match (name.as_str(), &theirs) {
+            ("multi", Reply::Line('+', _)) => queued[client] = Some(Vec::new()),
+            ("exec" | "discard" | "reset", _) => queued[client] = None,
+            (_, Reply::Line('+', text)) if text == "QUEUED" => {
+                queued[client].as_mut().expect("open").push(words);
+            }
+            _ => {}
+        }
+        if name == "reset" && !theirs.is_error() {
+            server.call(client, &hello);
+            ours.call(client, &hello);
+        }
+    }
+}
+
+#[test]
+fn resp2_replies_about_strings_and_keys_are_those_of_a_server() {
+    (1..5).for_each(|seed| compare(Ours::embedded(), seed, "2", 12_000));
+}
+
+#[test]
+fn resp3_replies_about_strings_and_keys_are_those_of_a_server() {
+    (5..9).for_each(|seed| compare(Ours::embedded(), seed, "3", 12_000));
+}
+
+#[test]
+fn replies_from_memcached_are_those_of_a_server() {
+    for (seed, proto) in [(21, "2"), (22, "3")] {
+        let Some(ours) = Ours::memcached() else { return };
+        compare(ours, seed, proto, 8000);
+    }
+}
