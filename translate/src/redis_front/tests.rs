@@ -1,6 +1,11 @@
 use std::collections::HashMap;
 
+use mecha_resp::{COMMANDS, Resp, Session, head_of, write_request};
+
 use super::aggregate::test_run;
+use super::support::{Support, supported};
+use crate::kv::{Expire, FastAction, Guard, KvFront, Plan, PlanCx, RunCx, Started, Txn};
+use crate::slot::{Entry, Slot, Value};
 
 /// Runs lines on a fresh world and returns the last reply.
 fn last(lines: &[&str]) -> String {
@@ -52,4 +57,225 @@ fn keys_live_and_end_as_in_redis() {
     ] {
         assert_eq!(last(lines), expected, "{lines:?}");
     }
+}
+
+// === through the front ===
+
+const PLAN: PlanCx<'static> = PlanCx {
+    now_ms: 1_000_000,
+    back: "memcached",
+    max_value: 1 << 20,
+    random: 1,
+    key_count: None,
+    client_id: 7,
+    client_addr: None,
+    started_at: &Started { unix_seconds: 0 },
+};
+
+const RUN: RunCx = RunCx { now_ms: 1_000_000, random: 1, max_value: 1 << 20 };
+
+fn plan_on(back: &'static str, session: &mut Session, line: &str) -> (Plan, String) {
+    let mut frame = Vec::new();
+    let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+    write_request(words.into_iter(), &mut frame);
+    let (head, mut out) = (head_of(&frame).unwrap(), Vec::new());
+    let plan = Resp::plan(&head, &frame, session, &PlanCx { back, ..PLAN }, &mut out);
+    (plan, String::from_utf8(out).unwrap())
+}
+
+/// Plans on memcached, where plans wait.
+fn plan(session: &mut Session, line: &str) -> (Plan, String) {
+    plan_on("memcached", session, line)
+}
+
+fn txn(planned: (Plan, String)) -> Txn {
+    match planned.0 {
+        Plan::Txn(txn) => txn,
+        _ => panic!("not a program: {:?}", planned.1),
+    }
+}
+
+fn run(txn: &mut Txn, slots: &mut [Slot]) -> String {
+    let mut out = Vec::new();
+    txn.program.run(slots, &RUN, &mut out);
+    String::from_utf8(out).unwrap()
+}
+
+fn queued(lines: &[&str]) -> Session {
+    let mut session = Session::default();
+    assert_eq!(plan(&mut session, "MULTI").1, "+OK\r\n");
+    for line in lines {
+        assert_eq!(plan(&mut session, line).1, "+QUEUED\r\n", "{line}");
+    }
+    session
+}
+
+#[test]
+fn an_exec_whose_plan_was_dropped_is_planned_again() {
+    let mut session = queued(&["INCR a"]);
+    drop(plan(&mut session, "EXEC"));
+    let mut exec = txn(plan(&mut session, "EXEC"));
+    assert_eq!(run(&mut exec, &mut [Slot::default()]), "*1\r\n:1\r\n");
+}
+
+#[test]
+fn a_transaction_ends_when_its_plan_is_taken_up() {
+    let mut session = queued(&["INCR a"]);
+    let in_flight = txn(plan(&mut session, "EXEC"));
+    assert!(matches!(plan(&mut session, "GET a").0, Plan::Fast(_)));
+    assert_eq!(plan(&mut session, "EXEC").1, "-ERR EXEC without MULTI\r\n");
+    drop(in_flight);
+    assert_eq!(plan(&mut session, "EXEC").1, "-ERR EXEC without MULTI\r\n");
+}
+
+#[test]
+fn a_transaction_that_ran_is_not_run_again() {
+    let mut session = queued(&["INCR a"]);
+    let mut exec = txn(plan(&mut session, "EXEC"));
+    run(&mut exec, &mut [Slot::default()]);
+    drop(exec);
+    assert_eq!(plan(&mut session, "EXEC").1, "-ERR EXEC without MULTI\r\n");
+}
+
+#[test]
+fn a_transaction_that_failed_before_it_ran_ends_with_the_next_command() {
+    let mut session = queued(&["INCR a"]);
+    drop(txn(plan(&mut session, "EXEC")));
+    assert_eq!(plan(&mut session, "PING").1, "+PONG\r\n");
+    assert_eq!(plan(&mut session, "EXEC").1, "-ERR EXEC without MULTI\r\n");
+}
+
+#[test]
+fn programs_of_a_transaction_see_what_those_before_them_did() {
+    let mut session = queued(&["SET a 5", "INCR a", "RPUSH a x", "DEL a", "RPUSH a x", "LLEN a"]);
+    let mut exec = txn(plan(&mut session, "EXEC"));
+    let mut slots = [Slot::default()];
+    let reply = run(&mut exec, &mut slots);
+    let wrong = "-WRONGTYPE Operation against a key holding the wrong kind of value\r\n";
+    assert_eq!(reply, format!("*6\r\n+OK\r\n:6\r\n{wrong}:1\r\n:1\r\n:1\r\n"));
+    assert!(slots[0].changed);
+}
+
+#[test]
+fn a_remote_transaction_over_two_changed_keys_changes_none() {
+    let mut session = queued(&["GET b", "INCR a", "INCR b"]);
+    let mut exec = txn(plan(&mut session, "EXEC"));
+    assert_eq!(exec.keys, [b"b", b"a"]);
+    let entry = Entry::new(Value::Str(b"1".to_vec()));
+    let before = [Slot { entry: Some(entry), changed: false }, Slot::default()];
+    let mut slots = before.clone();
+    assert!(
+        run(&mut exec, &mut slots).starts_with("-EXECABORT Transaction discarded because it changes several")
+    );
+    assert_eq!(slots, before);
+    // It may be run again after a lost race.
+    assert_eq!(
+        run(&mut exec, &mut [Slot::default(), Slot::default()]).split('\r').next(),
+        Some(
+            "-EXECABORT Transaction discarded because it changes several keys, and a memcached backend changes one at a time"
+        )
+    );
+}
+
+#[test]
+fn a_remote_transaction_may_read_many_keys_and_change_one() {
+    let mut session = queued(&["GET b", "INCR a", "SET c 1", "DEL c"]);
+    let mut exec = txn(plan(&mut session, "EXEC"));
+    let mut slots: Vec<_> = exec.keys.iter().map(|_| Slot::default()).collect();
+    assert_eq!(run(&mut exec, &mut slots), "*4\r\n$-1\r\n:1\r\n+OK\r\n:1\r\n");
+}
+
+#[test]
+fn what_cannot_be_queued_breaks_the_transaction() {
+    for (line, expected) in [
+        ("NOSUCH a", "-ERR unknown command 'NOSUCH', with args beginning with: 'a' \r\n"),
+        ("GET", "-ERR wrong number of arguments for 'get' command\r\n"),
+        ("EVAL x 0", "-ERR EVAL is not supported on a memcached backend\r\n"),
+        ("HELLO 3", "-ERR HELLO is not supported inside a transaction on a memcached backend\r\n"),
+        ("FLUSHALL", "-ERR FLUSHALL is not supported inside a transaction on a memcached backend\r\n"),
+    ] {
+        let mut session = queued(&["SET a 1"]);
+        assert_eq!(plan(&mut session, line).1, expected);
+        let reply = plan(&mut session, "EXEC").1;
+        assert_eq!(reply, "-EXECABORT Transaction discarded because of previous errors.\r\n");
+        assert_eq!(plan(&mut session, "EXEC").1, "-ERR EXEC without MULTI\r\n");
+    }
+}
+
+#[test]
+fn everything_is_refused_that_the_table_refuses_and_nothing_else() {
+    for back in ["embedded", "memcached"] {
+        for (info, row) in COMMANDS.iter().skip(1).zip(supported("resp", back)) {
+            assert_eq!(info.name, row.command);
+            let mut words: Vec<&str> = info.name.split('|').collect();
+            words.resize(words.len().max(usize::from(info.arity.unsigned_abs())), "1");
+            if info.is_container && words.len() > 1 {
+                continue;
+            }
+            let reply = plan_on(back, &mut Session::default(), &words.join(" ")).1;
+            let name = info.name.to_uppercase().replace('|', " ");
+            let refusal = format!("-ERR {name} is not supported on a {back} backend\r\n");
+            assert_eq!(reply == refusal, row.support == Support::Refused, "{words:?} on {back}: {reply}");
+        }
+    }
+}
+
+#[test]
+fn a_fast_plan_points_into_the_frame() {
+    let mut frame = Vec::new();
+    let words: [&[u8]; 5] = [b"SET", b"key", b"value", b"PX", b"500"];
+    write_request(words.into_iter(), &mut frame);
+    let (head, mut out) = (head_of(&frame).unwrap(), Vec::new());
+    let Plan::Fast(fast) = Resp::plan(&head, &frame, &mut Session::default(), &PLAN, &mut out) else {
+        panic!("not fast");
+    };
+    assert_eq!(fast.key.of(&frame, &[]), b"key");
+    let FastAction::Set { value, expire, guard, .. } = fast.action else { panic!("not a write") };
+    assert_eq!(value.of(&frame, &[]), b"value");
+    assert_eq!((expire, guard), (Expire::AtMs(1_000_500), Guard::Always));
+}
+
+#[test]
+fn the_connection_is_described_as_the_client_named_it() {
+    let mut session = Session::default();
+    assert_eq!(plan(&mut session, "CLIENT SETNAME me").1, "+OK\r\n");
+    assert_eq!(plan(&mut session, "CLIENT SETINFO lib-name x").1, "+OK\r\n");
+    assert!(plan(&mut session, "CLIENT LIST").1.contains("id=7 addr=unix name=me db=0"));
+    assert_eq!(plan(&mut session, "CLIENT LIST ID 8").1, "$0\r\n\r\n");
+    assert!(plan(&mut session, "HELLO 3 SETNAME you").1.starts_with("%7\r\n"));
+    assert_eq!(plan(&mut session, "CLIENT GETNAME").1, "$3\r\nyou\r\n");
+    assert!(plan(&mut session, "CLIENT INFO").1.contains("resp=3 lib-name=x lib-ver=\n"));
+    assert_eq!(
+        plan(&mut session, "CLIENT TRACKING ON").1,
+        "-ERR CLIENT TRACKING is not supported on a memcached backend\r\n"
+    );
+    assert_eq!(plan(&mut session, "RESET").1, "+RESET\r\n");
+    assert_eq!(plan(&mut session, "CLIENT GETNAME").1, "$-1\r\n");
+}
+
+#[test]
+fn commands_are_described_as_far_as_they_work() {
+    let mut session = Session::default();
+    let count = plan(&mut session, "COMMAND COUNT").1;
+    let listed = plan(&mut session, "COMMAND LIST").1;
+    assert_eq!(
+        listed.split("\r\n").next().map(|head| head.replace('*', ":")),
+        count.split("\r\n").next().map(str::to_owned)
+    );
+    assert!(!listed.contains("\r\nwatch\r\n") && listed.contains("\r\nget\r\n"));
+    let info = plan(&mut session, "COMMAND INFO get nosuch").1;
+    assert!(
+        info.starts_with("*2\r\n*10\r\n$3\r\nget\r\n:2\r\n*2\r\n+readonly\r\n+fast\r\n:1\r\n:1\r\n:1\r\n"),
+        "{info}"
+    );
+    assert!(info.ends_with("*-1\r\n"));
+    assert!(plan(&mut session, "COMMAND DOCS get").1.contains("as in Redis on a memcached backend"));
+    assert_eq!(plan(&mut session, "COMMAND LIST FILTERBY PATTERN mget").1, "*1\r\n$4\r\nmget\r\n");
+    let text = plan(&mut session, "INFO persistence").1;
+    assert!(text.contains("# Persistence\r\nloading:0\r\n") && !text.contains("# Server"), "{text}");
+    assert!(plan(&mut session, "INFO").1.contains("redis_version:7.0.15\r\n"));
+    assert_eq!(
+        plan(&mut session, "CONFIG GET data* SAVE").1,
+        "*4\r\n$9\r\ndatabases\r\n$1\r\n1\r\n$4\r\nsave\r\n$0\r\n\r\n"
+    );
 }
