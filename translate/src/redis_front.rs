@@ -19,7 +19,8 @@
 //! - The order of sets, hashes and scans is that of insertion. Cursors of SCAN are hashes.
 //! - WATCH sees a key that came and went in between as unchanged.
 //! - HELLO, AUTH, CLIENT SETNAME, FLUSHALL and commands over all keys cannot be queued in a transaction.
-//! - SETINFO, EXPIRETIME of fields and other commands of later versions are those of the table.
+//! - CLIENT SETINFO is known, as in Redis 7.2, since client libraries send it.
+//! - On Memcached no key can expire after January 2038.
 
 mod aggregate;
 mod bits;
