@@ -27,7 +27,8 @@ pub fn start(
     stop: watch::Receiver<bool>,
 ) -> io::Result<std::thread::JoinHandle<()>> {
     std::thread::Builder::new().name("mecha-acceptor".into()).spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
         match runtime {
             Ok(runtime) => runtime.block_on(accept_all(bound, workers, stop)),
             Err(error) => tracing::error!(%error, "acceptor has no runtime"),

@@ -106,7 +106,8 @@ fn answer(request: &Request<Incoming>, state: &AdminState) -> Response<Full<Byte
     let path = request.uri().path();
     let wanted = if path == "/drain" { Method::POST } else { Method::GET };
     let is_known = PATHS.split(' ').any(|known| known == path);
-    if is_known && request.method() != wanted && !(wanted == Method::GET && request.method() == Method::HEAD) {
+    if is_known && request.method() != wanted && !(wanted == Method::GET && request.method() == Method::HEAD)
+    {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, format!("use {wanted} {path}\n"));
         if let Ok(value) = wanted.as_str().parse() {
             response.headers_mut().insert(ALLOW, value);

@@ -52,7 +52,11 @@ impl Plan {
     ///
     /// # Errors
     /// Everything that filters have to say about their options.
-    pub fn new(snapshot: Arc<Snapshot>, registry: Registry, started: Started) -> Result<Self, Vec<ConfigError>> {
+    pub fn new(
+        snapshot: Arc<Snapshot>,
+        registry: Registry,
+        started: Started,
+    ) -> Result<Self, Vec<ConfigError>> {
         let log = LogSink::new(&registry);
         let mut errors = Vec::new();
         let mut stores = HashMap::new();
@@ -62,7 +66,13 @@ impl Plan {
                 stores.insert(cluster.name.clone(), Arc::new(Store::new(cluster.max_memory as usize)));
             }
             let scope = format!("cluster:{}", cluster.name);
-            let cx = BuildCx { registry: &registry, scope: &scope, workers: snapshot.workers, ops: &[], log: &log };
+            let cx = BuildCx {
+                registry: &registry,
+                scope: &scope,
+                workers: snapshot.workers,
+                ops: &[],
+                log: &log,
+            };
             let policies = build_policies(&cluster.filters, &cx, &mut errors);
             cluster_policies.insert(cluster.name.clone(), policies);
         }

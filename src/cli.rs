@@ -27,7 +27,11 @@ A configuration file of three lines:
       to: memcached://127.0.0.1:11211";
 
 #[derive(Parser)]
-#[command(name = "mecha", version, about = "A mesh data plane: native protocols in, filters, any compatible backend out")]
+#[command(
+    name = "mecha",
+    version,
+    about = "A mesh data plane: native protocols in, filters, any compatible backend out"
+)]
 #[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true, max_term_width = 120)]
 struct Arguments {
     #[command(subcommand)]
@@ -192,7 +196,10 @@ mod tests {
         assert!(parsed("mecha check some.yaml").unwrap().command.is_some());
         assert!(parsed("mecha some.yaml --listen redis://:1").is_err());
         assert!(parsed("mecha --workers 0").is_err());
-        let run = parsed("mecha --listen redis://:1 --to embedded:// --listen memcached://:2 --to embedded://").unwrap().run;
+        let run =
+            parsed("mecha --listen redis://:1 --to embedded:// --listen memcached://:2 --to embedded://")
+                .unwrap()
+                .run;
         assert_eq!((run.listen.len(), run.to.len()), (2, 2));
     }
 }

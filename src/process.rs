@@ -76,11 +76,16 @@ fn run(snapshot: Arc<Snapshot>, is_demo: bool) -> Result<(), String> {
     let admin_address = admin_socket.as_ref().and_then(|socket| socket.local_addr().ok());
 
     let (stop_accepting, is_stopping) = watch::channel(false);
-    let mut running =
-        Running { plan: Arc::clone(&plan), workers: Vec::new(), threads: Vec::new(), stop_accepting, admin: None };
+    let mut running = Running {
+        plan: Arc::clone(&plan),
+        workers: Vec::new(),
+        threads: Vec::new(),
+        stop_accepting,
+        admin: None,
+    };
     for index in 0..snapshot.workers.max(1) {
-        let (worker, thread) =
-            worker::start(index, Arc::clone(&plan), clock).map_err(|error| format!("cannot start a worker: {error}"))?;
+        let (worker, thread) = worker::start(index, Arc::clone(&plan), clock)
+            .map_err(|error| format!("cannot start a worker: {error}"))?;
         running.workers.push(worker);
         running.threads.push(thread);
     }
@@ -90,7 +95,8 @@ fn run(snapshot: Arc<Snapshot>, is_demo: bool) -> Result<(), String> {
     let _admin = match admin_socket {
         Some(socket) => {
             let state = Arc::new(describe::admin_state(&plan, &running.workers, &addresses, drain_now));
-            let handle = admin::start(socket, Arc::clone(&state)).map_err(|error| format!("admin server: {error}"))?;
+            let handle =
+                admin::start(socket, Arc::clone(&state)).map_err(|error| format!("admin server: {error}"))?;
             state.ready.store(true, Ordering::Release);
             running.admin = Some(state);
             Some(handle)
@@ -175,8 +181,9 @@ fn bind_all(snapshot: &Snapshot) -> Result<Vec<Bound>, String> {
             mecha_config::Address::Tcp(addr) => Address::Tcp(*addr),
             mecha_config::Address::Unix(path) => Address::Unix(path.clone()),
         };
-        let socket = mecha_transport::bind(&address)
-            .map_err(|error| screen::cannot_bind(&format!("listener `{}`", listener.name), &address, &error))?;
+        let socket = mecha_transport::bind(&address).map_err(|error| {
+            screen::cannot_bind(&format!("listener `{}`", listener.name), &address, &error)
+        })?;
         bound.push(socket);
     }
     Ok(bound)

@@ -87,12 +87,17 @@ impl Worker {
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(index: usize, plan: Arc<Plan>, clock: Clock) -> std::io::Result<(Worker, std::thread::JoinHandle<()>)> {
+pub fn start(
+    index: usize,
+    plan: Arc<Plan>,
+    clock: Clock,
+) -> std::io::Result<(Worker, std::thread::JoinHandle<()>)> {
     let (inbox, messages) = mpsc::channel(INBOX);
     let clients = Arc::new(AtomicUsize::new(0));
     let worker = Worker { inbox, clients };
     let main = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
         match runtime {
             Ok(runtime) => runtime.block_on(run(plan, messages, clock)),
             Err(error) => tracing::error!(%error, worker = index, "worker has no runtime"),
@@ -104,8 +109,11 @@ pub fn start(index: usize, plan: Arc<Plan>, clock: Clock) -> std::io::Result<(Wo
 
 async fn run(plan: Arc<Plan>, mut messages: mpsc::Receiver<Message>, clock: Clock) {
     let timers = Rc::new(Timers::default());
-    let environment =
-        Environment { clock, timers: Rc::clone(&timers), scratch: Rc::new(RefCell::new(vec![0; UPSTREAM_READ])) };
+    let environment = Environment {
+        clock,
+        timers: Rc::clone(&timers),
+        scratch: Rc::new(RefCell::new(vec![0; UPSTREAM_READ])),
+    };
     tokio::task::spawn_local(timers.run(clock));
     let mut scope = Scope::new(environment);
     let doors = plan.open(&mut scope);

@@ -19,7 +19,8 @@ const LEVELS: [(&str, u8); 10] = [
 ];
 
 /// Crates that may not name a runtime.
-const SANS_IO: [&str; 5] = ["mecha-core", "mecha-resp", "mecha-memcached", "mecha-translate", "mecha-filters"];
+const SANS_IO: [&str; 5] =
+    ["mecha-core", "mecha-resp", "mecha-memcached", "mecha-translate", "mecha-filters"];
 
 #[test]
 fn dependencies_point_downwards_only() {
@@ -35,7 +36,8 @@ fn dependencies_point_downwards_only() {
         if name == "xtask" {
             continue;
         }
-        let own = level(name).unwrap_or_else(|| panic!("{name} has no level: add it to ARCHITECTURE.md and here"));
+        let own =
+            level(name).unwrap_or_else(|| panic!("{name} has no level: add it to ARCHITECTURE.md and here"));
         for dependency in package["dependencies"].as_array().unwrap() {
             let other = dependency["name"].as_str().unwrap();
             let is_dev = dependency["kind"].as_str() == Some("dev");

@@ -34,7 +34,13 @@ fn wait_for(port: u16) {
 /// A real server on a free port; `None`, with a note, where it is not installed and not demanded.
 fn server(program: &str, args: &[&str]) -> Option<(Process, u16)> {
     let port = free_port();
-    let child = Command::new(program).args(args).args(["-p", "--port"].iter().filter(|flag| (**flag == "-p") == (program == "memcached"))).arg(port.to_string()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let child = Command::new(program)
+        .args(args)
+        .args(["-p", "--port"].iter().filter(|flag| (**flag == "-p") == (program == "memcached")))
+        .arg(port.to_string())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
     match child {
         Ok(child) => {
             let process = Process(child);
@@ -184,7 +190,11 @@ fn portable(mecha: &Mecha) {
 #[test]
 fn a_redis_program_runs_on_redis_on_memcached_and_on_the_store() {
     let Some(((_redis, redis), (_memcached, memcached))) = redis().zip(memcached()) else { return };
-    for to in [format!("redis://127.0.0.1:{redis}"), format!("memcached://127.0.0.1:{memcached}"), "embedded://".into()] {
+    for to in [
+        format!("redis://127.0.0.1:{redis}"),
+        format!("memcached://127.0.0.1:{memcached}"),
+        "embedded://".into(),
+    ] {
         let mecha = Mecha::start("redis", &to);
         portable(&mecha);
         assert!(mecha.stop(), "{to}");
@@ -194,11 +204,16 @@ fn a_redis_program_runs_on_redis_on_memcached_and_on_the_store() {
 #[test]
 fn a_memcached_program_runs_on_memcached_on_redis_and_on_the_store() {
     let Some(((_redis, redis), (_memcached, memcached))) = redis().zip(memcached()) else { return };
-    for to in [format!("memcached://127.0.0.1:{memcached}"), format!("redis://127.0.0.1:{redis}"), "embedded://".into()] {
+    for to in [
+        format!("memcached://127.0.0.1:{memcached}"),
+        format!("redis://127.0.0.1:{redis}"),
+        "embedded://".into(),
+    ] {
         let mecha = Mecha::start("memcached", &to);
         let mut client = mecha.client();
         client.send(b"set a 7 0 1 noreply\r\nx\r\nset n 0 0 2\r\n10\r\nget a nosuch n\r\nincr n 5\r\nmg a v q\r\nmg no v q\r\nmn\r\nbogus\r\n");
-        let expected = ["STORED", "VALUE a 7 1", "x", "VALUE n 0 2", "10", "END", "15", "VA 1", "x", "MN", "ERROR"];
+        let expected =
+            ["STORED", "VALUE a 7 1", "x", "VALUE n 0 2", "10", "END", "15", "VA 1", "x", "MN", "ERROR"];
         for expected in expected {
             assert_eq!(client.line().trim_end(), expected, "{to}");
         }
@@ -215,9 +230,15 @@ fn transactions_are_honest_on_every_back() {
     ] {
         let mecha = Mecha::start("redis", &to);
         let mut client = mecha.client();
-        assert_eq!([client.call("MULTI"), client.call("SET a 1"), client.call("INCR a")].concat(), "+OK\r\n+QUEUED\r\n+QUEUED\r\n");
+        assert_eq!(
+            [client.call("MULTI"), client.call("SET a 1"), client.call("INCR a")].concat(),
+            "+OK\r\n+QUEUED\r\n+QUEUED\r\n"
+        );
         assert_eq!(client.call("EXEC"), "*2\r\n+OK\r\n:2\r\n", "{to}");
-        assert_eq!([client.call("MULTI"), client.call("SET x 1"), client.call("SET y 1")].concat(), "+OK\r\n+QUEUED\r\n+QUEUED\r\n");
+        assert_eq!(
+            [client.call("MULTI"), client.call("SET x 1"), client.call("SET y 1")].concat(),
+            "+OK\r\n+QUEUED\r\n+QUEUED\r\n"
+        );
         assert!(client.call("EXEC").starts_with(both), "{to}");
         assert_eq!(client.call("EXEC"), "-ERR EXEC without MULTI\r\n");
     }
@@ -228,7 +249,10 @@ fn stateful_commands_work_on_redis() {
     let Some((_redis, redis)) = redis() else { return };
     let mecha = Mecha::start("redis", &format!("redis://127.0.0.1:{redis}"));
     let (mut one, mut other) = (mecha.client(), mecha.client());
-    assert_eq!([one.call("MULTI"), one.call("SET k 1"), other.call("GET k")], ["+OK\r\n", "+QUEUED\r\n", "$-1\r\n"]);
+    assert_eq!(
+        [one.call("MULTI"), one.call("SET k 1"), other.call("GET k")],
+        ["+OK\r\n", "+QUEUED\r\n", "$-1\r\n"]
+    );
     assert_eq!(one.call("EXEC"), "*1\r\n+OK\r\n");
     one.send(b"BLPOP list 5\r\n");
     assert_eq!(other.call("RPUSH list v"), ":1\r\n");
@@ -258,7 +282,10 @@ fn large_values_pass_and_every_client_gets_its_own() {
                 for round in 0..20 {
                     let value = format!("{number}-{round}-").repeat(1 + round * round * 200);
                     assert_eq!(client.call(&format!("SET key:{number} {value}")), "+OK\r\n");
-                    assert_eq!(client.call(&format!("GET key:{number}")), format!("${}\r\n{value}\r\n", value.len()));
+                    assert_eq!(
+                        client.call(&format!("GET key:{number}")),
+                        format!("${}\r\n{value}\r\n", value.len())
+                    );
                 }
             })
         })
@@ -308,7 +335,10 @@ fn a_client_that_never_reads_harms_nobody() {
 fn the_command_line_explains_itself() {
     let run = |args: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_mecha")).args(args).output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+        )
     };
     assert!(run(&["--help"]).1.contains("Examples:"));
     assert!(run(&["filters", "rate_limit"]).1.contains("permits"));

@@ -9,8 +9,8 @@ use mecha_clusters::Upstream;
 use mecha_config::{ClusterSpec, ConfigError, ListenerSpec, Snapshot};
 use mecha_core::{Chain, Filter, Framed, Limits, Peer};
 use mecha_filters::{BuildCx, FilterFactory, FilterKind, PolicyFactory};
-use mecha_transport::Accepted;
 use mecha_translate::{KvBack, KvFront, Options};
+use mecha_transport::Accepted;
 
 use super::{Door, DoorPlan, Scope, Shared};
 use crate::catalog;
@@ -125,13 +125,19 @@ enum Factory<P: Framed> {
 }
 
 impl<P: Framed> FramedEntry<P> {
-    fn build(&self, spec: &mecha_config::FilterSpec, cx: &BuildCx<'_>) -> Result<Factory<P>, Vec<ConfigError>> {
+    fn build(
+        &self,
+        spec: &mecha_config::FilterSpec,
+        cx: &BuildCx<'_>,
+    ) -> Result<Factory<P>, Vec<ConfigError>> {
         if let Some(kind) = self.filters.iter().find(|kind| kind.name == spec.name) {
             return (kind.build)(&spec.options, cx).map(Factory::Filter);
         }
         match mecha_filters::POLICIES.iter().find(|kind| kind.name == spec.name) {
             Some(kind) => (kind.build)(&spec.options, cx).map(|factory| Factory::Policy(Arc::from(factory))),
-            None => Err(vec![spec.options.error("", format!("there is no filter `{}` for {}", spec.name, P::NAME))]),
+            None => Err(vec![
+                spec.options.error("", format!("there is no filter `{}` for {}", spec.name, P::NAME)),
+            ]),
         }
     }
 }
@@ -177,7 +183,8 @@ impl<P: Framed> ProtocolEntry for FramedEntry<P> {
             }
         }
         let cluster = snapshot.clusters.get(listener.cluster).cloned();
-        let back = cluster.as_ref().and_then(|cluster| self.backs.iter().find(|back| back.name == cluster.protocol));
+        let back =
+            cluster.as_ref().and_then(|cluster| self.backs.iter().find(|back| back.name == cluster.protocol));
         let (Some(cluster), Some(back)) = (cluster, back) else { return Err(errors) };
         let of_cluster = shared.cluster_policies.get(&cluster.name).into_iter().flatten();
         factories.extend(of_cluster.map(|factory| Factory::Policy(Arc::clone(factory))));
@@ -199,8 +206,10 @@ struct FramedPlan<P: Framed> {
 
 impl<P: Framed> DoorPlan for FramedPlan<P> {
     fn open(&self, scope: &mut Scope) -> Rc<dyn Door> {
-        let is_rewriting =
-            self.factories.iter().any(|factory| matches!(factory, Factory::Filter(filter) if filter.needs_whole_frames()));
+        let is_rewriting = self
+            .factories
+            .iter()
+            .any(|factory| matches!(factory, Factory::Filter(filter) if filter.needs_whole_frames()));
         let is_whole = is_rewriting || self.back.is_translated;
         let opening = Opening { cluster: &self.cluster, shared: &self.shared, is_whole };
         let upstream = (self.back.open)(&opening, scope);

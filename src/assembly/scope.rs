@@ -67,7 +67,12 @@ impl Scope {
 
     /// The worker's connections to `spec`, whose servers speak `P`. Doors that need frames whole have connections of
     /// their own.
-    pub fn cluster<P: Framed>(&mut self, spec: &ClusterSpec, limits: Limits, registry: &Registry) -> Rc<Cluster<P>> {
+    pub fn cluster<P: Framed>(
+        &mut self,
+        spec: &ClusterSpec,
+        limits: Limits,
+        registry: &Registry,
+    ) -> Rc<Cluster<P>> {
         let key = (spec.name.clone(), TypeId::of::<P>(), limits.stream_above);
         let known = self.by_name.get(&key).cloned();
         if let Some(cluster) = known.and_then(|cluster| cluster.downcast::<Cluster<P>>().ok()) {

@@ -10,7 +10,10 @@ use super::{Help, shown};
 /// Reads a file.
 pub(super) fn load(file: &Path, known: &Known<'_>) -> Result<Snapshot, String> {
     let text = std::fs::read_to_string(file).map_err(|error| {
-        format!("cannot read {}: {error}\n  hint: `mecha --help` shows a configuration file of three lines", shown(file))
+        format!(
+            "cannot read {}: {error}\n  hint: `mecha --help` shows a configuration file of three lines",
+            shown(file)
+        )
     })?;
     mecha_config::load(&text, &shown(file), known).map_err(|errors| render(&shown(file), &errors))
 }
@@ -45,12 +48,22 @@ fn plan(snapshot: &Snapshot, help: &Help, is_long: bool) -> String {
         let _ = writeln!(text, "\nlistener {} ({} on {address})", listener.name, listener.protocol);
         let filters = listener.filters.iter().chain(&cluster.filters);
         let names: Vec<_> = filters.map(|filter| filter.name.as_str()).collect();
-        let _ = writeln!(text, "  filters: {}", if names.is_empty() { "none".into() } else { names.join(" -> ") });
+        let _ = writeln!(
+            text,
+            "  filters: {}",
+            if names.is_empty() { "none".into() } else { names.join(" -> ") }
+        );
         let endpoints: Vec<_> = cluster.endpoints.iter().map(ToString::to_string).collect();
         let balance = mecha_config::Balance::ALL.iter().find(|(_, balance)| *balance == cluster.balance);
         let _ = match (endpoints.len(), balance) {
-            (0, _) => writeln!(text, "  cluster {}: the store in this process, {} bytes", cluster.name, cluster.max_memory),
-            (1, _) => writeln!(text, "  cluster {} ({}): {}", cluster.name, cluster.protocol, endpoints.join(", ")),
+            (0, _) => writeln!(
+                text,
+                "  cluster {}: the store in this process, {} bytes",
+                cluster.name, cluster.max_memory
+            ),
+            (1, _) => {
+                writeln!(text, "  cluster {} ({}): {}", cluster.name, cluster.protocol, endpoints.join(", "))
+            }
             (_, balance) => writeln!(
                 text,
                 "  cluster {} ({}): {} by {}",
@@ -86,7 +99,8 @@ fn support(text: &mut String, help: &Help, front: &str, back: &str, is_long: boo
         }
         return;
     }
-    let refused: Vec<_> = rows.iter().filter(|row| row.support == "refused").map(|row| row.command.as_str()).collect();
+    let refused: Vec<_> =
+        rows.iter().filter(|row| row.support == "refused").map(|row| row.command.as_str()).collect();
     let mut line = String::from("    refused:");
     for name in refused {
         if line.len() + name.len() > 108 {

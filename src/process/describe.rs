@@ -62,7 +62,8 @@ fn ask(workers: &[Worker]) -> Vec<Description> {
 
 /// One row per cluster: an endpoint is down if any worker leaves it alone.
 fn merged(descriptions: &[Description]) -> Vec<Value> {
-    let mut clusters = std::collections::BTreeMap::<&str, std::collections::BTreeMap<&str, (bool, usize)>>::new();
+    let mut clusters =
+        std::collections::BTreeMap::<&str, std::collections::BTreeMap<&str, (bool, usize)>>::new();
     for (name, endpoints) in descriptions.iter().flat_map(|description| &description.clusters) {
         for (address, is_down, in_flight) in endpoints {
             let row = clusters.entry(name).or_default().entry(address).or_default();
@@ -97,7 +98,9 @@ fn connections(descriptions: &[Description], limit: usize) -> Value {
 /// The configuration in force, with the ports that the system chose.
 fn config(plan: &Plan, addresses: &[Address]) -> Value {
     let snapshot = &plan.snapshot;
-    let names = |filters: &[mecha_config::FilterSpec]| filters.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>();
+    let names = |filters: &[mecha_config::FilterSpec]| {
+        filters.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>()
+    };
     let listeners = snapshot.listeners.iter().zip(addresses).map(|(listener, address)| {
         json!({
             "name": listener.name,

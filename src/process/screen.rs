@@ -24,7 +24,9 @@ pub(super) fn cannot_bind(what: &str, address: &Address, error: &io::Error) -> S
              `mecha --listen redis://127.0.0.1:PORT --to embedded:// --admin 127.0.0.1:PORT`, or edit the configuration"
         }
         io::ErrorKind::PermissionDenied => "ports below 1024 need privileges; choose a higher one",
-        io::ErrorKind::AddrNotAvailable => "this machine has no such address; 127.0.0.1 and 0.0.0.0 always exist",
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; 127.0.0.1 and 0.0.0.0 always exist"
+        }
         _ => "check the address",
     };
     format!("{what} cannot listen on {address}: {error}\n  fix: {fix}")
@@ -72,9 +74,14 @@ pub(super) fn started(
             let _ = writeln!(text, "  redis-cli -p {port} set greeting hello");
         }
         if let Some(port) = port("memcached") {
-            let _ = writeln!(text, "  printf 'get greeting\\r\\nquit\\r\\n' | nc 127.0.0.1 {port}   # the same store");
+            let _ = writeln!(
+                text,
+                "  printf 'get greeting\\r\\nquit\\r\\n' | nc 127.0.0.1 {port}   # the same store"
+            );
         }
-        text.push_str("  mecha --listen redis://127.0.0.1:6380 --to memcached://127.0.0.1:11212   # another back\n");
+        text.push_str(
+            "  mecha --listen redis://127.0.0.1:6380 --to memcached://127.0.0.1:11212   # another back\n",
+        );
         text.push_str("  mecha --help\n");
     }
     text

@@ -96,7 +96,9 @@ impl<P: Framed> ClientTask<P> {
                         reading.intake.poll_read(&mut reading.half, cx, &mut scratch, received)
                     };
                     match polled {
-                        Poll::Pending if self.engine.is_drained(conn) => return Poll::Ready(CloseReason::Drained),
+                        Poll::Pending if self.engine.is_drained(conn) => {
+                            return Poll::Ready(CloseReason::Drained);
+                        }
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(Ok(0)) => reading.is_ended = true,
                         Poll::Ready(Ok(bytes)) => listener.metrics.read_bytes(bytes),
@@ -203,7 +205,10 @@ impl<P: Framed> EngineCell<P> {
     /// Whether the end of the client's side ends everything: nobody reads a blocked or subscribed client's answers
     /// after it, and the server must learn of it.
     fn is_abandoned(&self, conn: ConnKey) -> bool {
-        self.0.borrow_mut().client(conn).is_none_or(|client| client.state.is_raw() || client.state.is_releasing())
+        self.0
+            .borrow_mut()
+            .client(conn)
+            .is_none_or(|client| client.state.is_raw() || client.state.is_releasing())
     }
 
     /// Whether the process drains and this client has got everything that it asked for. One that waits for messages,
@@ -216,7 +221,10 @@ impl<P: Framed> EngineCell<P> {
     }
 
     fn wants_write(&self, conn: ConnKey) -> bool {
-        self.0.borrow_mut().client(conn).is_some_and(|client| client.state.wants_write && !client.state.is_broken)
+        self.0
+            .borrow_mut()
+            .client(conn)
+            .is_some_and(|client| client.state.wants_write && !client.state.is_broken)
     }
 
     fn write_on(&self, conn: ConnKey) {

@@ -359,7 +359,8 @@ impl<P: Framed> State<P> {
 
     /// Passes on a piece of a large request.
     fn forward_tail(&mut self, bytes: &[u8]) {
-        if let (OpenRequest::Forwarding, Route::Pinned { connection, .. }) = (self.open_request, &self.route) {
+        if let (OpenRequest::Forwarding, Route::Pinned { connection, .. }) = (self.open_request, &self.route)
+        {
             connection.submit_bytes(bytes);
         }
     }
@@ -369,5 +370,4 @@ impl<P: Framed> State<P> {
         let is_quiet = self.ledger.in_flight() == 0 && self.outbox.is_empty() && self.stalled.is_none();
         self.is_broken || self.closing.is_some() && is_quiet
     }
-
 }

@@ -44,7 +44,12 @@ impl<P: Framed> ReplySink<P> for EngineCell<P> {
         let mut done = Vec::with_capacity(slips.len());
         for (seq, slip) in (first..=u32::MAX).chain(0..).zip(slips) {
             state.fail(seq, slip.op, slip.replies, why);
-            done.push(Done { ticket: Ticket { conn, seq }, op: slip.op, outcome: Outcome::Refused(why), micros: 0 });
+            done.push(Done {
+                ticket: Ticket { conn, seq },
+                op: slip.op,
+                outcome: Outcome::Refused(why),
+                micros: 0,
+            });
         }
         let (listener, peer) = (Rc::clone(&state.listener), state.peer);
         engine.barrier_done(conn, &done);
@@ -170,7 +175,13 @@ impl<P: Framed> Engine<P> {
 }
 
 /// Runs an answer that was made in this process up the chain. Returns whether a filter rewrote it into `local`.
-fn show_answer<P: Framed>(listener: &Listener<P>, bytes: &[u8], done: &[Done], local: &mut Vec<u8>, cx: &Cx<'_>) -> bool {
+fn show_answer<P: Framed>(
+    listener: &Listener<P>,
+    bytes: &[u8],
+    done: &[Done],
+    local: &mut Vec<u8>,
+    cx: &Cx<'_>,
+) -> bool {
     let mut chain = listener.chain.borrow_mut();
     let mut heads = Vec::new();
     // The widest profile: it decodes the frames of all others.

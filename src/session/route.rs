@@ -7,7 +7,9 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use mecha_clusters::{ReplySink, SubmitCx, Submitted};
-use mecha_core::{Affinity, Batch, Call, Cx, Done, Framed, OpId, Outcome, Refusal, ReplyCount, Session, Verdict};
+use mecha_core::{
+    Affinity, Batch, Call, Cx, Done, Framed, OpId, Outcome, Refusal, ReplyCount, Session, Verdict,
+};
 use mecha_telemetry::CloseReason;
 
 use super::connection::{OpenRequest, Route, State, Wait};
@@ -33,7 +35,12 @@ pub(super) struct Processing<'a, P: Framed> {
 
 impl<P: Framed> State<P> {
     /// Acts on the verdicts of `batch` from call `at` on.
-    pub(super) fn process(&mut self, batch: &mut Batch<'_, P>, mut at: usize, cx: &mut Processing<'_, P>) -> Progress {
+    pub(super) fn process(
+        &mut self,
+        batch: &mut Batch<'_, P>,
+        mut at: usize,
+        cx: &mut Processing<'_, P>,
+    ) -> Progress {
         cx.done.clear();
         let progress = loop {
             let Some(call) = batch.calls.get(at).copied() else { break Progress::Done };
@@ -158,7 +165,12 @@ impl<P: Framed> State<P> {
         }
     }
 
-    fn submit(&mut self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: &mut Processing<'_, P>) -> Result<usize, Wait> {
+    fn submit(
+        &mut self,
+        batch: &mut Batch<'_, P>,
+        range: Range<usize>,
+        cx: &mut Processing<'_, P>,
+    ) -> Result<usize, Wait> {
         let start = range.start;
         let profile = batch.session.profile();
         let submit_cx = SubmitCx {
@@ -248,5 +260,10 @@ impl<P: Framed> State<P> {
 /// The end of the run of calls from `at` on that go to shared connections as they are.
 fn run_end(calls: &[Call], at: usize) -> usize {
     let is_plain = |call: &Call| call.verdict == Verdict::Forward && call.affinity == Affinity::Shared;
-    calls.iter().enumerate().skip(at + 1).find(|(_, call)| !is_plain(call)).map_or(calls.len(), |(index, _)| index)
+    calls
+        .iter()
+        .enumerate()
+        .skip(at + 1)
+        .find(|(_, call)| !is_plain(call))
+        .map_or(calls.len(), |(index, _)| index)
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use mecha_clusters::{Connection, Lane, SubmitCx, Submitted, Upstream};
 use mecha_core::{Batch, Refusal};
-use mecha_transport::unix_ms;
 use mecha_translate::kv::Started;
 use mecha_translate::{KvFront, Store, Taken};
+use mecha_transport::unix_ms;
 
 /// Front protocol `A` over the store that all workers share.
 pub struct Embedded {

@@ -8,9 +8,9 @@ use mecha_clusters::{
     Cluster, Connection, Delivery, Frame, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream,
 };
 use mecha_core::{Batch, ConnKey, Matched, OpId, Outcome, Refusal, Ticket};
-use mecha_transport::unix_ms;
 use mecha_translate::kv::{Answers, BackFrames};
 use mecha_translate::{KvBack, KvFront, Options, Taken, Translator};
+use mecha_transport::unix_ms;
 
 /// Front protocol `A` over a cluster that speaks `B`.
 ///
@@ -85,7 +85,12 @@ impl<A: KvFront, B: KvBack> Translated<A, B> {
     fn answer(&self) {
         let mut answers = self.answers.take();
         for answer in &answers.list {
-            self.clients.answered(answer.ticket, answer.op, answer.span.of(&answers.wire, &[]), answer.outcome);
+            self.clients.answered(
+                answer.ticket,
+                answer.op,
+                answer.span.of(&answers.wire, &[]),
+                answer.outcome,
+            );
         }
         answers.wire.clear();
         answers.list.clear();
@@ -117,8 +122,13 @@ impl<A: KvFront, B: KvBack> Upstream<A> for Translated<A, B> {
             self.cluster.wait_for_room(&sink, call.ticket.conn);
             return Submitted::Full;
         }
-        let taken =
-            self.translator.borrow_mut().requests(batch, range, cx.peer, unix_ms(), &mut self.frames.borrow_mut());
+        let taken = self.translator.borrow_mut().requests(
+            batch,
+            range,
+            cx.peer,
+            unix_ms(),
+            &mut self.frames.borrow_mut(),
+        );
         let failed = self.send(cx.now_micros);
         if !failed.is_empty()
             && let Some(me) = self.me.upgrade()

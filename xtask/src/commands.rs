@@ -39,7 +39,8 @@ struct Server {
 
 impl Server {
     fn start() -> Result<Self, String> {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).map_err(text)?.port();
+        let port =
+            TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).map_err(text)?.port();
         let child = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .stdout(Stdio::null())
@@ -62,7 +63,8 @@ impl Server {
         writer.write_all(b"*1\r\n$7\r\nCOMMAND\r\n*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n").map_err(text)?;
         let commands = Node::read(&mut reader)?;
         let info = Node::read(&mut reader)?.text();
-        let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("?").to_string();
+        let version =
+            info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("?").to_string();
         let mut rows = BTreeMap::new();
         for command in commands.items() {
             Row::collect(command, &mut rows);
@@ -110,7 +112,9 @@ impl Row {
         // Some servers find keys by code of their own. Where we know what it looks for, we say so; elsewhere a begin at
         // argument 0 stands for "cannot be told".
         let by_code = match name.as_str() {
-            "sort" => "KeySpec { begin: Begin::Keyword(\"STORE\", 2), find: Find::Range { last: 0, step: 1, limit: 0 } }",
+            "sort" => {
+                "KeySpec { begin: Begin::Keyword(\"STORE\", 2), find: Find::Range { last: 0, step: 1, limit: 0 } }"
+            }
             "sort_ro" => "",
             _ => "KeySpec::range(0, 0, 1, 0)",
         };
@@ -139,11 +143,22 @@ impl Row {
     fn class(&self, name: &str) -> &'static str {
         let in_category = |category: &str| self.categories.iter().any(|known| known == category);
         let family = name.split('|').next().unwrap_or(name);
-        if in_category("@connection") || in_category("@transaction") || in_category("@pubsub") && name != "publish" && name != "spublish" {
+        if in_category("@connection")
+            || in_category("@transaction")
+            || in_category("@pubsub") && name != "publish" && name != "spublish"
+        {
             if matches!(name, "ping" | "echo") { "Read" } else { "Session" }
-        } else if self.has("write") || self.has("may_replicate") || in_category("@scripting") && !self.has("readonly") {
+        } else if self.has("write")
+            || self.has("may_replicate")
+            || in_category("@scripting") && !self.has("readonly")
+        {
             "Write"
-        } else if self.has("admin") || matches!(family, "config" | "debug" | "acl" | "cluster" | "module" | "slowlog" | "latency" | "function") {
+        } else if self.has("admin")
+            || matches!(
+                family,
+                "config" | "debug" | "acl" | "cluster" | "module" | "slowlog" | "latency" | "function"
+            )
+        {
             "Admin"
         } else {
             "Read"
@@ -169,7 +184,12 @@ fn key_spec(spec: &Node) -> Option<String> {
     let int = |name: &str| find.field(name).map(|node| node.int());
     let find = match kind.as_str() {
         "range" => {
-            format!("Find::Range {{ last: {}, step: {}, limit: {} }}", int("lastkey")?, int("keystep")?, int("limit")?)
+            format!(
+                "Find::Range {{ last: {}, step: {}, limit: {} }}",
+                int("lastkey")?,
+                int("keystep")?,
+                int("limit")?
+            )
         }
         "keynum" => format!(
             "Find::Number {{ at: {}, first: {}, step: {} }}",
@@ -196,8 +216,22 @@ fn render(version: &str, rows: &BTreeMap<String, Row>) -> String {
         rows.len() + 1
     );
     for (name, row) in rows {
-        let flags = ["admin", "blocking", "fast", "movablekeys", "no_auth", "noscript", "pubsub", "readonly", "write"];
-        let set: Vec<_> = flags.iter().filter(|flag| row.has(flag)).map(|flag| format!("flag::{}", flag.to_uppercase())).collect();
+        let flags = [
+            "admin",
+            "blocking",
+            "fast",
+            "movablekeys",
+            "no_auth",
+            "noscript",
+            "pubsub",
+            "readonly",
+            "write",
+        ];
+        let set: Vec<_> = flags
+            .iter()
+            .filter(|flag| row.has(flag))
+            .map(|flag| format!("flag::{}", flag.to_uppercase()))
+            .collect();
         let class = row.class(name);
         let idempotent = matches!(class, "Read") || IDEMPOTENT.contains(&name.as_str());
         let _ = writeln!(

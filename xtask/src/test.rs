@@ -62,14 +62,16 @@ fn has(program: &str) -> bool {
 
 fn servers() -> Result<(), String> {
     let wanted = [("redis-server", "redis-server"), ("redis-cli", "redis-tools"), ("memcached", "memcached")];
-    let missing: Vec<_> = wanted.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
+    let missing: Vec<_> =
+        wanted.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         println!("all there");
         return Ok(());
     }
     // Packages of servers start them; the tests start their own.
     let quiet = [("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1")];
-    let (program, first): (&str, &[&str]) = if has("sudo") { ("sudo", &["-E", "apt-get"]) } else { ("apt-get", &[]) };
+    let (program, first): (&str, &[&str]) =
+        if has("sudo") { ("sudo", &["-E", "apt-get"]) } else { ("apt-get", &[]) };
     let with = |args: &[&'static str]| first.iter().copied().chain(args.iter().copied()).collect::<Vec<_>>();
     call(program, &with(&["update", "-qq"]), &quiet)?;
     let mut install = with(&["install", "-y", "-qq", "--no-install-recommends"]);
