@@ -1,0 +1,162 @@
+//! Who gets which reply.
+
+use std::rc::Rc;
+
+use mecha_core::{Decode, Framed, Matched, Outcome};
+
+use super::task::Reading;
+use super::{Connection, OpenReply};
+use crate::{Delivery, ReplySink};
+
+impl<P: Framed> Connection<P> {
+    /// Hands out what one read returned. Returns how much of it is done with, and whether the peer kept its protocol.
+    pub(super) fn received(&self, bytes: &[u8], reading: &mut Reading<P>, now: u64) -> (usize, bool) {
+        reading.heads.clear();
+        let (decoded, is_sound) = match reading.decoder.decode(bytes, &mut reading.heads) {
+            Ok(decoded) => (decoded, true),
+            Err(_) => Default::default(),
+        };
+        if decoded.tail > 0 {
+            let is_done = !(decoded.open && reading.heads.is_empty());
+            self.continue_open(
+                bytes.get(..decoded.tail).unwrap_or_default(),
+                is_done,
+                now,
+                &mut reading.touched,
+            );
+        }
+        let mut heads = std::mem::take(&mut reading.heads);
+        let mut at = 0;
+        let mut is_expected = true;
+        while at < heads.len() {
+            match self.hand_out(bytes, &mut heads, at, decoded.open, now, reading) {
+                Some(next) => at = next,
+                None => {
+                    is_expected = false;
+                    break;
+                }
+            }
+        }
+        reading.heads = heads;
+        (decoded.consumed, is_sound && is_expected)
+    }
+
+    fn continue_open(&self, bytes: &[u8], is_done: bool, now: u64, touched: &mut Vec<Rc<dyn ReplySink<P>>>) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.is_raw || inner.open.is_none() {
+            let owner = inner.owner.clone();
+            drop(inner);
+            if let Some((sink, conn)) = owner {
+                sink.push(conn, bytes);
+                touch(touched, &sink);
+            }
+            return;
+        }
+        let Some(open) = &inner.open else { return };
+        let (client, is_part) = (open.client.clone(), open.is_part);
+        let done = (open.slip, open.outcome, elapsed(open.sent_micros, now));
+        if is_done {
+            inner.open = None;
+        }
+        drop(inner);
+        if let Some((sink, conn, seq)) = client {
+            sink.more(conn, seq, bytes, (is_done && !is_part).then_some(done));
+            touch(touched, &sink);
+        }
+    }
+
+    /// Gives `heads[at..]` to whoever waits for the first of them, as many as belong to it. Returns the next position,
+    /// `None` if nobody asked for this reply.
+    fn hand_out(
+        &self,
+        wire: &[u8],
+        heads: &mut [P::Reply],
+        at: usize,
+        is_open_last: bool,
+        now: u64,
+        reading: &mut Reading<P>,
+    ) -> Option<usize> {
+        let mut inner = self.inner.borrow_mut();
+        let first = heads.get(at)?;
+        if inner.is_raw || P::matched(first) == Matched::Push {
+            let owner = inner.owner.clone();
+            drop(inner);
+            if let Some((sink, conn)) = owner {
+                sink.push(conn, P::reply_span(first).of(wire, &[]));
+                touch(&mut reading.touched, &sink);
+            }
+            return Some(at + 1);
+        }
+        if inner.swallow > 0 {
+            inner.swallow -= u32::from(P::matched(first) == Matched::Last);
+            return Some(at + 1);
+        }
+        let run = inner.runs.front()?;
+        let (sink, conn, first_seq) = (Rc::clone(&run.sink), run.conn, run.first);
+        let (is_abandoned, sent, deadline, count) =
+            (run.is_abandoned, run.sent_micros, run.deadline_micros, run.count as usize);
+        let (mut end, mut complete, mut parts_open) = (at, 0, false);
+        while complete < count
+            && let Some(head) = heads.get(end)
+        {
+            match P::matched(head) {
+                Matched::Last => (complete, parts_open) = (complete + 1, false),
+                Matched::Part => parts_open = true,
+                Matched::Push => break,
+            }
+            end += 1;
+        }
+        let is_open = is_open_last && end == heads.len();
+        reading.slips.clear();
+        let parts_slip = parts_open.then(|| inner.runs.slip_at(complete)).flatten();
+        inner.runs.answer(complete as u32, &mut reading.slips);
+        if parts_open && let Some(run) = inner.runs.front_mut() {
+            run.is_begun = true;
+        }
+        // A part that goes on (a large memcached VALUE) belongs to the call that is still unanswered.
+        if is_open {
+            let slip = parts_slip.or_else(|| reading.slips.last().copied())?;
+            let seq =
+                first_seq.wrapping_add(if parts_open { complete } else { complete.saturating_sub(1) } as u32);
+            let outcome = heads.get(end.wrapping_sub(1)).map_or(Outcome::Ok, P::outcome);
+            inner.open = Some(OpenReply {
+                client: (!is_abandoned).then(|| (Rc::clone(&sink), conn, seq)),
+                slip,
+                outcome,
+                is_part: parts_open,
+                sent_micros: sent,
+                deadline_micros: if is_abandoned || parts_open { u64::MAX } else { deadline },
+            });
+        }
+        drop(inner);
+        self.endpoint.metrics.replied(complete);
+        if !is_abandoned {
+            let heads = heads.get_mut(at..end).unwrap_or_default();
+            let slips = &reading.slips[..];
+            let micros = elapsed(sent, now);
+            let delivery = Delivery {
+                first: first_seq,
+                wire,
+                heads,
+                slips,
+                open: is_open && !parts_open,
+                parts_open: parts_slip,
+                micros,
+                now_micros: now,
+            };
+            sink.deliver(conn, delivery);
+            touch(&mut reading.touched, &sink);
+        }
+        Some(end)
+    }
+}
+
+fn touch<P: Framed>(touched: &mut Vec<Rc<dyn ReplySink<P>>>, sink: &Rc<dyn ReplySink<P>>) {
+    if !touched.iter().any(|known| Rc::ptr_eq(known, sink)) {
+        touched.push(Rc::clone(sink));
+    }
+}
+
+fn elapsed(sent_micros: u64, now_micros: u64) -> u32 {
+    u32::try_from(now_micros.saturating_sub(sent_micros)).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,270 @@
+//! The task of one connection: connects when it is needed, reads, writes, and says farewell.
+
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use mecha_core::{ConnKey, Framed, Refusal};
+use mecha_transport::{Intake, ReadHalf, WriteHalf};
+
+use super::{Connection, State};
+use crate::{ReplySink, Slip};
+
+/// Reads in a row before other tasks get their turn.
+const READS_PER_POLL: usize = 4;
+/// How often a connection that waits for a slow client looks again.
+const SLOW_CLIENT_POLL: Duration = Duration::from_millis(2);
+/// A connection that lived shorter than this counts as a failed attempt.
+const SHORT_LIFE_MICROS: u64 = 1_000_000;
+
+/// Why a socket ended.
+enum End {
+    Closed,
+    Io(io::Error),
+    Protocol,
+}
+
+/// Says farewell when it is dropped.
+struct Ending<P: Framed>(Rc<Connection<P>>);
+
+impl<P: Framed> Drop for Ending<P> {
+    fn drop(&mut self) {
+        self.0.inner.borrow_mut().state = State::Closed;
+        self.0.lost(Refusal::UpstreamGone);
+    }
+}
+
+/// What the task keeps between reads.
+pub(super) struct Reading<P: Framed> {
+    pub(super) decoder: P::ReplyDecoder,
+    pub(super) heads: Vec<P::Reply>,
+    pub(super) slips: Vec<Slip>,
+    /// Sinks that got something from this read.
+    pub(super) touched: Vec<Rc<dyn ReplySink<P>>>,
+    /// Clients that do not keep up with what they get from here.
+    choking: Vec<(Rc<dyn ReplySink<P>>, ConnKey)>,
+}
+
+impl<P: Framed> Connection<P> {
+    /// The connection's task. Ends when it is closed, or, if dedicated, with its first socket.
+    pub(crate) async fn run(self: Rc<Self>) {
+        // However the task ends, even by a panic, nobody waits for it in vain.
+        let task = Ending(self);
+        task.0.live().await;
+    }
+
+    async fn live(&self) {
+        let clock = self.endpoint.clock;
+        loop {
+            if !self.wanted().await {
+                break;
+            }
+            self.inner.borrow_mut().state = State::Connecting;
+            let wait = self.endpoint.book(clock.micros());
+            if !wait.is_zero() {
+                self.endpoint.metrics.connect_delayed();
+                tokio::time::sleep(wait).await;
+            }
+            let (why, is_failure) = match self.connect().await {
+                Ok((read, write)) => {
+                    let opened = clock.micros();
+                    self.opened();
+                    let end = self.serve(read, write).await;
+                    self.endpoint.metrics.connection_closed();
+                    self.report(&end);
+                    (Refusal::UpstreamGone, clock.micros().saturating_sub(opened) < SHORT_LIFE_MICROS)
+                }
+                Err(error) => {
+                    self.endpoint.metrics.connect_failed();
+                    self.report(&End::Io(error));
+                    (Refusal::UpstreamUnreachable, true)
+                }
+            };
+            let is_over = {
+                let mut inner = self.inner.borrow_mut();
+                inner.state = State::BackingOff;
+                inner.is_closing = false;
+                self.is_dedicated
+            };
+            // A server that closes a connection after a while (its idle timeout, a restart) is tried again at once.
+            let wait = if is_failure { self.endpoint.failed() } else { self.endpoint.succeeded() };
+            self.lost(why);
+            if is_over {
+                break;
+            }
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            self.inner.borrow_mut().state = State::Idle;
+        }
+    }
+
+    /// Waits for something to send. `false`: never again.
+    async fn wanted(&self) -> bool {
+        std::future::poll_fn(|cx| {
+            let mut inner = self.inner.borrow_mut();
+            inner.register(cx);
+            if inner.is_closing {
+                return Poll::Ready(false);
+            }
+            if inner.outbox.is_empty() { Poll::Pending } else { Poll::Ready(true) }
+        })
+        .await
+    }
+
+    async fn connect(&self) -> io::Result<(ReadHalf, WriteHalf)> {
+        mecha_transport::connect(&self.endpoint.address, self.endpoint.options.connect_timeout).await
+    }
+
+    fn opened(&self) {
+        self.endpoint.metrics.connection_opened();
+        let mut inner = self.inner.borrow_mut();
+        inner.state = State::Open;
+        let mut first = Vec::new();
+        inner.swallow = P::prologue(self.profile, &mut first);
+        if !first.is_empty() {
+            let queued = std::mem::take(inner.outbox.buffer());
+            first.extend_from_slice(&queued);
+            *inner.outbox.buffer() = first;
+        }
+    }
+
+    async fn serve(&self, mut read: ReadHalf, write: WriteHalf) -> End {
+        let mut intake = Intake::default();
+        let mut reading = Reading::<P> {
+            decoder: P::reply_decoder(self.endpoint.options.limits, self.profile),
+            heads: Vec::new(),
+            slips: Vec::new(),
+            touched: Vec::new(),
+            choking: Vec::new(),
+        };
+        loop {
+            let step =
+                std::future::poll_fn(|cx| self.poll_serve(cx, &mut read, &write, &mut intake, &mut reading));
+            match step.await {
+                Some(end) => return end,
+                // A client reads too slowly: nothing is read until it has caught up or its engine gave it up.
+                None => loop {
+                    tokio::time::sleep(SLOW_CLIENT_POLL).await;
+                    let now = self.endpoint.clock.micros();
+                    reading.choking.retain(|(sink, conn)| sink.is_choking(*conn, now));
+                    if reading.choking.is_empty() || self.inner.borrow().is_closing {
+                        break;
+                    }
+                },
+            }
+        }
+    }
+
+    /// One turn: read what is there, hand it out, then write everything that was submitted in this turn. Ready with
+    /// `None` when a client must be waited for.
+    fn poll_serve(
+        &self,
+        cx: &mut Context<'_>,
+        read: &mut ReadHalf,
+        write: &WriteHalf,
+        intake: &mut Intake,
+        reading: &mut Reading<P>,
+    ) -> Poll<Option<End>> {
+        self.inner.borrow_mut().register(cx);
+        let mut is_choked = false;
+        for round in 0.. {
+            if round == READS_PER_POLL {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            let mut scratch = self.endpoint.scratch.borrow_mut();
+            let mut is_broken = false;
+            let now = self.endpoint.clock.micros();
+            let polled = intake.poll_read(read, cx, &mut scratch, |bytes| {
+                let (consumed, is_ok) = self.received(bytes, reading, now);
+                is_broken = !is_ok;
+                consumed
+            });
+            drop(scratch);
+            match polled {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Poll::Ready(Some(End::Closed)),
+                Poll::Ready(Ok(bytes)) => self.endpoint.metrics.received_bytes(bytes),
+                Poll::Ready(Err(error)) => return Poll::Ready(Some(End::Io(error))),
+            }
+            let choking =
+                reading.touched.drain(..).filter_map(|sink| sink.flush(now).map(|conn| (sink, conn)));
+            reading.choking.extend(choking);
+            if is_broken {
+                return Poll::Ready(Some(End::Protocol));
+            }
+            if !reading.choking.is_empty() {
+                is_choked = true;
+                break;
+            }
+        }
+        if let Err(error) = self.write_out(cx, read, write) {
+            return Poll::Ready(Some(End::Io(error)));
+        }
+        self.release_waiters();
+        if self.inner.borrow().is_closing {
+            return Poll::Ready(Some(End::Closed));
+        }
+        if is_choked { Poll::Ready(None) } else { Poll::Pending }
+    }
+
+    fn write_out(&self, cx: &mut Context<'_>, read: &ReadHalf, write: &WriteHalf) -> io::Result<()> {
+        let mut inner = self.inner.borrow_mut();
+        while !inner.outbox.is_empty() {
+            let written = inner.outbox.write_to(write)?;
+            self.endpoint.metrics.sent_bytes(written);
+            if !inner.outbox.is_empty() && read.poll_write_ready(cx)?.is_pending() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn release_waiters(&self) {
+        let waiters = {
+            let mut inner = self.inner.borrow_mut();
+            if inner.waiters.is_empty() || !inner.has_room(&self.endpoint.options) {
+                return;
+            }
+            std::mem::take(&mut inner.waiters)
+        };
+        for (sink, conn) in waiters {
+            sink.resume(conn);
+        }
+    }
+
+    /// The socket is gone: everybody who waits is told.
+    fn lost(&self, why: Refusal) {
+        let (failed, open, owner, waiters) = {
+            let mut inner = self.inner.borrow_mut();
+            inner.outbox.clear();
+            inner.swallow = 0;
+            (inner.runs.fail_all(), inner.open.take(), inner.owner.take(), std::mem::take(&mut inner.waiters))
+        };
+        let now = self.endpoint.clock.micros();
+        if let Some(open) = open
+            && let Some((sink, conn, seq)) = open.client
+        {
+            sink.fail(conn, seq, &[open.slip], why, true);
+            sink.flush(now);
+        }
+        self.tell(failed, why, now);
+        if let Some((sink, conn)) = owner {
+            sink.unpinned(conn);
+        }
+        for (sink, conn) in waiters {
+            sink.resume(conn);
+        }
+    }
+
+    fn report(&self, end: &End) {
+        let (address, cluster) = (&self.endpoint.address, &self.endpoint.cluster);
+        match end {
+            End::Closed => tracing::debug!(%cluster, %address, "upstream connection closed"),
+            End::Io(error) => tracing::warn!(%cluster, %address, %error, "upstream connection failed"),
+            End::Protocol => tracing::warn!(%cluster, %address, "upstream broke its protocol"),
+        }
+    }
+}
