@@ -46,7 +46,7 @@ pub trait ReplySink<P: Framed> {
     fn more(&self, conn: ConnKey, seq: u32, bytes: &[u8], done: Option<(Slip, Outcome, u32)>);
 
     /// Takes the complete reply to one call, made by a translator.
-    fn answered(&self, ticket: mecha_core::Ticket, op: OpId, bytes: &[u8], outcome: Outcome);
+    fn answered(&self, ticket: mecha_core::Ticket, op: OpId, bytes: &[u8], outcome: Outcome, now_micros: u64);
 
     /// `slips.len()` consecutive calls, starting with `first`, will get no reply. With `broken`, the first of them had
     /// part of its reply delivered already.
@@ -112,15 +112,21 @@ pub trait Upstream<P: Framed> {
     /// Takes leading calls of `batch.calls[range]`, all of whose verdicts are `Forward`. Never blocks.
     fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: SubmitCx<'_, P>) -> Submitted;
 
-    /// Opens, or takes from the idle ones, a connection for one client alone. `key` is the first key of the call that
+    /// Opens, or takes from the idle ones, a connection for one client alone. Only upstreams that pass requests on have
+    /// any. `key` is the first key of the call that
     /// wants it.
     ///
     /// # Errors
     /// The reason for which there is none.
-    fn pin(&self, key: Option<&[u8]>, profile: u8, lane: &Lane) -> Result<Rc<Connection<P>>, Refusal>;
+    fn pin(&self, key: Option<&[u8]>, profile: u8, lane: &Lane) -> Result<Rc<Connection<P>>, Refusal> {
+        let _ = (key, profile, lane);
+        Err(Refusal::Unsupported)
+    }
 
     /// Takes a dedicated connection back. One that is not `clean` is closed.
-    fn unpin(&self, connection: Rc<Connection<P>>, clean: bool);
+    fn unpin(&self, connection: Rc<Connection<P>>, clean: bool) {
+        let _ = (connection, clean);
+    }
 
     /// Whether protocol state of the client (transactions, names) is the upstream's business, because requests are
     /// translated and not forwarded.

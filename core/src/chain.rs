@@ -95,6 +95,20 @@ pub trait Policy {
     }
 }
 
+impl Policy for Box<dyn Policy> {
+    fn on_calls(&mut self, calls: &mut [Call], cx: &Cx<'_>) {
+        (**self).on_calls(calls, cx);
+    }
+
+    fn on_done(&mut self, done: &[Done], cx: &Cx<'_>) {
+        (**self).on_done(done, cx);
+    }
+
+    fn on_tick(&mut self, now_micros: u64) {
+        (**self).on_tick(now_micros);
+    }
+}
+
 impl<P: Framed, F: Policy> Filter<P> for F {
     fn on_requests(&mut self, batch: &mut Batch<'_, P>, cx: &Cx<'_>) {
         self.on_calls(batch.calls, cx);

@@ -1,7 +1,6 @@
 //! Doors of protocols whose frames we cut ourselves.
 
 use std::cell::RefCell;
-use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -245,7 +244,6 @@ impl<P: Framed> DoorPlan for FramedPlan<P> {
             engine: scope.engine::<P>(),
             scratch: Rc::clone(&scope.scratch),
             clock: scope.environment.clock,
-            protocol: PhantomData,
         })
     }
 }
@@ -254,25 +252,8 @@ impl<P: Framed> Factory<P> {
     fn open(&self) -> Box<dyn Filter<P>> {
         match self {
             Self::Filter(factory) => factory.open(),
-            Self::Policy(factory) => Box::new(PolicyFilter(factory.open())),
+            Self::Policy(factory) => Box::new(factory.open()),
         }
-    }
-}
-
-/// A boxed policy as a filter: the blanket implementation is for the policies themselves.
-struct PolicyFilter(Box<dyn mecha_core::Policy>);
-
-impl<P: Framed> Filter<P> for PolicyFilter {
-    fn on_requests(&mut self, batch: &mut mecha_core::Batch<'_, P>, cx: &mecha_core::Cx<'_>) {
-        self.0.on_calls(batch.calls, cx);
-    }
-
-    fn on_done(&mut self, done: &[mecha_core::Done], cx: &mecha_core::Cx<'_>) {
-        self.0.on_done(done, cx);
-    }
-
-    fn on_tick(&mut self, now_micros: u64) {
-        self.0.on_tick(now_micros);
     }
 }
 
@@ -282,7 +263,6 @@ struct FramedDoor<P: Framed> {
     engine: Rc<EngineCell<P>>,
     scratch: Rc<RefCell<Vec<u8>>>,
     clock: mecha_transport::Clock,
-    protocol: PhantomData<P>,
 }
 
 impl<P: Framed> Door for FramedDoor<P> {

@@ -29,8 +29,8 @@ impl<P: Framed> ReplySink<P> for EngineCell<P> {
         engine.dirty(conn);
     }
 
-    fn answered(&self, ticket: Ticket, op: OpId, bytes: &[u8], outcome: Outcome) {
-        self.0.borrow_mut().answered(ticket, op, bytes, outcome);
+    fn answered(&self, ticket: Ticket, op: OpId, bytes: &[u8], outcome: Outcome, now_micros: u64) {
+        self.0.borrow_mut().answered(ticket, op, bytes, outcome, now_micros);
     }
 
     fn fail(&self, conn: ConnKey, first: u32, slips: &[Slip], why: Refusal, broken: bool) {
@@ -142,8 +142,7 @@ impl<P: Framed> Engine<P> {
     }
 
     /// Takes the answer of a translator, showing it to filters that rewrite replies.
-    fn answered(&mut self, ticket: Ticket, op: OpId, bytes: &[u8], outcome: Outcome) {
-        let now_micros = self.clock_micros();
+    fn answered(&mut self, ticket: Ticket, op: OpId, bytes: &[u8], outcome: Outcome, now_micros: u64) {
         let Some(client) = self.client(ticket.conn) else { return };
         let micros = client.state.since_submitted(ticket.seq, now_micros);
         let (listener, peer) = (Rc::clone(&client.state.listener), client.state.peer);

@@ -234,10 +234,7 @@ impl<P: Framed> State<P> {
         if self.open_request == OpenRequest::Waiting {
             self.open_request = OpenRequest::Swallowing;
         }
-        let mut error = Vec::new();
-        if call.replies == ReplyCount::One {
-            P::refuse(call.op, why, &mut error);
-        }
+        let error = refusal::<P>(call.op, call.replies, why);
         self.answer_here(call, &error, Outcome::Refused(why), cx);
     }
 
@@ -249,12 +246,18 @@ impl<P: Framed> State<P> {
 
     /// Appends the refusal of a call that was sent.
     pub(super) fn fail(&mut self, seq: u32, op: OpId, replies: ReplyCount, why: Refusal) {
-        let mut error = Vec::new();
-        if replies == ReplyCount::One {
-            P::refuse(op, why, &mut error);
-        }
+        let error = refusal::<P>(op, replies, why);
         self.ledger.answer(seq, &error, true, self.outbox.buffer());
     }
+}
+
+/// The native error; nothing for a quiet call.
+fn refusal<P: Framed>(op: OpId, replies: ReplyCount, why: Refusal) -> Vec<u8> {
+    let mut error = Vec::new();
+    if replies == ReplyCount::One {
+        P::refuse(op, why, &mut error);
+    }
+    error
 }
 
 /// The end of the run of calls from `at` on that go to shared connections as they are.

@@ -4,13 +4,13 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
 
-use mecha_clusters::{
-    Cluster, Connection, Delivery, Frame, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream,
-};
+use mecha_clusters::{Cluster, Delivery, Frame, ReplySink, Slip, SubmitCx, Submitted, Upstream};
 use mecha_core::{Batch, ConnKey, Matched, OpId, Outcome, Refusal, Ticket};
 use mecha_translate::kv::{Answers, BackFrames};
 use mecha_translate::{KvBack, KvFront, Options, Taken, Translator};
 use mecha_transport::unix_ms;
+
+use super::submitted;
 
 /// Front protocol `A` over a cluster that speaks `B`.
 ///
@@ -73,16 +73,16 @@ impl<A: KvFront, B: KvBack> Translated<A, B> {
     }
 
     /// Tells the translator about steps that were not sent, and its clients what follows from it.
-    fn fail_all(&self, failed: &[(u32, Refusal)]) {
+    fn fail_all(&self, failed: &[(u32, Refusal)], now_micros: u64) {
         let now_ms = unix_ms();
         for (token, why) in failed {
             let (mut frames, mut answers) = (self.frames.borrow_mut(), self.answers.borrow_mut());
             self.translator.borrow_mut().fail(*token, *why, now_ms, &mut frames, &mut answers);
         }
-        self.answer();
+        self.answer(now_micros);
     }
 
-    fn answer(&self) {
+    fn answer(&self, now_micros: u64) {
         let mut answers = self.answers.take();
         for answer in &answers.list {
             self.clients.answered(
@@ -90,6 +90,7 @@ impl<A: KvFront, B: KvBack> Translated<A, B> {
                 answer.op,
                 answer.span.of(&answers.wire, &[]),
                 answer.outcome,
+                now_micros,
             );
         }
         answers.wire.clear();
@@ -99,13 +100,13 @@ impl<A: KvFront, B: KvBack> Translated<A, B> {
 
     /// Sends what replies have led to, until nothing fails any more.
     fn go_on(&self, now_micros: u64) {
-        self.answer();
+        self.answer(now_micros);
         loop {
             let failed = self.send(now_micros);
             if failed.is_empty() {
                 break;
             }
-            self.fail_all(&failed);
+            self.fail_all(&failed, now_micros);
         }
         for conn in self.waiting.take() {
             self.clients.resume(conn);
@@ -136,28 +137,17 @@ impl<A: KvFront, B: KvBack> Upstream<A> for Translated<A, B> {
             // The engine is in the middle of this client's batch: it hears of the failure in its own turn.
             let now_micros = cx.now_micros;
             tokio::task::spawn_local(async move {
-                me.fail_all(&failed);
+                me.fail_all(&failed, now_micros);
                 me.go_on(now_micros);
                 me.clients.flush(now_micros);
             });
         }
-        match taken {
-            Taken::Answered(count) => Submitted::Answered(count),
-            Taken::Close(count) => Submitted::Close(count),
-            Taken::Full => {
-                let conn = batch.calls.get(first).map(|call| call.ticket.conn);
-                self.waiting.borrow_mut().extend(conn);
-                Submitted::Full
-            }
-            Taken::Pending(count) => Submitted::Pending(count),
+        if taken == Taken::Full {
+            let conn = batch.calls.get(first).map(|call| call.ticket.conn);
+            self.waiting.borrow_mut().extend(conn);
         }
+        submitted(taken)
     }
-
-    fn pin(&self, _key: Option<&[u8]>, _profile: u8, _lane: &Lane) -> Result<Rc<Connection<A>>, Refusal> {
-        Err(Refusal::Unsupported)
-    }
-
-    fn unpin(&self, _connection: Rc<Connection<A>>, _clean: bool) {}
 
     fn is_translated(&self) -> bool {
         true
@@ -177,23 +167,25 @@ impl<A: KvFront, B: KvBack> ReplySink<B> for Translated<A, B> {
                 translator.reply(token, head, frame, now_ms, &mut frames, &mut answers);
             }
         }
-        self.go_on(self.now());
+        self.go_on(delivery.now_micros);
     }
 
     /// Replies of a back are decoded whole: its connections are opened with limits that say so.
     fn more(&self, _conn: ConnKey, seq: u32, _bytes: &[u8], done: Option<(Slip, Outcome, u32)>) {
         if done.is_some() {
-            self.fail_all(&[(seq, Refusal::UpstreamGone)]);
-            self.go_on(self.now());
+            let now_micros = self.cluster.now_micros();
+            self.fail_all(&[(seq, Refusal::UpstreamGone)], now_micros);
+            self.go_on(now_micros);
         }
     }
 
-    fn answered(&self, _ticket: Ticket, _op: OpId, _bytes: &[u8], _outcome: Outcome) {}
+    fn answered(&self, _ticket: Ticket, _op: OpId, _bytes: &[u8], _outcome: Outcome, _now_micros: u64) {}
 
     fn fail(&self, _conn: ConnKey, first: u32, slips: &[Slip], why: Refusal, _broken: bool) {
         let failed: Vec<_> = (0..slips.len() as u32).map(|index| (first.wrapping_add(index), why)).collect();
-        self.fail_all(&failed);
-        self.go_on(self.now());
+        let now_micros = self.cluster.now_micros();
+        self.fail_all(&failed, now_micros);
+        self.go_on(now_micros);
     }
 
     fn push(&self, _conn: ConnKey, _bytes: &[u8]) {}
@@ -210,11 +202,5 @@ impl<A: KvFront, B: KvBack> ReplySink<B> for Translated<A, B> {
 
     fn is_choking(&self, conn: ConnKey, now_micros: u64) -> bool {
         self.clients.is_choking(conn, now_micros)
-    }
-}
-
-impl<A: KvFront, B: KvBack> Translated<A, B> {
-    fn now(&self) -> u64 {
-        self.cluster.now_micros()
     }
 }
