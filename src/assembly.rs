@@ -22,7 +22,7 @@ use crate::catalog;
 
 pub use door::{Door, DoorPlan, EngineView};
 pub use framed::{Back, FramedEntry, ProtocolEntry, embedded, kv, native};
-pub use scope::{Environment, Scope};
+pub use scope::{EndpointRows, Environment, Scope};
 
 /// What the whole process shares.
 pub struct Shared {

@@ -15,7 +15,7 @@ use mecha_core::Peer;
 use mecha_transport::{Accepted, Clock};
 use tokio::sync::mpsc;
 
-use crate::assembly::{Door, Environment, Plan, Scope};
+use crate::assembly::{Door, EndpointRows, Environment, Plan, Scope};
 use crate::session::ConnectionInfo;
 
 /// Reads from upstreams: larger than those from clients, as replies of many clients come together.
@@ -59,7 +59,7 @@ pub struct Description {
     /// Its clients.
     pub connections: Vec<ConnectionInfo>,
     /// Its clusters: name, and of each endpoint the address, whether it is down, and its unanswered calls.
-    pub clusters: Vec<(String, Vec<(String, bool, usize)>)>,
+    pub clusters: Vec<(String, EndpointRows)>,
 }
 
 /// The control side's end of a worker.

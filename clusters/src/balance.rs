@@ -171,7 +171,7 @@ mod tests {
         }
         let (before, after) = (Balancer::new(balance, &names), Balancer::new(balance, &names[..9]));
         let keys: Vec<_> = (0..20_000).map(|key| format!("key:{key}")).collect();
-        let mut share = vec![0; 10];
+        let mut share = [0; 10];
         let mut moved = 0;
         for key in &keys {
             let (old, new) = (before.by_key(key.as_bytes()).unwrap(), after.by_key(key.as_bytes()).unwrap());

@@ -68,7 +68,7 @@ impl std::error::Error for ConfigError {}
 
 /// The known name nearest to `name`, if it is near enough to have been meant.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let candidates = known.into_iter().map(|other| (distance(name, other), other));
+    let candidates = known.into_iter().map(|other| (edit_distance(name, other), other));
     candidates
         .min()
         .filter(|(distance, other)| *distance <= other.len().div_ceil(2).min(3).min(name.len()))
@@ -76,7 +76,7 @@ pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
 }
 
 /// A hint that names the nearest, or else all that there is.
-pub(crate) fn suggestion<'a>(name: &str, known: &[&'a str]) -> String {
+pub(crate) fn suggestion(name: &str, known: &[&str]) -> String {
     match nearest(name, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
         None if known.is_empty() => "there is none".into(),
@@ -84,8 +84,8 @@ pub(crate) fn suggestion<'a>(name: &str, known: &[&'a str]) -> String {
     }
 }
 
-/// Levenshtein's edit distance.
-fn distance(one: &str, other: &str) -> usize {
+/// Levenshtein's edit distance between the first 64 characters, for suggestions.
+pub fn edit_distance(one: &str, other: &str) -> usize {
     let other: Vec<char> = other.chars().take(64).collect();
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (index, a) in one.chars().take(64).enumerate() {

@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use error::ConfigError;
+pub use error::{ConfigError, edit_distance};
 pub use flags::{Overrides, demo_snapshot, from_flags};
 pub use options::Options;
 pub use read::load;

@@ -56,6 +56,9 @@ pub struct Help {
     pub example: &'static str,
 }
 
+/// What understands the options of one `T`.
+pub type Build<T> = fn(&Options, &BuildCx<'_>) -> Result<Box<T>, Vec<ConfigError>>;
+
 /// A policy that can be configured.
 pub struct PolicyKind {
     /// As the configuration spells it.
@@ -63,7 +66,7 @@ pub struct PolicyKind {
     /// For people.
     pub help: Help,
     /// Understands the options.
-    pub build: fn(&Options, &BuildCx<'_>) -> Result<Box<dyn PolicyFactory>, Vec<ConfigError>>,
+    pub build: Build<dyn PolicyFactory>,
 }
 
 /// Makes one policy for each worker.
@@ -79,7 +82,7 @@ pub struct FilterKind<P: Framed> {
     /// For people.
     pub help: Help,
     /// Understands the options.
-    pub build: fn(&Options, &BuildCx<'_>) -> Result<Box<dyn FilterFactory<P>>, Vec<ConfigError>>,
+    pub build: Build<dyn FilterFactory<P>>,
 }
 
 /// Makes one typed filter for each worker.

@@ -1,6 +1,6 @@
 //! Which calls a policy is about: by command and by class.
 
-use mecha_config::{ConfigError, Options};
+use mecha_config::{ConfigError, Options, edit_distance};
 use mecha_core::{Call, OpClass, OpInfo};
 
 /// A set of operations. Empty means every one.
@@ -79,24 +79,6 @@ impl Selection {
 
 /// The operation whose name differs from `name` by at most two edits.
 fn nearest(name: &str, ops: &[OpInfo]) -> Option<&'static str> {
-    let candidates = ops.iter().skip(1).map(|op| (distance(name.as_bytes(), op.name.as_bytes()), op.name));
+    let candidates = ops.iter().skip(1).map(|op| (edit_distance(name, op.name), op.name));
     candidates.min().filter(|(distance, _)| *distance <= 2).map(|(_, name)| name)
-}
-
-/// Levenshtein's edit distance.
-fn distance(one: &[u8], other: &[u8]) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.iter().enumerate() {
-        let mut before = i;
-        let mut left = i + 1;
-        for (cell, b) in row.iter_mut().skip(1).zip(other) {
-            let above = *cell;
-            left = (above + 1).min(left + 1).min(before + usize::from(a != b));
-            (before, *cell) = (above, left);
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
 }

@@ -132,11 +132,14 @@ impl Exporter {
 
 type Labels = Vec<(&'static str, String)>;
 
+/// The counts of each bucket, and the sum.
+type Observations = (Vec<u64>, u64);
+
 /// Sums over workers, by family and labels.
 #[derive(Default)]
 struct Families {
     numbers: BTreeMap<&'static str, (&'static str, bool, BTreeMap<Labels, u64>)>,
-    histograms: BTreeMap<&'static str, (&'static str, BTreeMap<Labels, (Vec<u64>, u64)>)>,
+    histograms: BTreeMap<&'static str, (&'static str, BTreeMap<Labels, Observations>)>,
 }
 
 impl Families {
@@ -231,7 +234,7 @@ fn histogram(counts: &[u64], sum_micros: u64) -> Histogram {
     });
     let buckets: Vec<_> = buckets.collect();
     let mut histogram = Histogram::default();
-    histogram.set_bucket(buckets.into());
+    histogram.set_bucket(buckets);
     histogram.set_sample_count(counts.iter().sum());
     histogram.set_sample_sum(sum_micros as f64 / 1e6);
     histogram
@@ -256,7 +259,7 @@ fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> Met
     family.set_name(name.into());
     family.set_help(help.into());
     family.set_field_type(kind);
-    family.set_metric(metrics.into());
+    family.set_metric(metrics);
     family
 }
 

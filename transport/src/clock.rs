@@ -1,4 +1,5 @@
 //! The data plane's clock: microseconds since the process started.
+#![expect(clippy::disallowed_methods, reason = "this is the one place that reads the monotonic clock")]
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,13 +11,11 @@ pub struct Clock {
 
 impl Clock {
     /// Starts at zero.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the monotonic clock")]
     pub fn start() -> Self {
         Self { start: Instant::now() }
     }
 
     /// Microseconds since the start. Never goes back.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the monotonic clock")]
     pub fn micros(&self) -> u64 {
         Instant::now().duration_since(self.start).as_micros() as u64
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
@@ -19,7 +19,7 @@ const TABLE: &str = "codecs/resp/src/ops/table.rs";
 ///
 /// # Errors
 /// No redis-server can be started, or it answers something unexpected.
-pub fn run(_args: &[String]) -> Result<(), String> {
+pub(crate) fn run(_args: &[String]) -> Result<(), String> {
     let server = Server::start()?;
     let (version, rows) = server.commands()?;
     let text = render(&version, &rows);

@@ -2,10 +2,10 @@
 //! command reference. Name, arity, flags, first key, last key, step.
 
 /// One command: name, arity, flags, first key, last key, step.
-pub type Newer = (&'static str, i64, &'static str, i64, i64, i64);
+pub(crate) type Newer = (&'static str, i64, &'static str, i64, i64, i64);
 
 /// Alphabetical.
-pub const NEWER: &[Newer] = &[
+pub(crate) const NEWER: &[Newer] = &[
     ("client|capa", -3, "noscript", 0, 0, 0),
     ("client|import-source", 3, "admin noscript", 0, 0, 0),
     ("client|no-touch", 3, "noscript", 0, 0, 0),

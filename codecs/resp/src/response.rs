@@ -240,7 +240,7 @@ impl ReplyDecoder {
                 match count {
                     STREAMED => self.nest(Level::Streamed(true), at)?,
                     -1 if kind == b'*' => return Ok(Element::Ended(next)),
-                    ..0 => return Err(ProtocolError::Count { at }),
+                    _ if count < 0 => return Err(ProtocolError::Count { at }),
                     _ => {
                         let elements = (count as u64).saturating_mul(per) + u64::from(is_attribute);
                         if elements == 0 {
