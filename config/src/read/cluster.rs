@@ -1,0 +1,97 @@
+//! Clusters: the keys of one entry of `clusters`, and their defaults.
+
+use std::time::Duration;
+
+use super::Reader;
+use super::fields::{Fields, Found, set};
+use crate::node::{Kind, Node};
+use crate::options::join;
+use crate::target;
+use crate::{Backoff, Balance, ClusterSpec};
+
+/// What a cluster has unless the file says otherwise; flags have nothing else.
+pub(crate) fn default_cluster(name: String, protocol: &str, endpoints: Vec<crate::Endpoint>) -> ClusterSpec {
+    let balance = if endpoints.len() > 1 { Balance::Ketama } else { Balance::RoundRobin };
+    ClusterSpec {
+        name,
+        protocol: protocol.into(),
+        endpoints,
+        balance,
+        connections: 1,
+        connect_timeout: Duration::from_secs(1),
+        backoff: Backoff { initial: Duration::from_millis(50), max: Duration::from_secs(5) },
+        connect_rate: 100,
+        max_pins: 1024,
+        max_pending: 16_384,
+        max_memory: 256 << 20,
+        max_value: (1 << 20) - 512,
+        filters: Vec::new(),
+    }
+}
+
+impl Reader<'_> {
+    /// Clusters with whether any listener leads to them.
+    pub(super) fn clusters(&mut self, found: Found<'_>) -> Vec<(ClusterSpec, bool)> {
+        let Some((node, path)) = found else { return Vec::new() };
+        let fields = self.fields(node, &path);
+        let mut clusters = Vec::new();
+        for (name, _, node) in fields.pairs {
+            if let Some(cluster) = self.cluster(name, node, &join(&path, name)) {
+                clusters.push((cluster, false));
+            }
+        }
+        clusters
+    }
+
+    fn cluster(&mut self, name: &str, node: &Node, path: &str) -> Option<ClusterSpec> {
+        // `cache: redis://...` is short for `cache: { to: redis://... }`.
+        if let Kind::Scalar(..) = node.kind {
+            let (protocol, endpoints) =
+                self.parsed(Some((node, path.into())), |text| target::back(text, self.known.backs))?;
+            return Some(default_cluster(name.into(), protocol, endpoints));
+        }
+        let backs = self.known.backs;
+        let mut fields = self.fields(node, path);
+        let to = fields.take("to");
+        if to.is_none() {
+            self.error(
+                node.place,
+                path,
+                "`to` is missing",
+                Some("as in `to: redis://127.0.0.1:6379`".into()),
+            );
+        }
+        let target = self.parsed(to, |text| target::back(text, backs));
+        let (protocol, endpoints) = target.clone().unwrap_or_default();
+        let mut cluster = default_cluster(name.into(), protocol, endpoints);
+        self.cluster_keys(&mut fields, &mut cluster);
+        self.finish(fields);
+        target.map(|_| cluster)
+    }
+
+    /// Every key but `to`. A new one is added here.
+    fn cluster_keys(&mut self, fields: &mut Fields<'_>, cluster: &mut ClusterSpec) {
+        set(&mut cluster.balance, self.word(fields.take("balance"), &Balance::ALL));
+        set(&mut cluster.connections, self.count(fields.take("connections"), 1024));
+        set(
+            &mut cluster.connect_timeout,
+            self.period(fields.take("connect_timeout"), Duration::from_millis(1)),
+        );
+        if let Some((node, path)) = fields.take("backoff") {
+            let mut fields = self.fields(node, &path);
+            let least = Duration::from_millis(1);
+            set(&mut cluster.backoff.initial, self.period(fields.take("initial"), least));
+            set(&mut cluster.backoff.max, self.period(fields.take("max"), least));
+            self.finish(fields);
+            if cluster.backoff.max < cluster.backoff.initial {
+                self.error(node.place, &path, "`max` must not be shorter than `initial`", None);
+            }
+        }
+        set(&mut cluster.connect_rate, self.count(fields.take("connect_rate"), 1_000_000));
+        set(&mut cluster.max_pins, self.count(fields.take("max_pins"), 1_000_000));
+        set(&mut cluster.max_pending, self.count(fields.take("max_pending"), 10_000_000));
+        set(&mut cluster.max_memory, self.size(fields.take("max_memory"), 1 << 20));
+        set(&mut cluster.max_value, self.size(fields.take("max_value"), 1024));
+        cluster.filters = self.filters(fields.take("filters"), None);
+    }
+}

@@ -1,0 +1,155 @@
+//! Listeners: the keys of one entry of `listeners`, and their defaults.
+
+use std::time::Duration;
+
+use super::Reader;
+use super::fields::{Fields, Found, set};
+use crate::error::suggestion;
+use crate::node::Node;
+use crate::target;
+use crate::{Address, ClusterSpec, ListenerSpec};
+
+use super::cluster::default_cluster;
+
+/// What a listener has unless the file says otherwise; flags have nothing else.
+pub(crate) fn default_listener(
+    name: String,
+    protocol: &str,
+    address: Address,
+    cluster: usize,
+) -> ListenerSpec {
+    ListenerSpec {
+        name,
+        protocol: protocol.into(),
+        address,
+        cluster,
+        filters: Vec::new(),
+        max_connections: 65_536,
+        max_in_flight: 1024,
+        max_output: 8 << 20,
+        max_frame: 512 << 20,
+        idle_timeout: None,
+    }
+}
+
+impl Reader<'_> {
+    pub(super) fn listeners(
+        &mut self,
+        found: Found<'_>,
+        clusters: &mut Vec<(ClusterSpec, bool)>,
+    ) -> Vec<ListenerSpec> {
+        let mut listeners = Vec::<ListenerSpec>::new();
+        for (node, path) in self.items(found) {
+            let Some(listener) = self.listener(node, &path, clusters, listeners.len()) else { continue };
+            if listeners.iter().any(|other| other.name == listener.name) {
+                self.error(
+                    node.place,
+                    &path,
+                    format!("there are two listeners `{}`", listener.name),
+                    Some("give one a `name`".into()),
+                );
+            }
+            let is_fixed = !matches!(&listener.address, Address::Tcp(addr) if addr.port() == 0);
+            if is_fixed && listeners.iter().any(|other| other.address == listener.address) {
+                self.error(node.place, &path, "another listener has this address", None);
+            }
+            listeners.push(listener);
+        }
+        listeners
+    }
+
+    fn listener(
+        &mut self,
+        node: &Node,
+        path: &str,
+        clusters: &mut Vec<(ClusterSpec, bool)>,
+        index: usize,
+    ) -> Option<ListenerSpec> {
+        let mut fields = self.fields(node, path);
+        let doors = self.known.doors;
+        let listen = fields.take("listen");
+        if listen.is_none() {
+            self.error(
+                node.place,
+                path,
+                "`listen` is missing",
+                Some("as in `listen: redis://127.0.0.1:6379`".into()),
+            );
+        }
+        let door = self.parsed(listen, |text| target::door(text, doors));
+        let protocol = door.as_ref().map_or("", |(protocol, _)| *protocol);
+        let to = fields.take("to");
+        if to.is_none() {
+            let hint =
+                "a cluster's name or a target, as in `to: redis://127.0.0.1:6380` or `to: embedded://`";
+            self.error(node.place, path, "`to` is missing", Some(hint.into()));
+        }
+        let name = self.text(fields.take("name"));
+        let name = name.unwrap_or_else(|| {
+            if index == 0 { protocol.to_string() } else { format!("{protocol}-{}", index + 1) }
+        });
+        let cluster = to.and_then(|to| self.target(to, &name, clusters, protocol));
+        let address = door.as_ref().map(|(_, address)| address.clone());
+        let unknown = Address::Unix(std::path::PathBuf::new());
+        let mut listener = default_listener(name, protocol, address.unwrap_or(unknown), cluster.unwrap_or(0));
+        self.listener_keys(&mut fields, &mut listener);
+        self.finish(fields);
+        (door.is_some() && cluster.is_some()).then_some(listener)
+    }
+
+    /// Every key but `listen`, `to` and `name`. A new one is added here.
+    fn listener_keys(&mut self, fields: &mut Fields<'_>, listener: &mut ListenerSpec) {
+        let protocol = (!listener.protocol.is_empty()).then(|| listener.protocol.clone());
+        listener.filters = self.filters(fields.take("filters"), protocol.as_deref());
+        set(&mut listener.max_connections, self.count(fields.take("max_connections"), 10_000_000));
+        set(&mut listener.max_in_flight, self.count(fields.take("max_in_flight"), 1_000_000));
+        set(&mut listener.max_output, self.size(fields.take("max_output"), 64 << 10));
+        set(&mut listener.max_frame, self.size(fields.take("max_frame"), 1 << 10));
+        listener.idle_timeout = self.period(fields.take("idle_timeout"), Duration::from_secs(1));
+    }
+
+    /// The index of the cluster that `to` names, or of a new one that it describes.
+    fn target(
+        &mut self,
+        to: (&Node, String),
+        listener: &str,
+        clusters: &mut Vec<(ClusterSpec, bool)>,
+        door: &str,
+    ) -> Option<usize> {
+        let (node, path) = (to.0, to.1.clone());
+        let text = self.text(Some(to))?;
+        let index = if text.contains("://") {
+            let backs = self.known.backs;
+            let (protocol, endpoints) =
+                self.parsed(Some((node, path.clone())), |text| target::back(text, backs))?;
+            // Listeners that lead to the same target share it, as two doors of one embedded store must.
+            let same = clusters.iter().position(|(cluster, is_inline)| {
+                *is_inline && cluster.protocol == protocol && cluster.endpoints == endpoints
+            });
+            same.unwrap_or_else(|| {
+                let base =
+                    if endpoints.is_empty() { protocol.to_string() } else { format!("{listener}-upstream") };
+                let is_taken = |name: &str| clusters.iter().any(|(cluster, _)| cluster.name == name);
+                let name = (2..).map(|n| format!("{base}-{n}")).find(|name| !is_taken(name));
+                let name = if is_taken(&base) { name.unwrap_or_default() } else { base };
+                clusters.push((default_cluster(name, protocol, endpoints), true));
+                clusters.len() - 1
+            })
+        } else {
+            let names: Vec<_> = clusters.iter().map(|(cluster, _)| cluster.name.as_str()).collect();
+            match names.iter().position(|name| *name == text) {
+                Some(index) => index,
+                None => {
+                    let hint = suggestion(&text, &names);
+                    self.error(node.place, &path, format!("there is no cluster `{text}`"), Some(hint));
+                    return None;
+                }
+            }
+        };
+        let back = clusters.get(index).map_or("", |(cluster, _)| cluster.protocol.as_str());
+        if !door.is_empty() && !(self.known.pairs)(door, back) {
+            self.error(node.place, &path, format!("a {door} listener cannot lead to {back}"), None);
+        }
+        Some(index)
+    }
+}
