@@ -153,7 +153,7 @@ async fn run(plan: Arc<Plan>, mut messages: mpsc::Receiver<Message>, clock: Cloc
 }
 
 fn accept(doors: &[Rc<dyn Door>], door: usize, stream: Accepted, id: u64, seat: Seat) {
-    let peer = Peer { id, addr: stream.peer() };
+    let peer = Peer { id, addr: stream.peer(), identity: None };
     if let Some(door) = doors.get(door)
         && let Err(error) = door.accept(stream, peer, seat)
     {

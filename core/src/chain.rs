@@ -1,6 +1,7 @@
 //! The filter chain: batches go down it, replies come back up.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::{Call, Done, Framed};
 
@@ -40,12 +41,33 @@ pub struct Replies<'a, P: Framed> {
 }
 
 /// The client end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Unique in this process.
     pub id: u64,
     /// `None` for Unix sockets.
     pub addr: Option<SocketAddr>,
+    /// Who the client has proved to be; `None` without a certificate.
+    pub identity: Option<Arc<Identity>>,
+}
+
+/// What a verified client certificate says. Plain text, so that filters and logs need to know nothing of certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The subject's distinguished name, as RFC 4514 writes it; may be empty.
+    pub subject: String,
+    /// Its alternative names: DNS names, URIs (SPIFFE), mail and IP addresses, in the certificate's order.
+    pub names: Vec<String>,
+    /// SHA-256 of the certificate, in lower-case hexadecimal.
+    pub fingerprint: String,
+}
+
+impl Identity {
+    /// What to show where there is room for one name: the subject, else the first name, else the fingerprint.
+    pub fn label(&self) -> &str {
+        let named = [Some(&self.subject), self.names.first()];
+        named.into_iter().flatten().find(|name| !name.is_empty()).unwrap_or(&self.fingerprint)
+    }
 }
 
 /// What a filter may use besides the batch. Time is read once per event-loop turn, never per call.

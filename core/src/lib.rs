@@ -18,6 +18,6 @@ mod protocol;
 pub use call::{
     Affinity, Call, ConnKey, Done, OpClass, OpId, OpInfo, Outcome, Refusal, ReplyCount, Ticket, Verdict,
 };
-pub use chain::{Batch, Chain, Cx, Filter, Peer, Policy, Replies};
+pub use chain::{Batch, Chain, Cx, Filter, Identity, Peer, Policy, Replies};
 pub use frame::{Decode, Decoded, Limits, ProtocolError, Span};
 pub use protocol::{Framed, Keys, Matched, Protocol, Session};

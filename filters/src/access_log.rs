@@ -105,7 +105,7 @@ impl PolicyFactory for AccessLog {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Record {
     unix_micros: u64,
     peer: Peer,
@@ -144,7 +144,7 @@ impl Policy for Instance {
                 unix_micros =
                     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
             }
-            self.records.push(Record { unix_micros, peer: *cx.peer, done: *done });
+            self.records.push(Record { unix_micros, peer: cx.peer.clone(), done: *done });
         }
         if self.records.len() >= BATCH {
             self.hand_over();
@@ -192,6 +192,7 @@ impl Shape {
     fn write(&self, record: &Record, out: &mut Vec<u8>) -> std::io::Result<()> {
         let Record { unix_micros, peer, done } = record;
         let command = self.ops.get(usize::from(done.op.0)).map_or("unknown", |op| op.name);
+        let identity = peer.identity.as_deref();
         let peer = peer.addr.map_or_else(|| "unix".to_string(), |addr| addr.to_string());
         let reason = match done.outcome {
             Outcome::Refused(why) => why.name(),
@@ -201,18 +202,28 @@ impl Shape {
         let (outcome, took, scope) = (done.outcome.name(), done.micros, &self.scope);
         match self.format {
             Format::Json => {
-                let line = serde_json::json!({
+                let mut line = serde_json::json!({
                     "time": *unix_micros as f64 / 1e6, "scope": scope, "peer": peer, "command": command,
                     "outcome": outcome, "reason": reason, "micros": took,
                 });
+                if let Some(identity) = identity {
+                    line["identity"] = serde_json::json!({
+                        "subject": identity.subject, "names": identity.names, "sha256": identity.fingerprint,
+                    });
+                }
                 writeln!(out, "{line}")
             }
             Format::Text => {
                 let reason = if reason.is_empty() { String::new() } else { format!(" reason={reason}") };
-                writeln!(
+                write!(
                     out,
                     "{seconds}.{micros:06} {scope} peer={peer} command={command} outcome={outcome}{reason} us={took}"
-                )
+                )?;
+                // Quoted with escapes: a certificate may say anything.
+                match identity {
+                    Some(identity) => writeln!(out, " identity={:?}", identity.label()),
+                    None => writeln!(out),
+                }
             }
         }
     }
@@ -225,9 +236,13 @@ mod tests {
 
     use super::*;
     use crate::LogSink;
-    use crate::testing::{cx, options};
+    use crate::testing::options;
 
     fn lines(extra: &str, outcomes: &[(Outcome, u32)]) -> Vec<String> {
+        lines_of(&crate::testing::PEER, extra, outcomes)
+    }
+
+    fn lines_of(peer: &Peer, extra: &str, outcomes: &[(Outcome, u32)]) -> Vec<String> {
         let path = std::env::temp_dir().join(format!(
             "mecha-log-{}-{:?}",
             std::process::id(),
@@ -251,7 +266,7 @@ mod tests {
             outcome: *outcome,
             micros: *micros,
         };
-        policy.on_done(&outcomes.iter().map(done).collect::<Vec<_>>(), &cx(1));
+        policy.on_done(&outcomes.iter().map(done).collect::<Vec<_>>(), &Cx { now_micros: 1, peer });
         drop(policy);
         log.flush();
         let text = std::fs::read_to_string(&path).unwrap();
@@ -267,6 +282,22 @@ mod tests {
         let json: serde_json::Value =
             serde_json::from_str(&lines(", format: json", &[(Outcome::Ok, 7)])[0]).unwrap();
         assert_eq!((json["command"].as_str(), json["micros"].as_u64()), (Some("get"), Some(7)));
+    }
+
+    #[test]
+    fn a_client_certificate_is_told_and_cannot_forge_a_line() {
+        let identity = mecha_core::Identity {
+            subject: "CN=app\n1 listener:x".into(),
+            names: vec!["spiffe://mesh/app".into()],
+            fingerprint: "ab".repeat(32),
+        };
+        let peer = Peer { id: 1, addr: None, identity: Some(Arc::new(identity)) };
+        let text = lines_of(&peer, "", &[(Outcome::Ok, 1)]);
+        assert_eq!(text.len(), 1, "{text:?}");
+        assert!(text[0].ends_with(r#" us=1 identity="CN=app\n1 listener:x""#), "{text:?}");
+        let json: serde_json::Value =
+            serde_json::from_str(&lines_of(&peer, ", format: json", &[(Outcome::Ok, 7)])[0]).unwrap();
+        assert_eq!(json["identity"]["names"][0], "spiffe://mesh/app");
     }
 
     #[test]

@@ -82,9 +82,13 @@ fn merged(descriptions: &[Description]) -> Vec<Value> {
 fn connections(descriptions: &[Description], limit: usize) -> Value {
     let all = || descriptions.iter().flat_map(|description| &description.connections);
     let row = |info: &crate::session::ConnectionInfo| {
+        let identity = info.peer.identity.as_ref().map(|identity| {
+            json!({ "subject": identity.subject, "names": identity.names, "sha256": identity.fingerprint })
+        });
         json!({
             "id": info.id,
             "peer": info.peer.addr.map_or_else(|| "unix".to_string(), |addr| addr.to_string()),
+            "identity": identity,
             "listener": info.listener,
             "in_flight": info.in_flight,
             "unread_bytes": info.unread_bytes,

@@ -116,7 +116,7 @@ impl<P: Framed> EngineCell<P> {
             let state = &client.state;
             ConnectionInfo {
                 id: state.peer.id,
-                peer: state.peer,
+                peer: state.peer.clone(),
                 listener: state.listener.name.clone(),
                 in_flight: state.ledger.in_flight(),
                 unread_bytes: state.unread(),
@@ -234,9 +234,8 @@ impl<P: Framed> Engine<P> {
             state.close(CloseReason::Quit);
         }
         {
-            let peer = state.peer;
-            let listener = Rc::clone(&state.listener);
-            listener.chain.borrow_mut().requests(&mut batch, &Cx { now_micros, peer: &peer });
+            let cx = Cx { now_micros, peer: &state.peer };
+            state.listener.chain.borrow_mut().requests(&mut batch, &cx);
         }
         let mut processing = Processing { sink, now_micros, done, stop_at: usize::MAX };
         if let Progress::Stalled(at, wait) = state.process(&mut batch, 0, &mut processing) {

@@ -23,7 +23,7 @@ impl<P: Framed> ReplySink<P> for EngineCell<P> {
         state.ledger.answer(seq, bytes, done.is_some(), state.outbox.buffer());
         if let Some((slip, outcome, micros)) = done {
             let done = [Done { ticket: Ticket { conn, seq }, op: slip.op, outcome, micros }];
-            let (listener, peer) = (Rc::clone(&state.listener), state.peer);
+            let (listener, peer) = (Rc::clone(&state.listener), state.peer.clone());
             engine.ended(&listener, &peer, &done);
         }
         engine.dirty(conn);
@@ -51,7 +51,7 @@ impl<P: Framed> ReplySink<P> for EngineCell<P> {
                 micros: 0,
             });
         }
-        let (listener, peer) = (Rc::clone(&state.listener), state.peer);
+        let (listener, peer) = (Rc::clone(&state.listener), state.peer.clone());
         engine.barrier_done(conn, &done);
         engine.ended(&listener, &peer, &done);
         engine.dirty(conn);
@@ -116,7 +116,7 @@ impl<P: Framed> Engine<P> {
             }
         }
         let Some(client) = self.client(conn) else { return };
-        let (listener, peer) = (Rc::clone(&client.state.listener), client.state.peer);
+        let (listener, peer) = (Rc::clone(&client.state.listener), client.state.peer.clone());
         listener.metrics.done(&done);
         {
             let mut chain = listener.chain.borrow_mut();
@@ -145,7 +145,7 @@ impl<P: Framed> Engine<P> {
     fn answered(&mut self, ticket: Ticket, op: OpId, bytes: &[u8], outcome: Outcome, now_micros: u64) {
         let Some(client) = self.client(ticket.conn) else { return };
         let micros = client.state.since_submitted(ticket.seq, now_micros);
-        let (listener, peer) = (Rc::clone(&client.state.listener), client.state.peer);
+        let (listener, peer) = (Rc::clone(&client.state.listener), client.state.peer.clone());
         let done = [Done { ticket, op, outcome, micros }];
         listener.metrics.done(&done);
         let mut local = Vec::new();

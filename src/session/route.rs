@@ -65,8 +65,8 @@ impl<P: Framed> State<P> {
         };
         if !cx.done.is_empty() {
             self.listener.metrics.done(cx.done);
-            let peer = self.peer;
-            self.listener.chain.borrow_mut().done(cx.done, &Cx { now_micros: cx.now_micros, peer: &peer });
+            let peer = &self.peer;
+            self.listener.chain.borrow_mut().done(cx.done, &Cx { now_micros: cx.now_micros, peer });
         }
         progress
     }

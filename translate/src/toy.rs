@@ -347,7 +347,7 @@ pub(crate) struct Requests {
     pub(crate) session: NoSession,
 }
 
-pub(crate) const PEER: Peer = Peer { id: 7, addr: None };
+pub(crate) const PEER: Peer = Peer { id: 7, addr: None, identity: None };
 
 impl Requests {
     pub(crate) fn new(client: u32, frames: &[Vec<u8>]) -> Self {
