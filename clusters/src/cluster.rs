@@ -74,6 +74,8 @@ pub struct Cluster<P: Framed> {
     metrics: Arc<ClusterMetrics>,
     clock: Clock,
     pinned: RefCell<Vec<Weak<Connection<P>>>>,
+    /// Empty but for the time of a tick; kept for its memory.
+    ticked: RefCell<Vec<Rc<Connection<P>>>>,
 }
 
 /// One frame that a translator wants sent.
@@ -132,6 +134,7 @@ impl<P: Framed> Cluster<P> {
             metrics,
             clock: environment.clock,
             pinned: RefCell::default(),
+            ticked: RefCell::default(),
         });
         let member = Rc::downgrade(&cluster);
         environment.timers.join(member);
@@ -385,11 +388,15 @@ impl<P: Framed> Server<P> {
 
 impl<P: Framed> Ticks for Cluster<P> {
     fn tick(&self, now_micros: u64) -> bool {
-        let mut all: Vec<_> = self.pinned.borrow().iter().filter_map(Weak::upgrade).collect();
+        // Nothing may be borrowed while a connection tells its clients, who may submit again.
+        let mut all = self.ticked.take();
+        all.extend(self.pinned.borrow().iter().filter_map(Weak::upgrade));
         for server in &self.servers {
             all.extend(server.shared.borrow().iter().flatten().cloned());
         }
-        all.iter().fold(false, |left, connection| connection.tick(now_micros) | left)
+        let is_left = all.drain(..).fold(false, |left, connection| connection.tick(now_micros) | left);
+        self.ticked.replace(all);
+        is_left
     }
 }
 

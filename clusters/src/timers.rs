@@ -39,14 +39,16 @@ impl Timers {
 
     /// The worker's timer task. Never ends.
     pub async fn run(self: Rc<Self>, clock: mecha_transport::Clock) {
+        // Kept from tick to tick, so that deadlines cost no allocation.
+        let mut members = Vec::new();
         loop {
             self.armed.notified().await;
             loop {
                 tokio::time::sleep(TICK).await;
-                let members: Vec<_> = self.members.borrow().iter().filter_map(Weak::upgrade).collect();
+                members.extend(self.members.borrow().iter().filter_map(Weak::upgrade));
                 let now = clock.micros();
                 // Every member must be asked, so no short-circuit.
-                let is_left = members.iter().fold(false, |left, member| member.tick(now) | left);
+                let is_left = members.drain(..).fold(false, |left, member| member.tick(now) | left);
                 if !is_left {
                     self.is_armed.set(false);
                     break;
