@@ -1,33 +1,36 @@
-//! The endpoints of one cluster and the connections to them, on one worker.
+//! The servers of one cluster and the connections to them, on one worker.
+//!
+//! Which servers there are is either configured, and then fixed, or a [`Topology`] that changes while the cluster
+//! runs ([`Cluster::adopt`]). A server that has left answers what it was asked and is asked nothing more.
+//!
+//! **Order.** A key may move from one server to another while a client has calls for it in flight. So each change has an
+//! *epoch*, and a client that has calls in flight under an older one waits with its next calls until those are
+//! answered; see [`Lane`].
+
+mod submit;
 
 use std::cell::{Cell, RefCell};
-use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mecha_core::{Batch, Call, Framed, Keys, Limits, Refusal, ReplyCount, Ticket};
+use mecha_core::{ConnKey, Framed, Limits, Refusal, ReplyCount, Ticket};
 use mecha_telemetry::ClusterMetrics;
 use mecha_transport::{Address, Clock};
 
-use crate::endpoint::Endpoint;
+use crate::router::Router;
+use crate::server::{Blueprint, Server};
+use crate::sink::Waiter;
 use crate::timers::Ticks;
-use crate::{
-    Backoff, Balance, Balancer, Connection, ConnectionOptions, Lane, RateGate, ReplySink, Slip, State,
-    SubmitCx, Submitted, Timers, Upstream,
-};
-
-/// Dedicated connections kept for the next client that needs one, per endpoint.
-const IDLE_PINS: usize = 16;
+use crate::topology::Topology;
+use crate::{Balance, Balancer, Connection, ConnectionOptions, ReplySink, Slip, Timers};
 
 /// What the configuration says about a cluster.
 pub struct ClusterOptions {
     /// For logs.
     pub name: String,
     /// Where its servers are.
-    pub endpoints: Vec<Address>,
-    /// How a call's server is chosen.
-    pub balance: Balance,
+    pub servers: Servers,
     /// Shared connections per endpoint.
     pub connections: usize,
     /// Time for one connection attempt.
@@ -44,6 +47,14 @@ pub struct ClusterOptions {
     pub limits: Limits,
 }
 
+/// Where a cluster's servers are.
+pub enum Servers {
+    /// Here, and a call's server is chosen so.
+    Fixed(Vec<Address>, Balance),
+    /// Somebody finds out, and tells [`Cluster::adopt`].
+    Found,
+}
+
 /// What a cluster borrows from its worker.
 #[derive(Clone)]
 pub struct Environment {
@@ -55,27 +66,30 @@ pub struct Environment {
     pub scratch: Rc<RefCell<Vec<u8>>>,
 }
 
-struct Server<P: Framed> {
-    endpoint: Rc<Endpoint>,
-    /// Shared connections; position is `profile * connections + turn`.
-    shared: RefCell<Vec<Option<Rc<Connection<P>>>>>,
-    idle_pins: RefCell<Vec<Rc<Connection<P>>>>,
+/// The servers at one time. Replaced as a whole.
+struct Members<P: Framed> {
+    /// By position; those that have left are empty.
+    servers: Vec<Option<Rc<Server<P>>>>,
+    router: Router,
+    /// Positions of the servers that together hold everything.
+    shards: Vec<usize>,
 }
 
-/// The endpoints of one cluster and the connections to them.
+/// The servers of one cluster and the connections to them.
 pub struct Cluster<P: Framed> {
-    servers: Vec<Server<P>>,
-    balance: Balance,
-    balancer: Balancer,
-    connections: usize,
+    members: RefCell<Rc<Members<P>>>,
+    /// Counts the changes of who holds what; wraps.
+    epoch: Cell<u32>,
+    blueprint: Blueprint,
     max_pins: usize,
     pins: Cell<usize>,
     turn: Cell<usize>,
-    metrics: Arc<ClusterMetrics>,
-    clock: Clock,
-    pinned: RefCell<Vec<Weak<Connection<P>>>>,
+    /// Connections that no server knows: dedicated ones, and those of servers that have left.
+    loose: RefCell<Vec<Weak<Connection<P>>>>,
     /// Empty but for the time of a tick; kept for its memory.
     ticked: RefCell<Vec<Rc<Connection<P>>>>,
+    /// Clients that wait for the first topology.
+    waiting: RefCell<Vec<Waiter<P>>>,
 }
 
 /// One frame that a translator wants sent.
@@ -85,7 +99,7 @@ pub struct Frame<'a> {
     pub bytes: &'a [u8],
     /// The key that chooses the endpoint; `None` for any.
     pub key: Option<&'a [u8]>,
-    /// The endpoint, where it must be a certain one.
+    /// The endpoint, where it must be a certain one: a position as in [`Cluster::shards`].
     pub endpoint: Option<usize>,
     /// Who waits.
     pub ticket: Ticket,
@@ -100,83 +114,149 @@ pub struct Frame<'a> {
 impl<P: Framed> Cluster<P> {
     /// Connects to nothing yet: connections are made when a call needs them.
     pub fn new(options: ClusterOptions, metrics: Arc<ClusterMetrics>, environment: &Environment) -> Rc<Self> {
-        let names: Vec<_> = options.endpoints.iter().map(ToString::to_string).collect();
-        let shared = Rc::new(ConnectionOptions {
-            connect_timeout: options.connect_timeout,
-            max_pending: options.max_pending.max(1),
-            max_abandoned: options.max_pending.clamp(1, 4096),
-            limits: options.limits,
-        });
-        let servers = options.endpoints.into_iter().map(|address| Server {
-            endpoint: Rc::new(Endpoint {
-                cluster: options.name.clone(),
-                address,
-                options: Rc::clone(&shared),
-                metrics: Arc::clone(&metrics),
-                clock: environment.clock,
-                timers: Rc::clone(&environment.timers),
-                scratch: Rc::clone(&environment.scratch),
-                backoff: RefCell::new(Backoff::new(options.backoff.0, options.backoff.1)),
-                gate: RefCell::new(RateGate::new(options.connect_rate)),
-                down_until_micros: Cell::new(0),
+        let blueprint = Blueprint {
+            cluster: options.name,
+            options: Rc::new(ConnectionOptions {
+                connect_timeout: options.connect_timeout,
+                max_pending: options.max_pending.max(1),
+                max_abandoned: options.max_pending.clamp(1, 4096),
+                limits: options.limits,
             }),
-            shared: RefCell::default(),
-            idle_pins: RefCell::default(),
-        });
-        let cluster = Rc::new(Self {
-            servers: servers.collect(),
-            balance: options.balance,
-            balancer: Balancer::new(options.balance, &names),
+            metrics,
+            environment: environment.clone(),
+            backoff: options.backoff,
+            connect_rate: options.connect_rate,
             connections: options.connections.max(1),
+        };
+        let members = match options.servers {
+            Servers::Fixed(addresses, balance) => {
+                let names: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+                Members {
+                    router: Router::Balanced(balance, Balancer::new(balance, &names)),
+                    shards: (0..addresses.len()).collect(),
+                    servers: addresses.into_iter().map(|addr| Some(Server::new(addr, &blueprint))).collect(),
+                }
+            }
+            Servers::Found => {
+                Members { servers: Vec::new(), router: Router::Unknown(false), shards: Vec::new() }
+            }
+        };
+        let cluster = Rc::new(Self {
+            members: RefCell::new(Rc::new(members)),
+            epoch: Cell::new(0),
+            blueprint,
             max_pins: options.max_pins,
             pins: Cell::new(0),
             turn: Cell::new(0),
-            metrics,
-            clock: environment.clock,
-            pinned: RefCell::default(),
+            loose: RefCell::default(),
             ticked: RefCell::default(),
+            waiting: RefCell::default(),
         });
         let member = Rc::downgrade(&cluster);
         environment.timers.join(member);
         cluster
     }
 
+    /// Takes over what was found out. Servers that are still there keep their connections. An empty topology says that
+    /// nobody could be asked so far; it never replaces a known one.
+    pub fn adopt(&self, topology: &Topology) {
+        let old = self.members();
+        if topology.shards.is_empty() && !old.shards.is_empty() {
+            return;
+        }
+        let known = |address: &Address| {
+            old.servers.iter().flatten().find(|server| server.endpoint.address == *address).cloned()
+        };
+        let server = |node: &Option<crate::topology::Node>| {
+            let address = &node.as_ref()?.address;
+            Some(known(address).unwrap_or_else(|| Server::new(address.clone(), &self.blueprint)))
+        };
+        let members = Members {
+            servers: topology.nodes.iter().map(server).collect(),
+            router: Router::of(topology),
+            shards: topology.shards.iter().map(|shard| shard.primary).collect(),
+        };
+        for left in old.servers.iter().flatten() {
+            if !members.servers.iter().flatten().any(|server| Rc::ptr_eq(server, left)) {
+                left.retire().iter().for_each(|connection| self.remember(connection));
+            }
+        }
+        self.members.replace(Rc::new(members));
+        self.epoch.set(self.epoch.get().wrapping_add(1));
+        self.waiting.take().into_iter().for_each(Waiter::resume);
+    }
+
+    fn members(&self) -> Rc<Members<P>> {
+        Rc::clone(&self.members.borrow())
+    }
+
+    /// Keeps an eye on the deadlines of a connection that no server knows.
+    fn remember(&self, connection: &Rc<Connection<P>>) {
+        let mut loose = self.loose.borrow_mut();
+        loose.retain(|connection| connection.strong_count() > 0);
+        loose.push(Rc::downgrade(connection));
+    }
+
     /// The worker's time in microseconds.
     pub fn now_micros(&self) -> u64 {
-        self.clock.micros()
+        self.blueprint.environment.clock.micros()
     }
 
-    /// How many servers there are.
+    /// How many servers together hold everything.
     pub fn len(&self) -> usize {
-        self.servers.len()
+        self.members.borrow().shards.len()
     }
 
-    /// Whether there is no server.
+    /// Whether there is no server, or none is known so far.
     pub fn is_empty(&self) -> bool {
-        self.servers.is_empty()
+        self.len() == 0
+    }
+
+    /// Positions of the servers that together hold everything: where a command for the whole data must go. Positions
+    /// mean the same on all workers, and a server keeps its own while it belongs to the cluster.
+    pub fn shards(&self) -> Vec<usize> {
+        self.members.borrow().shards.clone()
+    }
+
+    /// The position of the server that holds `key`, where keys decide.
+    pub fn by_key(&self, key: &[u8]) -> Option<usize> {
+        self.members.borrow().router.by_key::<P>(key)
+    }
+
+    /// What the keys of one frame must have in common: their slot where keys are hashed to slots, else their server.
+    /// `None` where any keys may be together, or nobody holds this one.
+    pub fn group_of(&self, key: &[u8]) -> Option<usize> {
+        match &self.members.borrow().router {
+            Router::Slots(_) => Some(usize::from(P::slot(key))),
+            router => router.by_key::<P>(key),
+        }
     }
 
     /// State of each endpoint for people: address, whether it is left alone after a failure, unanswered calls.
     pub fn describe(&self) -> Vec<(String, bool, usize)> {
-        let row = |server: &Server<P>| {
+        let row = |server: &Rc<Server<P>>| {
             (server.endpoint.address.to_string(), server.endpoint.is_down(), server.load().unwrap_or(0))
         };
-        self.servers.iter().map(row).collect()
+        self.members.borrow().servers.iter().flatten().map(row).collect()
     }
 
     /// Whether a translator should hold back. Frames that it has already made are taken all the same.
     pub fn is_full(&self) -> bool {
-        self.servers
-            .iter()
-            .any(|server| server.shared.borrow().iter().flatten().any(|shared| shared.is_full()))
+        let mut is_full = false;
+        for server in self.members.borrow().servers.iter().flatten() {
+            server.each_shared(|shared| is_full |= shared.is_full());
+        }
+        is_full
     }
 
     /// Asks that `sink` be told when there is room.
-    pub fn wait_for_room(&self, sink: &Rc<dyn ReplySink<P>>, conn: mecha_core::ConnKey) {
-        for server in &self.servers {
-            for shared in server.shared.borrow().iter().flatten().filter(|shared| shared.is_full()) {
-                shared.wait_for_room(sink, conn);
-            }
+    pub fn wait_for_room(&self, sink: &Rc<dyn ReplySink<P>>, conn: ConnKey) {
+        for server in self.members.borrow().servers.iter().flatten() {
+            server.each_shared(|shared| {
+                if shared.is_full() {
+                    shared.wait_for_room(sink, conn);
+                }
+            });
         }
     }
 
@@ -190,199 +270,48 @@ impl<P: Framed> Cluster<P> {
         sink: &Rc<dyn ReplySink<P>>,
         now_micros: u64,
     ) -> Result<(), Refusal> {
-        let index = match (frame.endpoint, frame.key) {
-            (Some(index), _) => index,
-            (None, _) if self.servers.len() == 1 => 0,
-            (None, Some(key)) if self.balance.is_hashed() => {
-                self.balancer.by_key(key).ok_or(Refusal::NoRoute)?
+        let members = self.members();
+        let position = match (frame.endpoint, frame.key) {
+            (Some(position), _) => Some(position),
+            (None, Some(key)) if members.router.is_keyed() && members.shards.len() > 1 => {
+                members.router.by_key::<P>(key)
             }
-            _ => self.choose().ok_or(Refusal::NoRoute)?,
+            _ => self.choose(&members),
         };
-        let server = self.servers.get(index).ok_or(Refusal::NoRoute)?;
+        let server = members.at(position.ok_or(members.nowhere())?)?;
         // Steps of one key must not overtake each other, so they stay on one connection.
-        let connection = self.shared(server, 0, 0)?;
+        let connection = server.shared(0, 0)?;
         connection.submit_frame(frame.bytes, frame.slip, sink, frame.ticket, frame.timeout_ms, now_micros);
         Ok(())
     }
 
-    fn choose(&self) -> Option<usize> {
+    /// A server for a call that any can answer.
+    fn choose(&self, members: &Members<P>) -> Option<usize> {
+        let balancer = match &members.router {
+            Router::Balanced(_, balancer) => balancer,
+            Router::Primary(position) => return Some(*position),
+            Router::Slots(_) => &Balancer::RoundRobin,
+            Router::Unknown(_) => return None,
+        };
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
-        self.balancer.any(self.servers.len(), turn, |index| self.servers.get(index).and_then(Server::load))
-    }
-
-    /// The shared connection number `turn` to `server`, made on first use.
-    fn shared(&self, server: &Server<P>, profile: u8, turn: usize) -> Result<Rc<Connection<P>>, Refusal> {
-        let at = usize::from(profile) * self.connections + turn % self.connections;
-        let mut shared = server.shared.borrow_mut();
-        if shared.len() <= at {
-            shared.resize_with(at + 1, || None);
-        }
-        let slot = shared.get_mut(at).ok_or(Refusal::NoRoute)?;
-        // A task that ended for good, which only a bug can cause, is replaced.
-        slot.take_if(|connection| connection.state() == State::Closed);
-        let connection = slot.get_or_insert_with(|| {
-            let connection = Connection::new(Rc::clone(&server.endpoint), profile, false);
-            tokio::task::spawn_local(Rc::clone(&connection).run());
-            connection
-        });
-        match connection.state() {
-            State::BackingOff => Err(Refusal::UpstreamUnreachable),
-            State::Closed | State::Connecting | State::Idle | State::Open => Ok(Rc::clone(connection)),
-        }
-    }
-
-    /// The endpoint for one call, if the policy hashes keys.
-    fn endpoint_of(&self, batch: &Batch<'_, P>, index: usize) -> Result<usize, Refusal> {
-        let head = batch.heads.get(index).ok_or(Refusal::NoRoute)?;
-        let (mut chosen, mut is_split) = (None, false);
-        let keys = P::keys(head, batch.frame(index), &mut |key| {
-            let endpoint = self.balancer.by_key(key);
-            is_split |= chosen.is_some() && chosen != endpoint;
-            chosen = endpoint;
-        });
-        match chosen {
-            Some(endpoint) if keys == Keys::Known && !is_split => Ok(endpoint),
-            _ => Err(Refusal::NoRoute),
-        }
-    }
-
-    /// Submits calls that all go to one endpoint.
-    fn submit_to(
-        &self,
-        index: usize,
-        batch: &Batch<'_, P>,
-        range: Range<usize>,
-        cx: &SubmitCx<'_, P>,
-    ) -> Submitted {
-        let count = range.len();
-        let Some(server) = self.servers.get(index) else {
-            return Submitted::Refused(count, Refusal::NoRoute);
-        };
-        let connection = match self.shared(server, cx.profile, cx.peer.id as usize) {
-            Ok(connection) => connection,
-            Err(why) => return Submitted::Refused(count, why),
-        };
-        if connection.is_full() {
-            if let Some(call) = batch.calls.get(range.start) {
-                connection.wait_for_room(cx.sink, call.ticket.conn);
-            }
-            return Submitted::Full;
-        }
-        connection.submit(batch, range, cx.sink, cx.now_micros);
-        Submitted::Pending(count)
-    }
-
-    /// Groups neighbours that go to the same endpoint.
-    fn submit_hashed(&self, batch: &Batch<'_, P>, range: Range<usize>, cx: &SubmitCx<'_, P>) -> Submitted {
-        let mut start = range.start;
-        while start < range.end {
-            let endpoint = match self.endpoint_of(batch, start) {
-                Ok(endpoint) => endpoint,
-                Err(why) if start == range.start => return Submitted::Refused(1, why),
-                Err(_) => break,
-            };
-            let timeout = batch.calls.get(start).map(|call| call.timeout_ms);
-            let same = |index: &usize| {
-                self.endpoint_of(batch, *index) == Ok(endpoint)
-                    && batch.calls.get(*index).map(|call| call.timeout_ms) == timeout
-            };
-            let end = (start + 1..range.end).find(|index| !same(index)).unwrap_or(range.end);
-            match self.submit_to(endpoint, batch, start..end, cx) {
-                Submitted::Pending(_) => start = end,
-                other if start == range.start => return other,
-                _ => break,
-            }
-        }
-        Submitted::Pending(start - range.start)
+        let load = |index: usize| members.at(*members.shards.get(index)?).ok()?.load();
+        let index = balancer.any(members.shards.len(), turn, load)?;
+        members.shards.get(index).copied()
     }
 }
 
-/// Calls at the front of `calls` that have the same timeout and so may form one run.
-fn same_timeout(calls: &[Call]) -> usize {
-    let first = calls.first().map(|call| call.timeout_ms);
-    calls.iter().position(|call| Some(call.timeout_ms) != first).unwrap_or(calls.len())
-}
-
-impl<P: Framed> Upstream<P> for Cluster<P> {
-    fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: SubmitCx<'_, P>) -> Submitted {
-        if self.servers.len() > 1 && self.balance.is_hashed() {
-            return self.submit_hashed(batch, range, &cx);
-        }
-        let count = same_timeout(batch.calls.get(range.clone()).unwrap_or_default());
-        let range = range.start..range.start + count;
-        let index = match cx.lane.endpoint {
-            _ if self.servers.len() == 1 => 0,
-            Some(index) if !cx.idle => index,
-            _ => match self.choose() {
-                Some(index) => index,
-                None => return Submitted::Refused(count, Refusal::NoRoute),
-            },
-        };
-        cx.lane.endpoint = Some(index);
-        self.submit_to(index, batch, range, &cx)
+impl<P: Framed> Members<P> {
+    fn at(&self, position: usize) -> Result<&Rc<Server<P>>, Refusal> {
+        self.servers.get(position).and_then(Option::as_ref).ok_or(Refusal::NoRoute)
     }
 
-    fn pin(&self, key: Option<&[u8]>, profile: u8, lane: &Lane) -> Result<Rc<Connection<P>>, Refusal> {
-        if self.pins.get() >= self.max_pins {
-            self.metrics.pin_refused();
-            return Err(Refusal::TooManyPins);
+    /// Why there is no server for a call.
+    fn nowhere(&self) -> Refusal {
+        match self.router {
+            Router::Unknown(_) => Refusal::UpstreamUnreachable,
+            _ => Refusal::NoRoute,
         }
-        let index = match (self.servers.len(), key) {
-            (1, _) => 0,
-            (_, Some(key)) if self.balance.is_hashed() => {
-                self.balancer.by_key(key).ok_or(Refusal::NoRoute)?
-            }
-            (_, None) if self.balance.is_hashed() => return Err(Refusal::NoRoute),
-            _ => lane.endpoint.or_else(|| self.choose()).ok_or(Refusal::NoRoute)?,
-        };
-        let server = self.servers.get(index).ok_or(Refusal::NoRoute)?;
-        if server.endpoint.is_down() {
-            return Err(Refusal::UpstreamUnreachable);
-        }
-        let mut idle = server.idle_pins.borrow_mut();
-        idle.retain(|connection| connection.state() != State::Closed);
-        let connection = match idle.iter().rposition(|connection| connection.profile == profile) {
-            Some(at) => idle.swap_remove(at),
-            None => {
-                let connection = Connection::new(Rc::clone(&server.endpoint), profile, true);
-                tokio::task::spawn_local(Rc::clone(&connection).run());
-                let mut pinned = self.pinned.borrow_mut();
-                pinned.retain(|connection| connection.strong_count() > 0);
-                pinned.push(Rc::downgrade(&connection));
-                connection
-            }
-        };
-        self.pins.set(self.pins.get() + 1);
-        self.metrics.pin_opened();
-        Ok(connection)
-    }
-
-    fn unpin(&self, connection: Rc<Connection<P>>, clean: bool) {
-        self.pins.set(self.pins.get().saturating_sub(1));
-        self.metrics.pin_closed();
-        connection.set_owner(None, false);
-        let home = self.servers.iter().find(|server| Rc::ptr_eq(&server.endpoint, &connection.endpoint));
-        match home {
-            Some(server) if clean && connection.state() == State::Open && connection.in_flight() == 0 => {
-                let mut idle = server.idle_pins.borrow_mut();
-                idle.push(connection);
-                if idle.len() > IDLE_PINS {
-                    idle.swap_remove(0).close();
-                }
-            }
-            _ => connection.close(),
-        }
-    }
-}
-
-impl<P: Framed> Server<P> {
-    /// Unanswered calls; `None` while the server is left alone after a failure.
-    fn load(&self) -> Option<usize> {
-        if self.endpoint.is_down() {
-            return None;
-        }
-        Some(self.shared.borrow().iter().flatten().map(|shared| shared.in_flight()).sum())
     }
 }
 
@@ -390,9 +319,9 @@ impl<P: Framed> Ticks for Cluster<P> {
     fn tick(&self, now_micros: u64) -> bool {
         // Nothing may be borrowed while a connection tells its clients, who may submit again.
         let mut all = self.ticked.take();
-        all.extend(self.pinned.borrow().iter().filter_map(Weak::upgrade));
-        for server in &self.servers {
-            all.extend(server.shared.borrow().iter().flatten().cloned());
+        all.extend(self.loose.borrow().iter().filter_map(Weak::upgrade));
+        for server in self.members.borrow().servers.iter().flatten() {
+            server.each_shared(|connection| all.push(Rc::clone(connection)));
         }
         let is_left = all.drain(..).fold(false, |left, connection| connection.tick(now_micros) | left);
         self.ticked.replace(all);

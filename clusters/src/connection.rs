@@ -54,6 +54,8 @@ struct Inner<P: Framed> {
     state: State,
     is_woken: bool,
     is_closing: bool,
+    /// Ends when everything is answered.
+    is_retired: bool,
     waker: Option<Waker>,
     waiters: Vec<(Rc<dyn ReplySink<P>>, ConnKey)>,
     owner: Option<(Rc<dyn ReplySink<P>>, ConnKey)>,
@@ -94,6 +96,7 @@ impl<P: Framed> Connection<P> {
                 state: State::Idle,
                 is_woken: false,
                 is_closing: false,
+                is_retired: false,
                 waker: None,
                 waiters: Vec::new(),
                 owner: None,
@@ -200,6 +203,13 @@ impl<P: Framed> Connection<P> {
         self.wake(&mut inner);
     }
 
+    /// Ends the connection as soon as everything that was submitted is answered. Nothing more may be submitted.
+    pub(crate) fn retire(&self) {
+        let mut inner = self.inner.borrow_mut();
+        inner.is_retired = true;
+        self.wake(&mut inner);
+    }
+
     fn wake_after_submit(&self, inner: &mut Inner<P>) {
         if inner.runs.has_deadlines() {
             self.endpoint.timers.arm();
@@ -267,6 +277,12 @@ impl<P: Framed> Inner<P> {
             Some(waker) => waker.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
+    }
+
+    /// Whether its end has come.
+    fn is_over(&self) -> bool {
+        let is_idle = self.outbox.is_empty() && self.runs.len() == 0 && self.open.is_none();
+        self.is_closing || self.is_retired && is_idle
     }
 
     fn is_full(&self, options: &ConnectionOptions) -> bool {

@@ -16,13 +16,16 @@ mod balance;
 mod cluster;
 mod connection;
 mod endpoint;
+mod router;
 mod runs;
+mod server;
 mod sink;
 mod timers;
+pub mod topology;
 
 pub use backoff::{Backoff, RateGate};
 pub use balance::{Balance, Balancer};
-pub use cluster::{Cluster, ClusterOptions, Environment, Frame};
+pub use cluster::{Cluster, ClusterOptions, Environment, Frame, Servers};
 pub use connection::{Connection, ConnectionOptions, State};
 pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream};
 pub use timers::Timers;

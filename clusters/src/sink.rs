@@ -69,6 +69,18 @@ pub trait ReplySink<P: Framed> {
     fn is_choking(&self, conn: ConnKey, now_micros: u64) -> bool;
 }
 
+/// A client that waits to be told that it may go on.
+pub(crate) struct Waiter<P: Framed> {
+    pub(crate) sink: Rc<dyn ReplySink<P>>,
+    pub(crate) conn: ConnKey,
+}
+
+impl<P: Framed> Waiter<P> {
+    pub(crate) fn resume(self) {
+        self.sink.resume(self.conn);
+    }
+}
+
 /// What became of the leading calls of a submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Submitted {
@@ -89,6 +101,8 @@ pub enum Submitted {
 pub struct Lane {
     /// The endpoint in use while calls are in flight.
     pub endpoint: Option<usize>,
+    /// Which state of the cluster that was: see [`crate::Cluster`].
+    pub epoch: u32,
 }
 
 /// What belongs to a submission besides its calls.

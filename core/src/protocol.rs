@@ -81,6 +81,12 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
     /// Reports every key of `request`, in order.
     fn keys<'w>(request: &Self::Request, frame: &'w [u8], each: &mut dyn FnMut(&'w [u8])) -> Keys;
 
+    /// The slot of `key`, where servers share the keys by slots; below 16,384.
+    fn slot(key: &[u8]) -> u16 {
+        let _ = key;
+        0
+    }
+
     /// Whether a call with [`crate::ReplyCount::Maybe`] keeps this reply from its client.
     fn silent(op: OpId, reply: &Self::Reply) -> bool {
         let _ = (op, reply);

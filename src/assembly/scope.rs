@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mecha_clusters::{Balance, Cluster, ClusterOptions};
+use mecha_clusters::{Balance, Cluster, ClusterOptions, Servers};
 use mecha_config::ClusterSpec;
 use mecha_core::{Framed, Limits};
 use mecha_telemetry::Registry;
@@ -81,8 +81,10 @@ impl Scope {
         let metrics: Arc<_> = registry.cluster(&spec.name, P::NAME);
         let options = ClusterOptions {
             name: spec.name.clone(),
-            endpoints: spec.endpoints.iter().map(address_of).collect(),
-            balance: balance_of(spec.balance),
+            servers: Servers::Fixed(
+                spec.endpoints.iter().map(address_of).collect(),
+                balance_of(spec.balance),
+            ),
             connections: spec.connections as usize,
             connect_timeout: spec.connect_timeout,
             backoff: (spec.backoff.initial, spec.backoff.max),

@@ -85,7 +85,7 @@ impl<P: Framed> Connection<P> {
                 let mut inner = self.inner.borrow_mut();
                 inner.state = State::BackingOff;
                 inner.is_closing = false;
-                self.is_dedicated
+                self.is_dedicated || inner.is_retired
             };
             // A server that closes a connection after a while (its idle timeout, a restart) is tried again at once.
             let wait = if is_failure { self.endpoint.failed() } else { self.endpoint.succeeded() };
@@ -105,7 +105,7 @@ impl<P: Framed> Connection<P> {
         std::future::poll_fn(|cx| {
             let mut inner = self.inner.borrow_mut();
             inner.register(cx);
-            if inner.is_closing {
+            if inner.is_over() {
                 return Poll::Ready(false);
             }
             if inner.outbox.is_empty() { Poll::Pending } else { Poll::Ready(true) }
@@ -204,7 +204,7 @@ impl<P: Framed> Connection<P> {
             return Poll::Ready(Some(End::Io(error)));
         }
         self.release_waiters();
-        if self.inner.borrow().is_closing {
+        if self.inner.borrow().is_over() {
             return Poll::Ready(Some(End::Closed));
         }
         if is_choked { Poll::Ready(None) } else { Poll::Pending }

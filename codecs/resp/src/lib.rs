@@ -34,6 +34,7 @@ pub mod reply;
 mod request;
 mod response;
 mod session;
+mod slot;
 
 use mecha_core::{
     Affinity, Call, Decode, Framed, Keys, Limits, Matched, OpId, OpInfo, Outcome, Protocol, ProtocolError,
@@ -45,6 +46,7 @@ pub use ops::{COMMANDS, CommandInfo, flag, op, op_info, op_named, ops, sub_named
 pub use request::{Request, RequestDecoder};
 pub use response::{Reply, ReplyDecoder};
 pub use session::{Progress, Session, Transaction};
+pub use slot::key_slot;
 
 /// The protocol.
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +140,11 @@ impl Framed for Resp {
 
     fn keys<'w>(request: &Request, frame: &'w [u8], each: &mut dyn FnMut(&'w [u8])) -> Keys {
         keys::each_key(request.op, frame, each)
+    }
+
+    #[inline]
+    fn slot(key: &[u8]) -> u16 {
+        key_slot(key)
     }
 
     fn prologue(profile: u8, out: &mut Vec<u8>) -> u32 {

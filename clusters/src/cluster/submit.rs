@@ -1,0 +1,208 @@
+//! What sessions submit: calls on shared connections, and dedicated ones.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use mecha_core::{Batch, Call, Framed, Keys, Refusal};
+
+use super::{Cluster, Members};
+use crate::router::Router;
+use crate::server::Server;
+use crate::sink::Waiter;
+use crate::{Connection, Lane, State, SubmitCx, Submitted, Upstream};
+
+impl<P: Framed> Cluster<P> {
+    /// The endpoint for one call, if the policy hashes keys.
+    fn endpoint_of(
+        &self,
+        members: &Members<P>,
+        batch: &Batch<'_, P>,
+        index: usize,
+        lane: &Lane,
+    ) -> Result<usize, Refusal> {
+        let head = batch.heads.get(index).ok_or(Refusal::NoRoute)?;
+        if let Router::Slots(map) = &members.router {
+            // Whether the other keys of a call belong to the same slot, the server knows best.
+            return match P::key(head, batch.frame(index)) {
+                Some(key) => map.at(P::slot(key)).ok_or(Refusal::NoRoute),
+                None => {
+                    let is_shard = |at: &usize| members.shards.contains(at);
+                    lane.endpoint.filter(is_shard).or_else(|| self.choose(members)).ok_or(Refusal::NoRoute)
+                }
+            };
+        }
+        let (mut chosen, mut is_split) = (None, false);
+        let keys = P::keys(head, batch.frame(index), &mut |key| {
+            let endpoint = members.router.by_key::<P>(key);
+            is_split |= chosen.is_some() && chosen != endpoint;
+            chosen = endpoint;
+        });
+        match chosen {
+            Some(endpoint) if keys == Keys::Known && !is_split => Ok(endpoint),
+            _ => Err(Refusal::NoRoute),
+        }
+    }
+
+    /// Submits calls that all go to one endpoint.
+    fn submit_to(
+        &self,
+        members: &Members<P>,
+        position: usize,
+        batch: &Batch<'_, P>,
+        range: Range<usize>,
+        cx: &SubmitCx<'_, P>,
+    ) -> Submitted {
+        let count = range.len();
+        let server = match members.at(position) {
+            Ok(server) => server,
+            Err(why) => return Submitted::Refused(count, why),
+        };
+        let connection = match server.shared(cx.profile, cx.peer.id as usize) {
+            Ok(connection) => connection,
+            Err(why) => return Submitted::Refused(count, why),
+        };
+        if connection.is_full() {
+            if let Some(call) = batch.calls.get(range.start) {
+                connection.wait_for_room(cx.sink, call.ticket.conn);
+            }
+            return Submitted::Full;
+        }
+        connection.submit(batch, range, cx.sink, cx.now_micros);
+        Submitted::Pending(count)
+    }
+
+    /// Groups neighbours that go to the same endpoint.
+    fn submit_keyed(
+        &self,
+        members: &Members<P>,
+        batch: &Batch<'_, P>,
+        range: Range<usize>,
+        cx: &mut SubmitCx<'_, P>,
+    ) -> Submitted {
+        let mut start = range.start;
+        let mut next = self.endpoint_of(members, batch, start, cx.lane);
+        while start < range.end {
+            let endpoint = match next {
+                Ok(endpoint) => endpoint,
+                Err(why) if start == range.start => return Submitted::Refused(1, why),
+                Err(_) => break,
+            };
+            cx.lane.endpoint = Some(endpoint);
+            let timeout = batch.calls.get(start).map(|call| call.timeout_ms);
+            let mut end = start + 1;
+            while end < range.end {
+                next = self.endpoint_of(members, batch, end, cx.lane);
+                if next != Ok(endpoint) || batch.calls.get(end).map(|call| call.timeout_ms) != timeout {
+                    break;
+                }
+                end += 1;
+            }
+            match self.submit_to(members, endpoint, batch, start..end, cx) {
+                Submitted::Pending(_) => start = end,
+                other if start == range.start => return other,
+                _ => break,
+            }
+        }
+        Submitted::Pending(start - range.start)
+    }
+
+    /// Nothing is known of the servers: the client waits until there is, or until nobody can tell.
+    fn submit_unknown(
+        &self,
+        is_hopeless: bool,
+        batch: &Batch<'_, P>,
+        cx: &SubmitCx<'_, P>,
+        at: usize,
+    ) -> Submitted {
+        match batch.calls.get(at) {
+            Some(call) if !is_hopeless => {
+                let waiter = Waiter { sink: Rc::clone(cx.sink), conn: call.ticket.conn };
+                self.waiting.borrow_mut().push(waiter);
+                Submitted::Full
+            }
+            _ => Submitted::Refused(1, Refusal::UpstreamUnreachable),
+        }
+    }
+}
+
+/// Calls at the front of `calls` that have the same timeout and so may form one run.
+fn same_timeout(calls: &[Call]) -> usize {
+    let first = calls.first().map(|call| call.timeout_ms);
+    calls.iter().position(|call| Some(call.timeout_ms) != first).unwrap_or(calls.len())
+}
+
+impl<P: Framed> Upstream<P> for Cluster<P> {
+    fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, mut cx: SubmitCx<'_, P>) -> Submitted {
+        let members = self.members();
+        if cx.lane.epoch != self.epoch.get() {
+            // Calls in flight may yet be on their way from an old server to a new one: nothing may overtake them. The
+            // session tries again with each answer.
+            if !cx.idle {
+                return Submitted::Full;
+            }
+            *cx.lane = Lane { endpoint: None, epoch: self.epoch.get() };
+        }
+        match &members.router {
+            Router::Unknown(is_hopeless) => {
+                return self.submit_unknown(*is_hopeless, batch, &cx, range.start);
+            }
+            router if members.shards.len() > 1 && router.is_keyed() => {
+                return self.submit_keyed(&members, batch, range, &mut cx);
+            }
+            Router::Slots(_) => return self.submit_keyed(&members, batch, range, &mut cx),
+            Router::Balanced(..) | Router::Primary(_) => {}
+        }
+        let count = same_timeout(batch.calls.get(range.clone()).unwrap_or_default());
+        let range = range.start..range.start + count;
+        let index = match cx.lane.endpoint {
+            Some(index) if !cx.idle || members.shards.len() == 1 => index,
+            _ => match self.choose(&members) {
+                Some(index) => index,
+                None => return Submitted::Refused(count, Refusal::NoRoute),
+            },
+        };
+        cx.lane.endpoint = Some(index);
+        self.submit_to(&members, index, batch, range, &cx)
+    }
+
+    fn pin(&self, key: Option<&[u8]>, profile: u8, lane: &Lane) -> Result<Rc<Connection<P>>, Refusal> {
+        if self.pins.get() >= self.max_pins {
+            self.blueprint.metrics.pin_refused();
+            return Err(Refusal::TooManyPins);
+        }
+        let members = self.members();
+        let position = match (&members.router, key) {
+            (router, Some(key)) if router.is_keyed() && members.shards.len() > 1 => router.by_key::<P>(key),
+            (Router::Balanced(balance, _), None) if balance.is_hashed() && members.shards.len() > 1 => None,
+            _ if lane.epoch == self.epoch.get() => lane.endpoint.or_else(|| self.choose(&members)),
+            _ => self.choose(&members),
+        };
+        let server = members.at(position.ok_or(members.nowhere())?)?;
+        if server.endpoint.is_down() {
+            return Err(Refusal::UpstreamUnreachable);
+        }
+        let connection = server.idle_pin(profile).unwrap_or_else(|| {
+            let connection = Connection::new(Rc::clone(&server.endpoint), profile, true);
+            tokio::task::spawn_local(Rc::clone(&connection).run());
+            self.remember(&connection);
+            connection
+        });
+        self.pins.set(self.pins.get() + 1);
+        self.blueprint.metrics.pin_opened();
+        Ok(connection)
+    }
+
+    fn unpin(&self, connection: Rc<Connection<P>>, clean: bool) {
+        self.pins.set(self.pins.get().saturating_sub(1));
+        self.blueprint.metrics.pin_closed();
+        connection.set_owner(None, false);
+        let members = self.members();
+        let is_home = |server: &&Rc<Server<P>>| Rc::ptr_eq(&server.endpoint, &connection.endpoint);
+        match members.servers.iter().flatten().find(is_home) {
+            Some(server) if clean && connection.state() == State::Open && connection.in_flight() == 0 => {
+                server.keep_pin(connection);
+            }
+            _ => connection.close(),
+        }
+    }
+}

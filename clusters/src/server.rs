@@ -1,0 +1,128 @@
+//! One server's connections on one worker.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mecha_core::{Framed, Refusal};
+use mecha_telemetry::ClusterMetrics;
+use mecha_transport::Address;
+
+use crate::cluster::Environment;
+use crate::endpoint::Endpoint;
+use crate::{Backoff, Connection, ConnectionOptions, RateGate, State};
+
+/// Dedicated connections kept for the next client that needs one, per endpoint.
+const IDLE_PINS: usize = 16;
+
+/// What all servers of a cluster have in common: enough to make another one.
+pub(crate) struct Blueprint {
+    pub(crate) cluster: String,
+    pub(crate) options: Rc<ConnectionOptions>,
+    pub(crate) metrics: Arc<ClusterMetrics>,
+    pub(crate) environment: Environment,
+    pub(crate) backoff: (Duration, Duration),
+    pub(crate) connect_rate: u32,
+    /// Shared connections per server.
+    pub(crate) connections: usize,
+}
+
+impl Blueprint {
+    pub(crate) fn endpoint(&self, address: Address) -> Rc<Endpoint> {
+        Rc::new(Endpoint {
+            cluster: self.cluster.clone(),
+            address,
+            options: Rc::clone(&self.options),
+            metrics: Arc::clone(&self.metrics),
+            clock: self.environment.clock,
+            timers: Rc::clone(&self.environment.timers),
+            scratch: Rc::clone(&self.environment.scratch),
+            backoff: RefCell::new(Backoff::new(self.backoff.0, self.backoff.1)),
+            gate: RefCell::new(RateGate::new(self.connect_rate)),
+            down_until_micros: Cell::new(0),
+        })
+    }
+}
+
+/// One server's connections on one worker.
+pub(crate) struct Server<P: Framed> {
+    pub(crate) endpoint: Rc<Endpoint>,
+    /// Position is `profile * connections + turn`.
+    shared: RefCell<Vec<Option<Rc<Connection<P>>>>>,
+    connections: usize,
+    idle_pins: RefCell<Vec<Rc<Connection<P>>>>,
+}
+
+// === impl Server ===
+
+impl<P: Framed> Server<P> {
+    pub(crate) fn new(address: Address, blueprint: &Blueprint) -> Rc<Self> {
+        Rc::new(Self {
+            endpoint: blueprint.endpoint(address),
+            shared: RefCell::default(),
+            connections: blueprint.connections,
+            idle_pins: RefCell::default(),
+        })
+    }
+
+    /// Unanswered calls; `None` while the server is left alone after a failure.
+    pub(crate) fn load(&self) -> Option<usize> {
+        if self.endpoint.is_down() {
+            return None;
+        }
+        Some(self.shared.borrow().iter().flatten().map(|shared| shared.in_flight()).sum())
+    }
+
+    /// The shared connections that exist.
+    pub(crate) fn each_shared(&self, mut each: impl FnMut(&Rc<Connection<P>>)) {
+        self.shared.borrow().iter().flatten().for_each(&mut each);
+    }
+
+    /// The shared connection number `turn`, made on first use.
+    pub(crate) fn shared(&self, profile: u8, turn: usize) -> Result<Rc<Connection<P>>, Refusal> {
+        let at = usize::from(profile) * self.connections + turn % self.connections;
+        let mut shared = self.shared.borrow_mut();
+        if shared.len() <= at {
+            shared.resize_with(at + 1, || None);
+        }
+        let slot = shared.get_mut(at).ok_or(Refusal::NoRoute)?;
+        // A task that ended for good, which only a bug can cause, is replaced.
+        slot.take_if(|connection| connection.state() == State::Closed);
+        let connection = slot.get_or_insert_with(|| {
+            let connection = Connection::new(Rc::clone(&self.endpoint), profile, false);
+            tokio::task::spawn_local(Rc::clone(&connection).run());
+            connection
+        });
+        match connection.state() {
+            State::BackingOff => Err(Refusal::UpstreamUnreachable),
+            State::Closed | State::Connecting | State::Idle | State::Open => Ok(Rc::clone(connection)),
+        }
+    }
+
+    /// A dedicated connection that another client has given back.
+    pub(crate) fn idle_pin(&self, profile: u8) -> Option<Rc<Connection<P>>> {
+        let mut idle = self.idle_pins.borrow_mut();
+        idle.retain(|connection| connection.state() != State::Closed);
+        let at = idle.iter().rposition(|connection| connection.profile == profile)?;
+        Some(idle.swap_remove(at))
+    }
+
+    /// Keeps a dedicated connection for the next client.
+    pub(crate) fn keep_pin(&self, connection: Rc<Connection<P>>) {
+        let mut idle = self.idle_pins.borrow_mut();
+        idle.push(connection);
+        if idle.len() > IDLE_PINS {
+            idle.swap_remove(0).close();
+        }
+    }
+
+    /// The server has left the cluster: what is in flight is still answered, and nothing new comes. Returns the
+    /// connections that live on for that.
+    pub(crate) fn retire(&self) -> Vec<Rc<Connection<P>>> {
+        self.idle_pins.take().iter().for_each(|connection| connection.close());
+        let shared: Vec<_> = self.shared.take().into_iter().flatten().collect();
+        shared.iter().for_each(|connection| connection.retire());
+        shared
+    }
+}
