@@ -196,6 +196,13 @@ impl<P: Framed> Connection<P> {
         inner.is_raw = is_raw;
     }
 
+    /// Appends what a dedicated connection is told before its client's first call; its `replies` answers are dropped.
+    pub fn introduce(&self, bytes: &[u8], replies: u32) {
+        let mut inner = self.inner.borrow_mut();
+        inner.outbox.extend(bytes);
+        inner.swallow += replies;
+    }
+
     /// Ends the connection. Calls in flight fail.
     pub fn close(&self) {
         let mut inner = self.inner.borrow_mut();

@@ -83,6 +83,8 @@ pub enum Affinity {
     /// Any connection that other clients use too.
     #[default]
     Shared,
+    /// The dedicated connection that there is already; the answer may take as long as it likes (blocking commands).
+    Waits,
 }
 
 /// How many replies the client gets.

@@ -20,4 +20,4 @@ pub use call::{
 };
 pub use chain::{Batch, Chain, Cx, Filter, Identity, Peer, Policy, Replies};
 pub use frame::{Decode, Decoded, Limits, ProtocolError, Span};
-pub use protocol::{Framed, Keys, Matched, Protocol, Session};
+pub use protocol::{Framed, Keys, Looked, Matched, Protocol, Session};

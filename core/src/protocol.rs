@@ -110,15 +110,42 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
     fn protocol_error(error: ProtocolError, out: &mut Vec<u8>);
 }
 
+/// How far [`Session::on_requests`] has looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// The first call that it has not looked at.
+    pub next: usize,
+    /// The connection is to be closed after the answers to the calls before `next`; the rest is not served (`QUIT`).
+    pub is_over: bool,
+}
+
 /// The state of one client connection that the protocol itself defines (transaction, protocol version, name).
 ///
 /// It is consulted only for batches with a call that is not an ordinary shared one.
 pub trait Session<P: Framed>: Default {
-    /// Refines affinities and answers calls that concern the connection only, by setting [`crate::Verdict`]. The state
-    /// is `batch.session`. Returns `true` if the connection is to be closed after the answers to this batch (`QUIT`).
-    fn on_requests(batch: &mut Batch<'_, P>) -> bool;
+    /// Refines affinities and answers calls that concern the connection only, by setting [`crate::Verdict`], from call
+    /// `from` on. The state is `batch.session`.
+    ///
+    /// It stops before and behind every call that changes the state: what was sent before that call must be under way
+    /// before the state changes, and whether the call itself is sent at all is not known yet.
+    fn on_requests(batch: &mut Batch<'_, P>, from: usize) -> Looked;
 
-    /// Called with the reply's outcome for each call of [`Affinity::Barrier`].
+    /// `call` was shown to [`Session::on_requests`], but a filter or the lack of an upstream refused it. What it would
+    /// have changed is taken back. Returns `true` if the client cannot be served any further: the connection is closed
+    /// after the refusal.
+    fn on_refused(&mut self, call: &Call) -> bool {
+        let _ = call;
+        false
+    }
+
+    /// Appends what a dedicated connection must be told before this client's first call on it, and returns how many
+    /// replies to it are to be swallowed.
+    fn introduction(&self, out: &mut Vec<u8>) -> u32 {
+        let _ = out;
+        0
+    }
+
+    /// Called with the outcome of each call of [`Affinity::Barrier`].
     fn on_barrier_done(&mut self, op: OpId, outcome: Outcome) {
         let _ = (op, outcome);
     }

@@ -60,7 +60,7 @@ impl PolicyFactory for Timeout {
 impl Policy for Timeout {
     fn on_calls(&mut self, calls: &mut [Call], _cx: &Cx<'_>) {
         for call in calls {
-            let waits = matches!(call.affinity, Affinity::Once | Affinity::Raw);
+            let waits = matches!(call.affinity, Affinity::Once | Affinity::Raw | Affinity::Waits);
             if call.verdict == Verdict::Forward
                 && !waits
                 && (self.selection.is_empty() || self.selection.has(call))

@@ -67,8 +67,19 @@ pub(super) struct Stalled<P: Framed> {
     pub(super) local: Vec<u8>,
     pub(super) heads: Vec<P::Request>,
     pub(super) calls: Vec<Call>,
-    pub(super) at: usize,
+    pub(super) position: Position,
     pub(super) wait: Wait,
+}
+
+/// How far a batch has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Position {
+    /// The next call to be acted on.
+    pub(super) at: usize,
+    /// Calls before this one have been shown to the protocol's state and to the chain.
+    pub(super) seen: usize,
+    /// The protocol's state must see the calls.
+    pub(super) is_special: bool,
 }
 
 /// A request so large that it is passed on in pieces.

@@ -5,13 +5,13 @@ use std::rc::Rc;
 
 use mecha_clusters::ReplySink;
 use mecha_core::{
-    Affinity, Batch, Call, ConnKey, Cx, Decode, Done, Framed, Peer, ProtocolError, Session, Ticket,
+    Affinity, Batch, Call, ConnKey, Decode, Done, Framed, Peer, ProtocolError, Session, Ticket,
 };
 use mecha_telemetry::CloseReason;
 use mecha_transport::{Clock, WriteHalf};
 use slab::Slab;
 
-use super::connection::{Client, Listener, OpenRequest, Route, Stalled, State};
+use super::connection::{Client, Listener, OpenRequest, Position, Route, Stalled, State};
 use super::route::{Processing, Progress};
 
 /// Progress that a client must make to be waited for, in microseconds.
@@ -230,21 +230,15 @@ impl<P: Framed> Engine<P> {
             }
         }
         let mut batch = Batch { wire: bytes, local, heads, calls, session };
-        if is_special && P::Session::on_requests(&mut batch) {
-            state.close(CloseReason::Quit);
-        }
-        {
-            let cx = Cx { now_micros, peer: &state.peer };
-            state.listener.chain.borrow_mut().requests(&mut batch, &cx);
-        }
+        let mut position = Position { at: 0, seen: 0, is_special };
         let mut processing = Processing { sink, now_micros, done, stop_at: usize::MAX };
-        if let Progress::Stalled(at, wait) = state.process(&mut batch, 0, &mut processing) {
+        if let Progress::Stalled(wait) = state.serve(&mut batch, &mut position, &mut processing) {
             state.stalled = Some(Box::new(Stalled {
                 wire: bytes.get(..decoded.consumed.max(batch_end(batch.calls))).unwrap_or_default().to_vec(),
                 local: batch.local.clone(),
                 heads: batch.heads.to_vec(),
                 calls: batch.calls.to_vec(),
-                at,
+                position,
                 wait,
             }));
         }
@@ -264,13 +258,12 @@ impl<P: Framed> Engine<P> {
         let Some(client) = self.clients.get_mut(conn.index as usize) else { return false };
         client.state.release_if_due();
         let Some(mut stalled) = client.state.stalled.take() else { return false };
-        let at = stalled.at;
-        let Stalled { wire, local, heads, calls, .. } = &mut *stalled;
+        let Stalled { wire, local, heads, calls, position, .. } = &mut *stalled;
         let mut batch = Batch { wire, local, heads, calls, session: &mut client.session };
         let mut processing = Processing { sink, now_micros, done: &mut self.done, stop_at: usize::MAX };
-        let progress = client.state.process(&mut batch, at, &mut processing);
-        if let Progress::Stalled(at, wait) = progress {
-            (stalled.at, stalled.wait) = (at, wait);
+        let progress = client.state.serve(&mut batch, position, &mut processing);
+        if let Progress::Stalled(wait) = progress {
+            stalled.wait = wait;
             client.state.stalled = Some(stalled);
         }
         self.dirty(conn);

@@ -12,15 +12,15 @@ use mecha_core::{
 };
 use mecha_telemetry::CloseReason;
 
-use super::connection::{OpenRequest, Route, State, Wait};
+use super::connection::{OpenRequest, Position, Route, State, Wait};
 
 /// How far a batch got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// All of it.
     Done,
-    /// Up to this call, which waits.
-    Stalled(usize, Wait),
+    /// Up to a call that waits.
+    Stalled(Wait),
 }
 
 /// What processing needs from the engine.
@@ -34,16 +34,64 @@ pub(super) struct Processing<'a, P: Framed> {
 }
 
 impl<P: Framed> State<P> {
-    /// Acts on the verdicts of `batch` from call `at` on.
-    pub(super) fn process(
+    /// Takes `batch` through the protocol's state and the chain, and acts on the verdicts, from `position` on. Most
+    /// batches go in one piece; where calls change the state, piece by piece.
+    pub(super) fn serve(
         &mut self,
         batch: &mut Batch<'_, P>,
-        mut at: usize,
+        position: &mut Position,
+        cx: &mut Processing<'_, P>,
+    ) -> Progress {
+        loop {
+            if position.at == position.seen {
+                if position.seen == batch.calls.len() {
+                    return Progress::Done;
+                }
+                self.look(batch, position, cx);
+            }
+            if let Progress::Stalled(wait) = self.process(batch, position, cx) {
+                return Progress::Stalled(wait);
+            }
+            if self.is_broken || cx.stop_at <= position.seen {
+                return Progress::Done;
+            }
+        }
+    }
+
+    /// Shows the next piece to the protocol's state and to the chain.
+    fn look(&mut self, batch: &mut Batch<'_, P>, position: &mut Position, cx: &mut Processing<'_, P>) {
+        let from = position.seen;
+        position.seen = batch.calls.len();
+        if position.is_special {
+            let looked = P::Session::on_requests(batch, from);
+            position.seen = looked.next;
+            if looked.is_over {
+                self.close(CloseReason::Quit);
+                cx.stop_at = looked.next;
+            }
+        }
+        let (heads, calls) = (
+            batch.heads.get_mut(from..position.seen).unwrap_or_default(),
+            batch.calls.get_mut(from..position.seen).unwrap_or_default(),
+        );
+        let mut piece = Batch { wire: batch.wire, local: batch.local, heads, calls, session: batch.session };
+        let cx = Cx { now_micros: cx.now_micros, peer: &self.peer };
+        self.listener.chain.borrow_mut().requests(&mut piece, &cx);
+    }
+
+    /// Acts on the verdicts of what has been seen.
+    fn process(
+        &mut self,
+        batch: &mut Batch<'_, P>,
+        position: &mut Position,
         cx: &mut Processing<'_, P>,
     ) -> Progress {
         cx.done.clear();
         let progress = loop {
-            let Some(call) = batch.calls.get(at).copied() else { break Progress::Done };
+            let at = position.at;
+            let Some(call) = batch.calls.get(at).copied().filter(|_| at < position.seen) else {
+                break Progress::Done;
+            };
             if self.is_broken || at >= cx.stop_at {
                 break Progress::Done;
             }
@@ -51,15 +99,19 @@ impl<P: Framed> State<P> {
                 Verdict::Answered(span) => {
                     let outcome = P::answer_outcome(span.of(batch.wire, batch.local));
                     self.answer_here(&call, span.of(batch.wire, batch.local), outcome, cx);
-                    at += 1;
+                    position.at += 1;
                 }
                 Verdict::Refuse(why) => {
                     self.refuse(&call, why, cx);
-                    at += 1;
+                    position.at += 1;
+                    if batch.session.on_refused(&call) {
+                        self.close(CloseReason::Refused);
+                        cx.stop_at = position.at;
+                    }
                 }
-                Verdict::Forward => match self.forward(batch, at, &call, cx) {
-                    Ok(next) => at = next,
-                    Err(wait) => break Progress::Stalled(at, wait),
+                Verdict::Forward => match self.forward(batch, position, &call, cx) {
+                    Ok(next) => position.at = next,
+                    Err(wait) => break Progress::Stalled(wait),
                 },
             }
         };
@@ -75,10 +127,11 @@ impl<P: Framed> State<P> {
     fn forward(
         &mut self,
         batch: &mut Batch<'_, P>,
-        at: usize,
+        position: &Position,
         call: &Call,
         cx: &mut Processing<'_, P>,
     ) -> Result<usize, Wait> {
+        let at = position.at;
         let is_drained = self.ledger.in_flight() == 0;
         if (self.is_barred || self.is_releasing()) && !is_drained {
             return Err(Wait::Drained);
@@ -91,8 +144,8 @@ impl<P: Framed> State<P> {
             return self.forward_pinned(batch, at, call, cx);
         }
         match call.affinity {
-            Affinity::Shared | Affinity::Release => {
-                let end = run_end(batch.calls, at);
+            Affinity::Shared | Affinity::Release | Affinity::Waits => {
+                let end = run_end(batch.calls.get(..position.seen).unwrap_or_default(), at);
                 self.submit(batch, at..end, cx)
             }
             Affinity::Barrier if !is_drained => Err(Wait::Drained),
@@ -107,11 +160,19 @@ impl<P: Framed> State<P> {
                     Ok(connection) => {
                         let owner = (Rc::clone(cx.sink), call.ticket.conn);
                         connection.set_owner(Some(owner), false);
+                        let mut first = Vec::new();
+                        let replies = batch.session.introduction(&mut first);
+                        connection.introduce(&first, replies);
                         self.route = Route::Pinned { connection, is_releasing: false, is_raw: false };
                         self.forward_pinned(batch, at, call, cx)
                     }
                     Err(why) => {
                         self.refuse(call, why, cx);
+                        // What the client sends behind a `MULTI` that there was no connection for must not be run.
+                        if batch.session.on_refused(call) || call.affinity != Affinity::Once {
+                            self.close(CloseReason::Refused);
+                            cx.stop_at = at + 1;
+                        }
                         Ok(at + 1)
                     }
                 }
@@ -141,7 +202,7 @@ impl<P: Framed> State<P> {
                 *is_raw = true;
                 connection.set_owner(Some((Rc::clone(cx.sink), call.ticket.conn)), true);
             }
-            Affinity::Barrier | Affinity::Pin | Affinity::Raw | Affinity::Shared => {}
+            Affinity::Barrier | Affinity::Pin | Affinity::Raw | Affinity::Shared | Affinity::Waits => {}
         }
         self.mark_open(batch, at);
         let Route::Pinned { connection, is_raw, .. } = &self.route else { return Ok(at) };

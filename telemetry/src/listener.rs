@@ -23,6 +23,8 @@ pub enum CloseReason {
     Quit,
     /// The socket failed while reading.
     ReadFailed,
+    /// mecha refused a call without which the client cannot go on.
+    Refused,
     /// The client did not read its replies.
     SlowReader,
     /// State that the client had on an upstream connection was lost with it.
@@ -33,7 +35,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Bug,
         Self::ClientLeft,
         Self::Drained,
@@ -41,6 +43,7 @@ impl CloseReason {
         Self::Protocol,
         Self::Quit,
         Self::ReadFailed,
+        Self::Refused,
         Self::SlowReader,
         Self::UpstreamLost,
         Self::WriteFailed,
@@ -56,6 +59,7 @@ impl CloseReason {
             Self::Protocol => "protocol",
             Self::Quit => "quit",
             Self::ReadFailed => "read_failed",
+            Self::Refused => "refused",
             Self::SlowReader => "slow_reader",
             Self::UpstreamLost => "upstream_lost",
             Self::WriteFailed => "write_failed",

@@ -3,8 +3,8 @@
 //! A request is a list of byte strings; a reply is a line of text. The commands are chosen to use every kind of plan.
 
 use mecha_core::{
-    Batch, Call, ConnKey, Decode, Decoded, Framed, Keys, Limits, Matched, OpClass, OpId, OpInfo, Outcome,
-    Peer, Protocol, ProtocolError, Refusal, Session, Span, Ticket, Verdict,
+    Batch, Call, ConnKey, Decode, Decoded, Framed, Keys, Limits, Looked, Matched, OpClass, OpId, OpInfo,
+    Outcome, Peer, Protocol, ProtocolError, Refusal, Session, Span, Ticket, Verdict,
 };
 
 use crate::kv::{
@@ -86,8 +86,8 @@ impl Framed for Toy {
 }
 
 impl Session<Toy> for NoSession {
-    fn on_requests(_: &mut Batch<'_, Toy>) -> bool {
-        false
+    fn on_requests(batch: &mut Batch<'_, Toy>, _: usize) -> Looked {
+        Looked { next: batch.calls.len(), is_over: false }
     }
 }
 

@@ -78,6 +78,10 @@ impl<P: Framed> Connection<P> {
     ) -> Option<usize> {
         let mut inner = self.inner.borrow_mut();
         let first = heads.get(at)?;
+        if inner.swallow > 0 && P::matched(first) != Matched::Push {
+            inner.swallow -= u32::from(P::matched(first) == Matched::Last);
+            return Some(at + 1);
+        }
         if inner.is_raw || P::matched(first) == Matched::Push {
             let owner = inner.owner.clone();
             drop(inner);
@@ -85,10 +89,6 @@ impl<P: Framed> Connection<P> {
                 sink.push(conn, P::reply_span(first).of(wire, &[]));
                 touch(&mut reading.touched, &sink);
             }
-            return Some(at + 1);
-        }
-        if inner.swallow > 0 {
-            inner.swallow -= u32::from(P::matched(first) == Matched::Last);
             return Some(at + 1);
         }
         let run = inner.runs.front()?;

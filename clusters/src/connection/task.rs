@@ -73,7 +73,10 @@ impl<P: Framed> Connection<P> {
                     let end = self.serve(read, write).await;
                     self.endpoint.metrics.connection_closed();
                     self.report(&end);
-                    (Refusal::UpstreamGone, clock.micros().saturating_sub(opened) < SHORT_LIFE_MICROS)
+                    let is_short = clock.micros().saturating_sub(opened) < SHORT_LIFE_MICROS;
+                    // A dedicated connection ends as its client wants it to: that says nothing about the server.
+                    let is_failure = is_short && !self.is_dedicated && !self.inner.borrow().is_closing;
+                    (Refusal::UpstreamGone, is_failure)
                 }
                 Err(error) => {
                     self.endpoint.metrics.connect_failed();
@@ -88,7 +91,13 @@ impl<P: Framed> Connection<P> {
                 self.is_dedicated || inner.is_retired
             };
             // A server that closes a connection after a while (its idle timeout, a restart) is tried again at once.
-            let wait = if is_failure { self.endpoint.failed() } else { self.endpoint.succeeded() };
+            let wait = if is_failure {
+                self.endpoint.failed()
+            } else if self.is_dedicated {
+                Duration::ZERO
+            } else {
+                self.endpoint.succeeded()
+            };
             self.lost(why);
             if is_over {
                 break;
@@ -122,7 +131,8 @@ impl<P: Framed> Connection<P> {
         let mut inner = self.inner.borrow_mut();
         inner.state = State::Open;
         let mut first = Vec::new();
-        inner.swallow = P::prologue(self.profile, &mut first);
+        // A dedicated connection's introduction may wait already.
+        inner.swallow += P::prologue(self.profile, &mut first);
         if !first.is_empty() {
             let queued = std::mem::take(inner.outbox.buffer());
             first.extend_from_slice(&queued);

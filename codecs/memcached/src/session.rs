@@ -2,7 +2,7 @@
 //!
 //! A connection to memcached has no state of its own, so this has none either.
 
-use mecha_core::{Affinity, Batch, Call, Refusal, ReplyCount, Session, Span, Verdict};
+use mecha_core::{Affinity, Batch, Call, Looked, Refusal, ReplyCount, Session, Span, Verdict};
 
 use crate::request::Fault;
 use crate::{Memcached, ops};
@@ -12,9 +12,9 @@ use crate::{Memcached, ops};
 pub struct Connection;
 
 impl Session<Memcached> for Connection {
-    fn on_requests(batch: &mut Batch<'_, Memcached>) -> bool {
+    fn on_requests(batch: &mut Batch<'_, Memcached>, from: usize) -> Looked {
         let mut closes = false;
-        for (head, call) in batch.heads.iter().zip(batch.calls.iter_mut()) {
+        for (head, call) in batch.heads.iter().zip(batch.calls.iter_mut()).skip(from) {
             if closes {
                 // Nothing that a client sends behind its `quit` is run.
                 call.replies = ReplyCount::Maybe;
@@ -35,7 +35,7 @@ impl Session<Memcached> for Connection {
             closes = call.op == ops::QUIT || head.fault == Some(Fault::Http);
             call.verdict = Verdict::Answered(Span::local(start, batch.local.len() - start));
         }
-        closes
+        Looked { next: batch.calls.len(), is_over: closes }
     }
 
     fn concerns(&self, call: &Call) -> bool {

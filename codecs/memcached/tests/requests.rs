@@ -54,7 +54,7 @@ fn answers(bytes: &[u8]) -> (String, bool) {
         calls: &mut calls,
         session: &mut session,
     };
-    let closes = Connection::on_requests(&mut batch);
+    let closes = Connection::on_requests(&mut batch, 0).is_over;
     let mut text = String::new();
     for call in &calls {
         match call.verdict {

@@ -2,13 +2,17 @@
 
 use mecha_core::ProtocolError;
 
-/// Reads a decimal number as the protocol has it: digits, with a minus sign in front if it is negative. Nothing else.
+/// Reads a decimal number as the server reads one: digits without a needless zero in front, with a minus sign if it is
+/// negative. Nothing else: a count that we accept and the server does not would end a connection that others share.
 pub(crate) fn decimal(digits: &[u8]) -> Option<i64> {
     let (is_negative, digits) = match digits.split_first() {
         Some((b'-', rest)) => (true, rest),
         _ => (false, digits),
     };
-    if digits.is_empty() || digits.len() > 19 {
+    if digits.is_empty()
+        || digits.len() > 19
+        || digits.first() == Some(&b'0') && (is_negative || digits.len() > 1)
+    {
         return None;
     }
     let mut number: i64 = 0;
@@ -189,7 +193,9 @@ mod tests {
     fn decimals_are_strict() {
         assert_eq!(decimal(b"-9223372036854775808"), Some(i64::MIN));
         assert_eq!(decimal(b"9223372036854775807"), Some(i64::MAX));
-        for bad in ["", "-", "+1", "1 ", "9223372036854775808", "0x1", "99999999999999999999"] {
+        for bad in
+            ["", "-", "+1", "-0", "00", "07", "1 ", "9223372036854775808", "0x1", "99999999999999999999"]
+        {
             assert_eq!(decimal(bad.as_bytes()), None, "{bad}");
         }
     }

@@ -168,9 +168,12 @@ pub(crate) struct Facts {
     pub(crate) is_special: bool,
 }
 
+/// A name that the table lacks may be one that the session knows (`POST`).
+const UNKNOWN_FACTS: Facts =
+    Facts { class: OpClass::Write, first_key: 0, is_container: false, is_special: true };
+
 static FACTS: [Facts; COUNT] = {
-    let mut facts =
-        [Facts { class: OpClass::Write, first_key: 0, is_container: false, is_special: false }; COUNT];
+    let mut facts = [UNKNOWN_FACTS; COUNT];
     let mut index = 1;
     while index < COUNT {
         let info = &COMMANDS[index];
@@ -189,7 +192,28 @@ static FACTS: [Facts; COUNT] = {
 
 /// Commands outside the session class that concern more than one call.
 const fn is_stateful(name: &str) -> bool {
-    let names = ["monitor", "sync", "psync", "replconf", "wait", "waitaof", "xread", "xreadgroup"];
+    let names = [
+        "asking",
+        "client|capa",
+        "client|import-source",
+        "function|kill",
+        "monitor",
+        "psync",
+        "punsubscribe",
+        "readonly",
+        "readwrite",
+        "replconf",
+        "script|debug",
+        "script|kill",
+        "shutdown",
+        "sunsubscribe",
+        "sync",
+        "unsubscribe",
+        "wait",
+        "waitaof",
+        "xread",
+        "xreadgroup",
+    ];
     let mut at = 0;
     while at < names.len() {
         if equal(name.as_bytes(), names[at].as_bytes()) {
@@ -215,8 +239,12 @@ const fn equal(one: &[u8], other: &[u8]) -> bool {
 }
 
 pub(crate) fn facts(op: OpId) -> Facts {
-    let unknown = Facts { class: OpClass::Write, first_key: 0, is_container: false, is_special: false };
-    FACTS.get(usize::from(op.0)).copied().unwrap_or(unknown)
+    FACTS.get(usize::from(op.0)).copied().unwrap_or(UNKNOWN_FACTS)
+}
+
+/// Whether the session must look at it.
+pub(crate) fn is_special(op: OpId) -> bool {
+    facts(op).is_special
 }
 
 // === lookup ===

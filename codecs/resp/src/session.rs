@@ -1,28 +1,35 @@
 //! What mecha remembers of one client, and which of its commands need an upstream connection of their own.
 //!
 //! This is the pass-through's view: one server behind, connections to it shared by many clients. A command that leaves
-//! state on its connection gets the client a dedicated one, for as long as the state lasts:
+//! state on its connection gets the client a dedicated one, for as long as the state lasts. A command whose replies
+//! cannot be counted would give everybody else on its connection the wrong replies, so it gets one too:
 //!
 //! | commands | connection |
 //! |---|---|
 //! | `MULTI` to `EXEC` or `DISCARD`; `WATCH` to `UNWATCH` or `EXEC` | dedicated |
-//! | blocking commands, `XREAD BLOCK`, `WAIT` | dedicated for that call |
-//! | `SELECT` of another database, `AUTH`, `HELLO` with `AUTH`, `CLIENT TRACKING`, `NO-EVICT`, `NO-TOUCH` | dedicated to the end |
-//! | `SUBSCRIBE` and its like, `MONITOR`, `CLIENT REPLY`, `SYNC`, `PSYNC` | dedicated to the end, replies not counted |
+//! | `SELECT` of another database to `SELECT 0` | dedicated |
+//! | blocking commands, `XREAD BLOCK` | dedicated for that call |
+//! | `SCRIPT KILL`, `FUNCTION KILL`, `SHUTDOWN`: a busy connection would not read them | dedicated for that call |
+//! | `AUTH`, `HELLO` with `AUTH`, `CLIENT TRACKING`, `NO-EVICT`, `NO-TOUCH`, `READONLY`, `ASKING` | dedicated to the end |
+//! | `CLIENT ID`, `CLIENT INFO`: what they tell must be, and stay, true | dedicated to the end |
+//! | `SUBSCRIBE` and its like, `MONITOR`, `CLIENT REPLY`, `SYNC`, `PSYNC`, `REPLCONF`, `SCRIPT DEBUG` | dedicated to the end, replies not counted |
 //! | `HELLO 2`, `HELLO 3` | shared, one kind for each version |
 //! | `WAIT`, `WAITAOF` | only on a dedicated one that is there already; refused otherwise |
 //!
-//! `QUIT`, `RESET`, `SELECT 0`, `CLIENT SETNAME`, `GETNAME`, `SETINFO` and `ID` of a client without such state are
-//! answered here.
+//! `QUIT`, `RESET`, `SELECT 0`, `UNSUBSCRIBE`, `CLIENT SETNAME`, `GETNAME` and `SETINFO` of a client without such state
+//! are answered here. With the wrong number of arguments, nothing changes any state, and the server says so.
+//!
+//! A state is changed when its command is about to be sent, and changed back if the command is refused on its way
+//! ([`mecha_core::Session::on_refused`]). A refusal inside a transaction makes its `EXEC` fail, as the server does it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use mecha_core::{Affinity, Batch, Call, OpId, Outcome, Span, Verdict};
+use mecha_core::{Affinity, Batch, Call, Looked, OpId, Outcome, Span, Verdict};
 
-use crate::ops::{flag, op, op_info};
+use crate::ops::{self, flag, op, op_info};
 use crate::reply::Writer;
-use crate::{Resp, args, inline_to_array};
+use crate::{Resp, args, inline_to_array, write_request};
 
 /// What a front that plans commands itself knows of a client's `WATCH` and `MULTI`.
 #[derive(Clone, Debug, Default)]
@@ -69,8 +76,32 @@ pub struct Session {
     pub transaction: Option<Box<Transaction>>,
     /// The dedicated connection is kept to the client's end.
     held: bool,
-    /// A `HELLO` is in flight; the version before it.
-    before_hello: Option<u8>,
+    /// Its replies are not counted any more, so nothing may be answered here.
+    raw: bool,
+    /// A command was refused between `MULTI` and now.
+    doomed: bool,
+    /// A `HELLO` is in flight.
+    greeting: Option<Box<Greeting>>,
+    /// What there was before the last command that changes it.
+    before: Option<Before>,
+}
+
+/// A `HELLO` on its way: what holds if it fails, and the name that it gives if it succeeds.
+#[derive(Clone, Debug)]
+struct Greeting {
+    proto_before: u8,
+    name: Option<Vec<u8>>,
+}
+
+/// State that a refusal brings back.
+#[derive(Clone, Copy, Debug)]
+struct Before {
+    proto: u8,
+    db: u32,
+    multi: bool,
+    watching: bool,
+    held: bool,
+    raw: bool,
 }
 
 impl Default for Session {
@@ -86,19 +117,49 @@ impl Default for Session {
             watching: false,
             transaction: None,
             held: false,
-            before_hello: None,
+            raw: false,
+            doomed: false,
+            greeting: None,
+            before: None,
         }
     }
 }
 
 /// What to do with one call.
 enum Step {
-    /// It goes this way.
-    Go(Affinity),
     /// It is answered with what was appended to `local`.
     Answered,
+    /// It goes this way.
+    Go(Affinity),
     /// As `Answered`, and then the connection ends.
     Quit,
+    /// What was appended to `local` goes in its place.
+    Rewritten(Affinity),
+}
+
+/// One call, as [`Session::step`] sees it.
+struct Seen<'a> {
+    op: OpId,
+    argc: usize,
+    /// Only the beginning of `frame` is here.
+    is_open: bool,
+    frame: &'a [u8],
+}
+
+impl Seen<'_> {
+    fn word(&self, index: usize) -> &[u8] {
+        args(self.frame).nth(index).unwrap_or_default()
+    }
+
+    fn says(&self, index: usize, word: &str) -> bool {
+        self.word(index).eq_ignore_ascii_case(word.as_bytes())
+    }
+}
+
+/// Whether the command may change what a session remembers.
+fn is_fence(op: OpId) -> bool {
+    let info = op_info(op);
+    op != OpId::UNKNOWN && ops::is_special(op) && !info.has(flag::BLOCKING)
 }
 
 impl Session {
@@ -112,57 +173,85 @@ impl Session {
         if self.held || self.db != 0 { Affinity::Shared } else { Affinity::Release }
     }
 
+    /// From now on, the client keeps its dedicated connection.
+    fn hold(&mut self) -> Step {
+        self.held = true;
+        Step::Go(Affinity::Pin)
+    }
+
+    /// As [`Session::hold`], and its replies are not counted.
+    fn let_go(&mut self) -> Step {
+        (self.held, self.raw) = (true, true);
+        Step::Go(Affinity::Raw)
+    }
+
+    /// The way of a call that means nothing here.
+    fn plain(&self, seen: &Seen<'_>) -> Step {
+        // A shared connection must not wait for the rest of one client's request.
+        Step::Go(if seen.is_open && !self.is_pinned() { Affinity::Once } else { Affinity::Shared })
+    }
+
     /// Decides on one call. `out` is where answers go.
-    fn step(&mut self, call: &Call, frame: &[u8], out: &mut Vec<u8>) -> Step {
+    fn step(&mut self, seen: &Seen<'_>, out: &mut Vec<u8>) -> Step {
+        if self.raw || !op_info(seen.op).accepts(seen.argc) {
+            return self.plain(seen);
+        }
         let is_pinned = self.is_pinned();
         let mut writer = Writer::new(out, self.proto);
-        match call.op {
-            op::MULTI => {
-                self.multi = true;
-                Step::Go(Affinity::Pin)
-            }
-            op::EXEC | op::DISCARD if self.multi => {
-                (self.multi, self.watching) = (false, false);
-                Step::Go(self.released())
-            }
-            op::WATCH if !self.multi => {
-                self.watching = true;
-                Step::Go(Affinity::Pin)
-            }
-            op::UNWATCH if !self.multi && self.watching => {
-                self.watching = false;
-                Step::Go(self.released())
-            }
-            op::SUBSCRIBE
-            | op::PSUBSCRIBE
-            | op::SSUBSCRIBE
-            | op::MONITOR
-            | op::CLIENT_REPLY
-            | op::SYNC
-            | op::PSYNC => {
-                self.held = true;
-                Step::Go(Affinity::Raw)
-            }
-            op::AUTH | op::CLIENT_TRACKING | op::CLIENT_NO_EVICT | op::CLIENT_NO_TOUCH if !self.multi => {
-                self.authenticated |= call.op == op::AUTH;
-                self.held = true;
-                Step::Go(Affinity::Pin)
-            }
-            op::SELECT => self.select(frame, is_pinned, writer),
-            op::HELLO => self.hello(frame, is_pinned),
-            op::RESET => {
-                *self = Self::default();
-                if is_pinned {
-                    // The server resets the dedicated connection, which is then like new.
-                    return Step::Go(Affinity::Release);
-                }
-                writer.simple("RESET");
-                Step::Answered
-            }
+        match seen.op {
+            OpId::UNKNOWN if is_http(seen) => Step::Quit,
             op::QUIT => {
                 writer.ok();
                 Step::Quit
             }
+            op::RESET => self.reset(out),
+            op::SUBSCRIBE
+            | op::PSUBSCRIBE
+            | op::SSUBSCRIBE
+            | op::MONITOR
+            | op::REPLCONF
+            | op::SCRIPT_DEBUG
+            | op::SYNC
+            | op::PSYNC => self.let_go(),
+            // It promises nothing for later.
+            op::CLIENT_REPLY if seen.says(2, "ON") => self.plain(seen),
+            op::CLIENT_REPLY => self.let_go(),
+            op::UNSUBSCRIBE | op::PUNSUBSCRIBE | op::SUNSUBSCRIBE
+                if self.held || self.multi || seen.is_open =>
+            {
+                self.let_go()
+            }
+            op::UNSUBSCRIBE | op::PUNSUBSCRIBE | op::SUNSUBSCRIBE => {
+                unsubscribe(seen, self.proto, out);
+                Step::Answered
+            }
+            op::CLIENT_TRACKING | op::CLIENT_NO_EVICT | op::CLIENT_NO_TOUCH
+                if seen.says(2, "OFF") && !is_pinned =>
+            {
+                self.plain(seen)
+            }
+            op::AUTH
+            | op::ASKING
+            | op::CLIENT_CAPA
+            | op::CLIENT_ID
+            | op::CLIENT_IMPORT_SOURCE
+            | op::CLIENT_INFO
+            | op::CLIENT_NO_EVICT
+            | op::CLIENT_NO_TOUCH
+            | op::CLIENT_TRACKING
+            | op::READONLY
+            | op::READWRITE => self.hold(),
+            // Nobody knows whether a queued one will run.
+            op::SELECT | op::HELLO | op::CLIENT_SETNAME | op::CLIENT_SETINFO if self.multi || self.held => {
+                self.hold()
+            }
+            op::SELECT => self.select(seen, writer),
+            op::HELLO => self.hello(seen, out),
+            op::CLIENT_SETNAME | op::CLIENT_SETINFO if seen.is_open => self.hold(),
+            op::CLIENT_SETNAME | op::CLIENT_GETNAME | op::CLIENT_SETINFO if !self.held && !self.multi => {
+                self.client(seen, writer)
+            }
+            op::SCRIPT_KILL | op::FUNCTION_KILL | op::SHUTDOWN if !is_pinned => Step::Go(Affinity::Once),
             // It waits for the writes of the connection that it arrives on: on a shared one everybody would wait, on a
             // fresh one it would promise what it has not seen.
             op::WAIT | op::WAITAOF if !is_pinned => {
@@ -171,100 +260,125 @@ impl Session {
                 );
                 Step::Answered
             }
-            op::CLIENT_SETNAME | op::CLIENT_GETNAME | op::CLIENT_SETINFO | op::CLIENT_ID if !is_pinned => {
-                self.client(call, frame, out)
+            op::WAIT | op::WAITAOF if !self.multi => Step::Go(Affinity::Waits),
+            op::MULTI | op::EXEC | op::DISCARD | op::WATCH | op::UNWATCH => self.transaction(seen, out),
+            _ if op_info(seen.op).has(flag::BLOCKING) && !self.multi && blocks(seen.op, seen.frame) => {
+                Step::Go(if is_pinned { Affinity::Waits } else { Affinity::Once })
             }
-            _ if op_info(call.op).has(flag::BLOCKING) && !self.multi && blocks(call.op, frame) => {
-                Step::Go(if is_pinned { Affinity::Shared } else { Affinity::Once })
-            }
-            _ => Step::Go(Affinity::Shared),
+            _ => self.plain(seen),
         }
     }
 
-    fn select(&mut self, frame: &[u8], is_pinned: bool, mut writer: Writer<'_>) -> Step {
-        let index =
-            args(frame).nth(1).and_then(crate::args::decimal).and_then(|index| u32::try_from(index).ok());
+    fn transaction(&mut self, seen: &Seen<'_>, out: &mut Vec<u8>) -> Step {
+        match (seen.op, self.multi) {
+            (op::MULTI, false) => {
+                (self.multi, self.doomed) = (true, false);
+                Step::Go(Affinity::Pin)
+            }
+            (op::EXEC, true) if self.doomed => {
+                (self.multi, self.watching, self.doomed) = (false, false, false);
+                // The server discards a transaction whose EXEC it cannot accept, and says EXECABORT.
+                write_request([b"EXEC".as_slice(), b"refused"].into_iter(), out);
+                Step::Rewritten(self.released())
+            }
+            (op::EXEC | op::DISCARD, true) => {
+                (self.multi, self.watching) = (false, false);
+                Step::Go(self.released())
+            }
+            (op::WATCH, false) => {
+                self.watching = true;
+                Step::Go(Affinity::Pin)
+            }
+            (op::UNWATCH, false) if self.watching => {
+                self.watching = false;
+                Step::Go(self.released())
+            }
+            _ => self.plain(seen),
+        }
+    }
+
+    fn reset(&mut self, out: &mut Vec<u8>) -> Step {
+        if !self.is_pinned() {
+            Writer::new(out, 2).simple("RESET");
+            *self = Self { before: self.before, ..Self::default() };
+            return Step::Answered;
+        }
+        // The server makes the dedicated connection like new. One that was opened for version 3 is not that any more,
+        // and what a held one may keep is not for us to know.
+        let is_like_new = !self.held && self.proto == 2;
+        *self = Self { held: !is_like_new, before: self.before, ..Self::default() };
+        Step::Go(if is_like_new { Affinity::Release } else { Affinity::Pin })
+    }
+
+    fn select(&mut self, seen: &Seen<'_>, mut writer: Writer<'_>) -> Step {
+        let index = crate::args::decimal(seen.word(1)).and_then(|index| u32::try_from(index).ok());
         match index {
-            Some(0) if !is_pinned && args(frame).count() == 2 => {
+            Some(0) if !self.is_pinned() => {
                 writer.ok();
                 Step::Answered
             }
-            Some(0) if !self.multi && !self.watching && !self.held => {
+            Some(0) if self.db != 0 => {
                 self.db = 0;
-                Step::Go(Affinity::Release)
+                Step::Go(if self.watching { Affinity::Shared } else { Affinity::Release })
             }
-            Some(index) => {
+            Some(index) if index != 0 => {
                 self.db = index;
                 Step::Go(Affinity::Pin)
             }
-            None => Step::Go(Affinity::Shared),
+            _ => self.plain(seen),
         }
     }
 
-    fn hello(&mut self, frame: &[u8], is_pinned: bool) -> Step {
-        let mut version = self.proto;
-        let mut words = args(frame).skip(1);
-        let wanted = words.next().map(crate::args::decimal);
+    fn hello(&mut self, seen: &Seen<'_>, out: &mut Vec<u8>) -> Step {
+        let mut words = args(seen.frame).skip(1);
+        let version = match words.next().map(crate::args::decimal) {
+            Some(Some(2)) => 2,
+            Some(Some(3)) => 3,
+            // The server finds the right words for it.
+            _ => return self.plain(seen),
+        };
         let mut name = None;
-        let mut is_plain = true;
         while let Some(word) = words.next() {
             if word.eq_ignore_ascii_case(b"AUTH") {
-                // Credentials belong to the connection that they were given on.
-                self.held = true;
-                self.authenticated = true;
-                words.nth(1);
-            } else if word.eq_ignore_ascii_case(b"SETNAME") {
-                name = words.next();
-            } else {
-                is_plain = false;
+                // Credentials belong to the connection that they were given on, and so does the version.
+                return self.hold();
+            }
+            name = words.next().filter(|name| word.eq_ignore_ascii_case(b"SETNAME") && is_clean(name));
+            if name.is_none() {
+                return self.plain(seen);
             }
         }
-        match wanted {
-            None => {}
-            Some(Some(2)) if is_plain => version = 2,
-            Some(Some(3)) if is_plain => version = 3,
-            // The server finds the right words for it.
-            _ => return Step::Go(Affinity::Shared),
+        if self.is_pinned() || seen.is_open {
+            return self.hold();
         }
-        if let Some(name) = name {
-            self.name = name.to_vec();
-        }
-        if is_pinned || self.held {
-            self.proto = version;
-            // Its version stays with the connection, so no other client may get it.
-            self.held = true;
-            return Step::Go(Affinity::Pin);
-        }
-        self.before_hello = Some(self.proto);
+        self.greeting = Some(Box::new(Greeting { proto_before: self.proto, name: name.map(<[u8]>::to_vec) }));
         self.proto = version;
-        Step::Go(Affinity::Barrier)
+        // The name is not the shared connection's.
+        let version: &[u8] = if version == 3 { b"3" } else { b"2" };
+        write_request([b"HELLO".as_slice(), version].into_iter(), out);
+        Step::Rewritten(Affinity::Barrier)
     }
 
     /// Client commands that concern mecha's own connection.
-    fn client(&mut self, call: &Call, frame: &[u8], out: &mut Vec<u8>) -> Step {
-        let words: Vec<_> = args(frame).collect();
-        if !op_info(call.op).accepts(words.len()) {
-            return Step::Go(Affinity::Shared);
-        }
-        let mut writer = Writer::new(out, self.proto);
-        let is_clean = |text: &[u8]| text.iter().all(|byte| (b'!'..=b'~').contains(byte));
-        match (call.op, words.get(2..).unwrap_or_default()) {
-            (op::CLIENT_GETNAME, _) if self.name.is_empty() => writer.null(),
-            (op::CLIENT_GETNAME, _) => writer.bulk(&self.name),
-            (op::CLIENT_ID, _) => writer.int(i64::from(call.ticket.conn.index) + 1),
-            (op::CLIENT_SETNAME, [name]) if is_clean(name) => {
-                self.name = name.to_vec();
+    fn client(&mut self, seen: &Seen<'_>, mut writer: Writer<'_>) -> Step {
+        let value = seen.word(if seen.op == op::CLIENT_SETINFO { 3 } else { 2 });
+        match seen.op {
+            op::CLIENT_GETNAME if self.name.is_empty() => writer.null(),
+            op::CLIENT_GETNAME => writer.bulk(&self.name),
+            op::CLIENT_SETNAME if is_clean(value) => {
+                self.name = value.to_vec();
                 writer.ok();
             }
-            (op::CLIENT_SETNAME, _) => {
+            op::CLIENT_SETNAME => {
                 writer.error("ERR Client names cannot contain spaces, newlines or special characters.");
             }
-            (op::CLIENT_SETINFO, [field, value]) => {
-                let slot = match field.to_ascii_lowercase().as_slice() {
-                    b"lib-name" => &mut self.lib_name,
-                    b"lib-ver" => &mut self.lib_version,
+            _ => {
+                let field = seen.word(2);
+                let (slot, name) = match field.to_ascii_lowercase().as_slice() {
+                    b"lib-name" => (&mut self.lib_name, "lib-name"),
+                    b"lib-ver" => (&mut self.lib_version, "lib-ver"),
                     _ => {
-                        writer.error_bytes(&[b"ERR Unrecognized option '", *field, b"'"].concat());
+                        writer.error_bytes(&[b"ERR Unrecognized option '", field, b"'"].concat());
                         return Step::Answered;
                     }
                 };
@@ -272,15 +386,46 @@ impl Session {
                     *slot = value.to_vec();
                     writer.ok();
                 } else {
-                    let name = String::from_utf8_lossy(field).to_lowercase();
                     writer
                         .error(&format!("ERR {name} cannot contain spaces, newlines or special characters."));
                 }
             }
-            _ => return Step::Go(Affinity::Shared),
         }
         Step::Answered
     }
+
+    fn note_before(&mut self) {
+        let Self { proto, db, multi, watching, held, raw, .. } = *self;
+        self.before = Some(Before { proto, db, multi, watching, held, raw });
+    }
+}
+
+/// Names and the like must not break the lines of `CLIENT LIST`.
+fn is_clean(text: &[u8]) -> bool {
+    text.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}
+
+/// A browser that was tricked into talking to a server: it takes these as its enemy's commands, and closes.
+fn is_http(seen: &Seen<'_>) -> bool {
+    seen.says(0, "POST") || seen.says(0, "HOST:")
+}
+
+/// The answers to a client that has no subscription: one for each channel, or one without.
+fn unsubscribe(seen: &Seen<'_>, proto: u8, out: &mut Vec<u8>) {
+    let mut one = |channel: Option<&[u8]>| {
+        out.extend_from_slice(if proto >= 3 { b">3\r\n" } else { b"*3\r\n" });
+        let mut writer = Writer::new(out, proto);
+        writer.bulk(op_info(seen.op).name.as_bytes());
+        match channel {
+            Some(channel) => writer.bulk(channel),
+            None => writer.null(),
+        }
+        writer.int(0);
+    };
+    if seen.argc == 1 {
+        one(None);
+    }
+    args(seen.frame).skip(1).for_each(|channel| one(Some(channel)));
 }
 
 /// Whether this call of a command that can block does so.
@@ -294,36 +439,96 @@ fn blocks(op: OpId, frame: &[u8]) -> bool {
 }
 
 impl mecha_core::Session<Resp> for Session {
-    fn on_requests(batch: &mut Batch<'_, Resp>) -> bool {
-        for index in 0..batch.calls.len() {
+    fn on_requests(batch: &mut Batch<'_, Resp>, from: usize) -> Looked {
+        for index in from..batch.calls.len() {
             normalise(batch, index);
-            let Some(call) = batch.calls.get(index).copied() else { break };
+            let (Some(call), Some(head)) = (batch.calls.get(index).copied(), batch.heads.get(index)) else {
+                break;
+            };
+            let is_fence = is_fence(call.op);
+            if is_fence && index > from {
+                return Looked { next: index, is_over: false };
+            }
             let frame = call.span.of(batch.wire, batch.local);
             // Only commands that change the state need their arguments; a copy keeps `local` free for the answer.
             let frame = if call.span.is_local() { &frame.to_vec() } else { call.span.of(batch.wire, &[]) };
+            let seen = Seen { op: call.op, argc: head.argc as usize, is_open: head.is_open, frame };
+            if is_fence {
+                batch.session.note_before();
+            }
             let start = batch.local.len();
-            let step = batch.session.step(&call, frame, batch.local);
-            let answer = Span::local(start, batch.local.len() - start);
+            let step = batch.session.step(&seen, batch.local);
+            let written = Span::local(start, batch.local.len() - start);
             let Some(call) = batch.calls.get_mut(index) else { break };
             match step {
+                Step::Answered => call.verdict = Verdict::Answered(written),
                 Step::Go(affinity) => call.affinity = affinity,
-                Step::Answered => call.verdict = Verdict::Answered(answer),
                 Step::Quit => {
-                    call.verdict = Verdict::Answered(answer);
-                    return true;
+                    call.verdict = Verdict::Answered(written);
+                    return Looked { next: index + 1, is_over: true };
+                }
+                Step::Rewritten(affinity) => {
+                    call.affinity = affinity;
+                    replace(batch, index, written);
                 }
             }
+            if is_fence {
+                return Looked { next: index + 1, is_over: false };
+            }
         }
-        false
+        Looked { next: batch.calls.len(), is_over: false }
+    }
+
+    fn on_refused(&mut self, call: &Call) -> bool {
+        let mut is_fatal = false;
+        if let Some(transaction) = self.transaction.as_mut().filter(|_| self.multi) {
+            transaction.broken = true;
+        }
+        if is_fence(call.op)
+            && let Some(before) = self.before.take()
+        {
+            // The client takes its transaction for ended, and the server does not know.
+            is_fatal |= before.multi && !self.multi;
+            let Before { proto, db, multi, watching, held, raw } = before;
+            (self.proto, self.db, self.multi, self.watching) = (proto, db, multi, watching);
+            (self.held, self.raw) = (held, raw);
+            self.greeting = None;
+        }
+        self.doomed |= self.multi;
+        // Where replies are not counted, the place of a refusal among them is not known.
+        is_fatal || self.raw
     }
 
     fn on_barrier_done(&mut self, op: OpId, outcome: Outcome) {
-        if op == op::HELLO
-            && let Some(before) = self.before_hello.take()
-            && outcome != Outcome::Ok
-        {
-            self.proto = before;
+        if op != op::HELLO {
+            return;
         }
+        let Some(greeting) = self.greeting.take() else { return };
+        match (outcome, greeting.name) {
+            (Outcome::Ok, Some(name)) => self.name = name,
+            (Outcome::Ok, None) => {}
+            _ => self.proto = greeting.proto_before,
+        }
+    }
+
+    fn introduction(&self, out: &mut Vec<u8>) -> u32 {
+        if !self.held {
+            return 0;
+        }
+        let mut count = 0;
+        let mut write = |words: &[&[u8]]| {
+            write_request(words.iter().copied(), out);
+            count += 1;
+        };
+        let known: [(&[&[u8]], &[u8]); 3] = [
+            (&[b"CLIENT", b"SETNAME"], &self.name),
+            (&[b"CLIENT", b"SETINFO", b"lib-name"], &self.lib_name),
+            (&[b"CLIENT", b"SETINFO", b"lib-ver"], &self.lib_version),
+        ];
+        for (words, value) in known.into_iter().filter(|(_, value)| !value.is_empty()) {
+            write(&[words, &[value]].concat());
+        }
+        count
     }
 
     fn profile(&self) -> u8 {
@@ -335,9 +540,19 @@ impl mecha_core::Session<Resp> for Session {
     }
 }
 
+/// Puts the frame at `written` in the place of request `index`.
+fn replace(batch: &mut Batch<'_, Resp>, index: usize, written: Span) {
+    let (Some(head), Some(call)) = (batch.heads.get_mut(index), batch.calls.get_mut(index)) else { return };
+    if let Some(mut fresh) = crate::head_of(written.of(&[], batch.local)) {
+        fresh.span = written;
+        call.span = written;
+        *head = fresh;
+    }
+}
+
 /// Turns an inline command into an array, so that everything behind sees one form only.
 fn normalise(batch: &mut Batch<'_, Resp>, index: usize) {
-    let (Some(head), Some(call)) = (batch.heads.get_mut(index), batch.calls.get_mut(index)) else { return };
+    let (Some(head), Some(call)) = (batch.heads.get(index), batch.calls.get(index)) else { return };
     if !head.is_inline {
         return;
     }
@@ -345,12 +560,8 @@ fn normalise(batch: &mut Batch<'_, Resp>, index: usize) {
     if inline_to_array(call.span.of(batch.wire, &[]), batch.local).is_err() {
         return;
     }
-    let frame = batch.local.get(start..).unwrap_or_default();
-    if let Some(mut fresh) = crate::head_of(frame) {
-        fresh.span = Span::local(start, frame.len());
-        call.span = fresh.span;
-        *head = fresh;
-    }
+    let written = Span::local(start, batch.local.len() - start);
+    replace(batch, index, written);
 }
 
 #[cfg(test)]

@@ -12,7 +12,13 @@ fn show(session: &mut Session, lines: &[&str]) -> Vec<String> {
     let mut calls: Vec<_> = heads.iter().map(|head| Resp::call(head, Ticket::default())).collect();
     let mut local = Vec::new();
     let mut batch = Batch { wire: &wire, local: &mut local, heads: &mut heads, calls: &mut calls, session };
-    let is_over = Session::on_requests(&mut batch);
+    let (mut next, mut is_over) = (0, false);
+    while next < batch.calls.len() && !is_over {
+        let looked = Session::on_requests(&mut batch, next);
+        assert!(looked.next > next, "no progress");
+        (next, is_over) = (looked.next, looked.is_over);
+    }
+    calls.truncate(next);
     let mut seen: Vec<_> = calls
         .iter()
         .map(|call| match call.verdict {
@@ -40,13 +46,15 @@ fn state_gets_a_dedicated_connection_for_as_long_as_it_lasts() {
     check(&["WATCH a", "UNWATCH"], &["Pin", "Release"]);
     check(&["EXEC", "UNWATCH", "DISCARD"], &["Shared", "Shared", "Shared"]);
     check(&["SELECT 1", "MULTI", "EXEC", "SELECT 0"], &["Pin", "Pin", "Shared", "Release"]);
+    check(&["SELECT 1", "WATCH a", "SELECT 0", "UNWATCH"], &["Pin", "Pin", "Shared", "Release"]);
     check(&["AUTH x", "MULTI", "EXEC"], &["Pin", "Pin", "Shared"]);
 }
 
 #[test]
 fn blocking_commands_have_a_connection_for_themselves() {
     check(&["BLPOP l 0", "BZPOPMIN z 1"], &["Once", "Once"]);
-    check(&["WATCH a", "WAIT 0 1"], &["Pin", "Shared"]);
+    check(&["WATCH a", "WAIT 0 1", "BLPOP l 0"], &["Pin", "Waits", "Waits"]);
+    check(&["SCRIPT KILL", "FUNCTION KILL", "GET a"], &["Once", "Once", "Shared"]);
     assert!(show(&mut Session::default(), &["WAIT 0 1"])[0].starts_with("-ERR WAIT needs"));
     check(&["XREAD COUNT 1 STREAMS block 0", "XREAD BLOCK 0 STREAMS s 0"], &["Shared", "Once"]);
     check(
@@ -68,20 +76,77 @@ fn what_concerns_the_connection_only_is_answered_here() {
         &["$-1\r\n", "+OK\r\n", "$3\r\napp\r\n"],
     );
     check(&["CLIENT SETINFO LIB-NAME redis-py", "SELECT 0"], &["+OK\r\n", "+OK\r\n"]);
-    check(&["RESET", "QUIT", "GET a"], &["+RESET\r\n", "+OK\r\n", "Pin", "over"]);
+    check(&["RESET", "QUIT", "GET a"], &["+RESET\r\n", "+OK\r\n", "over"]);
     check(&["MULTI", "RESET"], &["Pin", "Release"]);
+    check(
+        &["UNSUBSCRIBE a b", "PUNSUBSCRIBE"],
+        &[
+            "*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n*3\r\n$11\r\nunsubscribe\r\n$1\r\nb\r\n:0\r\n",
+            "*3\r\n$12\r\npunsubscribe\r\n$-1\r\n:0\r\n",
+        ],
+    );
+    check(&["post / HTTP/1.1", "GET a"], &["", "over"]);
+}
+
+#[test]
+fn what_may_have_changed_inside_a_transaction_never_reaches_another_client() {
+    for inner in ["SELECT 0", "SELECT 1", "AUTH x", "HELLO 3", "CLIENT SETNAME x", "CLIENT NO-EVICT ON"] {
+        let seen = show(&mut Session::default(), &["MULTI", inner, "DISCARD", "MULTI", "EXEC"]);
+        assert!(!seen.contains(&"Release".into()), "{inner}: {seen:?}");
+    }
+}
+
+#[test]
+fn the_wrong_number_of_arguments_changes_nothing() {
+    check(&["MULTI x", "GET a"], &["Shared", "Shared"]);
+    check(&["MULTI", "DISCARD x", "EXEC"], &["Pin", "Shared", "Release"]);
+    check(&["SELECT 1", "SELECT 0 x", "RESET x", "SELECT 0"], &["Pin", "Shared", "Shared", "Release"]);
+    check(&["SUBSCRIBE", "QUIT"], &["Shared", "+OK\r\n", "over"]);
+}
+
+#[test]
+fn commands_whose_replies_cannot_be_counted_are_kept_apart() {
+    for line in ["REPLCONF ACK 1", "CLIENT REPLY SKIP", "SCRIPT DEBUG YES"] {
+        assert_eq!(show(&mut Session::default(), &[line, "GET a", "QUIT"]), ["Raw", "Shared", "Shared"]);
+    }
+    check(&["MULTI", "UNSUBSCRIBE a b"], &["Pin", "Raw"]);
+    check(&["CLIENT REPLY ON"], &["Shared"]);
+}
+
+#[test]
+fn a_refusal_takes_back_what_its_command_would_have_changed() {
+    let refuse = |session: &mut Session, line: &str| {
+        let seen = show(session, &[line]);
+        let op = crate::op_named(line.split(' ').next().unwrap().as_bytes());
+        (seen, session.on_refused(&mecha_core::Call { op, ..Default::default() }))
+    };
+    let mut session = Session::default();
+    for line in ["SELECT 1", "MULTI", "WATCH a", "AUTH x", "SUBSCRIBE a", "HELLO 3"] {
+        assert!(!refuse(&mut session, line).1);
+        assert!(!session.is_pinned() && session.proto == 2, "{line}");
+    }
+    assert_eq!(show(&mut session, &["MULTI"]), ["Pin"]);
+    assert!(!refuse(&mut session, "SET a 1").1);
+    assert_eq!(show(&mut session, &["EXEC"]), ["Release"], "and its frame is one that the server refuses");
+    assert!(!session.multi && !session.doomed);
+    assert_eq!(show(&mut session, &["MULTI"]), ["Pin"]);
+    assert!(refuse(&mut session, "EXEC").1, "the server still has the transaction");
 }
 
 #[test]
 fn hello_changes_the_kind_of_connection_unless_the_server_refuses() {
     let mut session = Session::default();
     assert_eq!(show(&mut session, &["HELLO 3 SETNAME app"]), ["Barrier"]);
-    assert_eq!((session.profile(), session.name.as_slice()), (1, b"app".as_slice()));
+    assert_eq!((session.profile(), session.name.as_slice()), (1, b"".as_slice()));
     session.on_barrier_done(op::HELLO, Outcome::ClientError);
-    assert_eq!(session.profile(), 0);
+    assert_eq!((session.profile(), session.name.as_slice()), (0, b"".as_slice()));
+    assert_eq!(show(&mut session, &["HELLO 3 SETNAME app"]), ["Barrier"]);
+    session.on_barrier_done(op::HELLO, Outcome::Ok);
+    assert_eq!((session.profile(), session.name.as_slice()), (1, b"app".as_slice()));
+    let mut session = Session::default();
     assert_eq!(show(&mut session, &["HELLO 9"]), ["Shared"]);
     assert_eq!(show(&mut session, &["HELLO 3 AUTH default x"]), ["Pin"]);
-    assert_eq!(session.proto, 3);
+    assert_eq!(session.profile(), 0, "the connection is opened as the client knows it");
 }
 
 #[test]
@@ -93,7 +158,7 @@ fn inline_commands_become_arrays() {
     let (mut local, mut session) = (Vec::new(), Session::default());
     let mut batch =
         Batch { wire: &wire, local: &mut local, heads: &mut heads, calls: &mut calls, session: &mut session };
-    Session::on_requests(&mut batch);
+    Session::on_requests(&mut batch, 0);
     assert_eq!(batch.frame(0), b"*3\r\n$3\r\nset\r\n$1\r\nk\r\n$3\r\na b\r\n");
     assert_eq!((calls[0].affinity, heads[0].key_len), (Affinity::Shared, 1));
 }
