@@ -1,15 +1,19 @@
 //! The task of one client.
 
 use std::cell::RefCell;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use mecha_clusters::ReplySink;
 use mecha_core::{ConnKey, Framed, Peer};
 use mecha_telemetry::CloseReason;
 use mecha_transport::{Clock, Intake, ReadHalf, WriteHalf};
 
-use super::connection::Listener;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::connection::{Listener, OpenRequest};
 use super::engine::EngineCell;
 
 /// Reads in a row before other clients get their turn.
@@ -24,6 +28,10 @@ pub struct ClientTask<P: Framed> {
     /// The worker's clock.
     pub clock: Clock,
 }
+
+/// How long, and for how many bytes, a client whose connection is ended may go on sending.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES: usize = 4 << 20;
 
 /// Bytes that are read from a client while an earlier batch of it waits, only to notice its end.
 const READ_AHEAD: usize = 64 << 10;
@@ -50,6 +58,35 @@ pub async fn serve<P: Framed>(
     let sink: Rc<dyn ReplySink<P>> = Rc::clone(&task.engine) as _;
     let mut reading = Reading { half: read, intake: Intake::default(), is_ahead: false, is_ended: false };
     leaving.why = std::future::poll_fn(|cx| task.poll(cx, conn, &sink, &listener, &mut reading)).await;
+    if matches!(
+        leaving.why,
+        CloseReason::Drained | CloseReason::Protocol | CloseReason::Quit | CloseReason::Refused
+    ) {
+        task.engine.finish(conn);
+        // Whoever keeps sending is not waited for.
+        let _ = tokio::time::timeout(LINGER, linger(&task.scratch, &mut reading.half)).await;
+    }
+}
+
+/// Reads to the client's end and drops it all: a socket that is closed with unread bytes in it takes the answers that
+/// the client has not received yet with it.
+async fn linger(scratch: &RefCell<Vec<u8>>, half: &mut ReadHalf) {
+    let mut left = LINGER_BYTES;
+    std::future::poll_fn(|cx| {
+        while left > 0 {
+            let mut scratch = scratch.borrow_mut();
+            let mut buf = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut *half).poll_read(cx, &mut buf) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    left = left.saturating_sub(buf.filled().len());
+                }
+                Poll::Ready(_) => break,
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// Removes the client however its task ends: a panic costs one connection, not the worker.
@@ -86,6 +123,7 @@ impl<P: Framed> ClientTask<P> {
                     reading.is_ahead = false;
                     reading.intake.process_held(received);
                 }
+                Turn::Read if self.engine.leaves(conn) => continue,
                 Turn::Read if reading.is_ended => match self.engine.ended(conn) {
                     Some(why) => return Poll::Ready(why),
                     None => continue,
@@ -96,9 +134,6 @@ impl<P: Framed> ClientTask<P> {
                         reading.intake.poll_read(&mut reading.half, cx, &mut scratch, received)
                     };
                     match polled {
-                        Poll::Pending if self.engine.is_drained(conn) => {
-                            return Poll::Ready(CloseReason::Drained);
-                        }
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(Ok(0)) => reading.is_ended = true,
                         Poll::Ready(Ok(bytes)) => listener.metrics.read_bytes(bytes),
@@ -133,7 +168,8 @@ impl<P: Framed> ClientTask<P> {
         listener: &Listener<P>,
         reading: &mut Reading,
     ) -> Poll<CloseReason> {
-        while !reading.is_ended && reading.intake.held() < READ_AHEAD {
+        // A client that sends without end must not keep a process that wants to end.
+        while !reading.is_ended && reading.intake.held() < READ_AHEAD && !self.engine.is_draining(conn) {
             let mut scratch = self.scratch.borrow_mut();
             match reading.intake.poll_read(&mut reading.half, cx, &mut scratch, |_| 0) {
                 Poll::Pending => return Poll::Pending,
@@ -211,13 +247,31 @@ impl<P: Framed> EngineCell<P> {
             .is_none_or(|client| client.state.is_raw() || client.state.is_releasing())
     }
 
-    /// Whether the process drains and this client has got everything that it asked for. One that waits for messages,
-    /// not answers, stays until the time is up.
-    fn is_drained(&self, conn: ConnKey) -> bool {
+    /// Whether the process drains and nothing more is read from this client, which ends when it has its answers. One
+    /// that waits for messages, not answers, stays until the time is up; the rest of a request that is under way
+    /// already is waited for.
+    fn leaves(&self, conn: ConnKey) -> bool {
         let mut engine = self.0.borrow_mut();
-        let Some(client) = engine.client(conn) else { return true };
-        let state = &client.state;
-        state.is_draining && !state.is_raw() && state.ledger.in_flight() == 0 && state.outbox.is_empty()
+        let Some(client) = engine.client(conn) else { return false };
+        let state = &mut client.state;
+        let leaves = state.is_draining && !state.is_raw() && state.open_request == OpenRequest::None;
+        if leaves {
+            state.close(CloseReason::Drained);
+        }
+        leaves
+    }
+
+    fn is_draining(&self, conn: ConnKey) -> bool {
+        self.0.borrow_mut().client(conn).is_none_or(|client| client.state.is_draining)
+    }
+
+    /// Ends the connection towards the client.
+    fn finish(&self, conn: ConnKey) {
+        let mut engine = self.0.borrow_mut();
+        if let Some(client) = engine.client(conn) {
+            client.state.socket.finish();
+            client.state.drop_pin();
+        }
     }
 
     fn wants_write(&self, conn: ConnKey) -> bool {

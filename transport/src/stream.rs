@@ -1,7 +1,7 @@
 //! Connected streams, cut in two halves.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -141,5 +141,14 @@ impl WriteHalf {
             Self::Tcp(half) => half.try_write(bytes),
             Self::Unix(half) => half.try_write(bytes),
         }
+    }
+
+    /// Ends the stream towards the peer, behind everything that was written. The peer may still send.
+    pub fn finish(&self) {
+        // An error means that the stream has ended already.
+        let _ = match self {
+            Self::Tcp(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write),
+            Self::Unix(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write),
+        };
     }
 }
