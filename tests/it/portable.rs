@@ -1,165 +1,8 @@
-//! The real process between real clients and real servers, on free ports of this machine.
-#![expect(clippy::disallowed_methods, reason = "a test measures by the wall clock")]
+//! The same program on every back, and what pass-through adds.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(10);
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// A child that ends with the test.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn wait_for(port: u16) {
-    for _ in 0..200 {
-        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(25));
-    }
-    panic!("nothing listens on {port}");
-}
-
-/// A real server on a free port; `None`, with a note, where it is not installed and not demanded.
-fn server(program: &str, args: &[&str]) -> Option<(Process, u16)> {
-    let port = free_port();
-    let child = Command::new(program)
-        .args(args)
-        .args(["-p", "--port"].iter().filter(|flag| (**flag == "-p") == (program == "memcached")))
-        .arg(port.to_string())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    match child {
-        Ok(child) => {
-            let process = Process(child);
-            wait_for(port);
-            Some((process, port))
-        }
-        Err(_) if std::env::var_os("MECHA_REQUIRE_SERVERS").is_none() => {
-            eprintln!("skipped: no {program}");
-            None
-        }
-        Err(error) => panic!("{program}: {error}"),
-    }
-}
-
-fn redis() -> Option<(Process, u16)> {
-    server("redis-server", &["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-}
-
-fn memcached() -> Option<(Process, u16)> {
-    server("memcached", &["-U", "0", "-u", "root", "-l", "127.0.0.1"])
-}
-
-struct Mecha {
-    process: Process,
-    port: u16,
-    admin: u16,
-}
-
-impl Mecha {
-    fn start(door: &str, to: &str) -> Self {
-        let (port, admin) = (free_port(), free_port());
-        let child = Command::new(env!("CARGO_BIN_EXE_mecha"))
-            .args(["--listen", &format!("{door}://127.0.0.1:{port}"), "--to", to, "--workers", "2"])
-            .args(["--admin", &format!("127.0.0.1:{admin}")])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mecha = Self { process: Process(child), port, admin };
-        wait_for(admin);
-        for _ in 0..200 {
-            if mecha.get("/ready").starts_with("HTTP/1.1 200") {
-                return mecha;
-            }
-            std::thread::sleep(Duration::from_millis(25));
-        }
-        panic!("mecha is not ready");
-    }
-
-    fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    }
-
-    /// The sum of all series that start so.
-    fn metric(&self, start: &str) -> f64 {
-        let text = self.get("/metrics");
-        let values = text.lines().filter(|line| line.starts_with(start));
-        values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-    }
-
-    fn client(&self) -> Client {
-        Client::new(self.port)
-    }
-
-    /// Ends it as an orchestrator would, and returns whether that went well.
-    fn stop(mut self) -> bool {
-        let _ = Command::new("kill").arg(self.process.0.id().to_string()).status();
-        self.process.0.wait().is_ok_and(|status| status.success())
-    }
-}
-
-struct Client {
-    reader: BufReader<TcpStream>,
-    writer: TcpStream,
-}
-
-impl Client {
-    fn new(port: u16) -> Self {
-        let writer = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        writer.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { reader: BufReader::new(writer.try_clone().unwrap()), writer }
-    }
-
-    fn send(&mut self, bytes: &[u8]) {
-        self.writer.write_all(bytes).unwrap();
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = Vec::new();
-        self.reader.read_until(b'\n', &mut line).unwrap();
-        String::from_utf8_lossy(&line).into_owned()
-    }
-
-    /// One RESP reply, as sent.
-    fn reply(&mut self) -> String {
-        let line = self.line();
-        let count = line.get(1..).and_then(|count| count.trim_end().parse::<i64>().ok()).unwrap_or(0);
-        match line.as_bytes().first() {
-            Some(b'$') if count >= 0 => {
-                let mut bytes = vec![0; count as usize + 2];
-                self.reader.read_exact(&mut bytes).unwrap();
-                line + &String::from_utf8_lossy(&bytes)
-            }
-            Some(b'*') => line + &(0..count.max(0)).map(|_| self.reply()).collect::<String>(),
-            _ => line,
-        }
-    }
-
-    fn call(&mut self, words: &str) -> String {
-        let words: Vec<_> = words.split(' ').collect();
-        let frame: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
-        self.send(format!("*{}\r\n{frame}", words.len()).as_bytes());
-        self.reply()
-    }
-}
+use super::support::{Client, Mecha, eventually, memcached, redis, redis_on};
 
 /// The same conversation on any back.
 fn portable(mecha: &Mecha) {
@@ -262,13 +105,7 @@ fn stateful_commands_work_on_redis() {
     assert_eq!(other.call("PUBLISH ch hi"), ":1\r\n");
     assert_eq!(one.reply(), "*3\r\n$7\r\nmessage\r\n$2\r\nch\r\n$2\r\nhi\r\n");
     drop((one, other));
-    for _ in 0..100 {
-        if mecha.metric("mecha_upstream_pins{") == 0.0 {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    panic!("a dedicated connection is leaked");
+    mecha.settles();
 }
 
 #[test]
@@ -302,17 +139,8 @@ fn a_lost_backend_is_a_clear_error_and_its_return_is_noticed() {
     assert_eq!(client.call("PING"), "+PONG\r\n");
     drop(redis);
     assert!(client.call("SET a 1").starts_with("-ERR mecha: backend"));
-    let mut again = Command::new("redis-server");
-    again.args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string()]).stdout(Stdio::null());
-    let _redis = Process(again.spawn().unwrap());
-    wait_for(port);
-    for _ in 0..200 {
-        if client.call("PING") == "+PONG\r\n" {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(25));
-    }
-    panic!("the backend's return was not noticed");
+    let _redis = redis_on(port);
+    eventually("the backend's return is not noticed", || client.call("PING") == "+PONG\r\n");
 }
 
 #[test]
@@ -330,24 +158,4 @@ fn a_client_that_never_reads_harms_nobody() {
     }
     assert!(before.elapsed() < Duration::from_secs(5), "others had to wait");
     assert!(mecha.metric("process_resident_memory_bytes") < 60e6);
-}
-
-#[test]
-fn the_command_line_explains_itself() {
-    let run = |args: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_mecha")).args(args).output().unwrap();
-        (
-            output.status.success(),
-            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
-        )
-    };
-    assert!(run(&["--help"]).1.contains("Examples:"));
-    assert!(run(&["filters", "rate_limit"]).1.contains("permits"));
-    assert!(run(&["schema"]).1.contains("\"listeners\""));
-    let (is_fine, text) = run(&["--listen", "redis://127.0.0.1:1", "--to", "memcach://x"]);
-    assert!(!is_fine && text.contains("did you mean `memcached`?"), "{text}");
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let listen = format!("redis://{}", taken.local_addr().unwrap());
-    let (is_fine, text) = run(&["--listen", &listen, "--to", "embedded://"]);
-    assert!(!is_fine && text.contains("fix:"), "{text}");
 }

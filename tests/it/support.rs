@@ -1,0 +1,27 @@
+//! Processes, clients and fake servers that the subjects share.
+//!
+//! Ports: mecha is started on port 0 and tells where it listens, so no port is guessed. Servers that cannot do that get
+//! one below the range that the system gives to outgoing connections, and are asked who they are.
+
+mod client;
+mod fake;
+mod servers;
+
+pub(crate) use client::{Client, frame};
+pub(crate) use fake::Fake;
+pub(crate) use servers::{Mecha, Process, free_port, memcached, redis, redis_on, signal};
+
+use std::time::{Duration, Instant};
+
+/// How long anything may take that should take no time.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `is_so` holds; panics with `what` if it never does.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
