@@ -1,8 +1,9 @@
 //! `cargo xtask commands`: writes the RESP command table from what a real redis-server reports.
 //!
-//! The server is asked for `COMMAND`; every command and subcommand with its flags and key specifications becomes one row
-//! of `codecs/resp/src/ops/table.rs`. Commands of servers newer than the one at hand come from the hand-kept list in
-//! `newer.rs`, which the generator merges in.
+//! Each server is asked for `COMMAND`; every command and subcommand with its flags and key specifications becomes one
+//! row of `codecs/resp/src/ops/table.rs`. The first server is the one that is installed; newer ones ([`servers`]) add
+//! what it lacks, and let a command take the numbers of arguments that any of them takes. What none of them tells comes
+//! from the hand-kept list in `newer.rs`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,7 +11,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
-use super::newer::NEWER;
+use super::newer::{NEWER, Newer};
+use super::servers;
 
 /// Where the table goes, from the workspace's root.
 const TABLE: &str = "codecs/resp/src/ops/table.rs";
@@ -20,16 +22,39 @@ const TABLE: &str = "codecs/resp/src/ops/table.rs";
 /// # Errors
 /// No redis-server can be started, or it answers something unexpected.
 pub(crate) fn run(_args: &[String]) -> Result<(), String> {
-    let server = Server::start()?;
-    let (version, rows) = server.commands()?;
-    let text = render(&version, &rows);
+    let (mut versions, mut rows) = (Vec::new(), BTreeMap::<String, Row>::new());
+    let installed = std::path::PathBuf::from("redis-server");
+    for program in std::iter::once(installed).chain(servers::newer()?) {
+        let server = Server::start(&program)?;
+        let (version, more) = server.commands()?;
+        versions.push(version);
+        for (name, row) in more {
+            match rows.get_mut(&name) {
+                // mecha answers these itself, and as the installed server does.
+                Some(_) if name.starts_with("command|") => {}
+                Some(known) => known.arity = wider(known.arity, row.arity),
+                None => _ = rows.insert(name, row),
+            }
+        }
+    }
+    for newer in NEWER {
+        if rows.get(newer.0).is_none_or(|row| row.arity == -1) {
+            rows.insert(newer.0.into(), Row::of(newer));
+        }
+    }
+    let text = render(&versions.join(", "), &rows);
     std::fs::write(TABLE, text).map_err(|error| format!("{TABLE}: {error}"))?;
     let formatted = Command::new("rustfmt").args(["--edition", "2024", TABLE]).status();
     if !formatted.is_ok_and(|status| status.success()) {
         return Err("rustfmt failed".into());
     }
-    println!("{TABLE}: {} commands, {} of them newer than redis-server {version}", rows.len(), NEWER.len());
+    println!("{TABLE}: {} commands, from {}", rows.len(), versions.join(", "));
     Ok(())
+}
+
+/// The arity that takes whatever one of the two takes.
+fn wider(one: i64, other: i64) -> i64 {
+    if one == other { one } else { -one.abs().min(other.abs()) }
 }
 
 struct Server {
@@ -38,14 +63,14 @@ struct Server {
 }
 
 impl Server {
-    fn start() -> Result<Self, String> {
+    fn start(program: &std::path::Path) -> Result<Self, String> {
         let port =
             TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).map_err(text)?.port();
-        let child = Command::new("redis-server")
+        let child = Command::new(program)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .stdout(Stdio::null())
             .spawn()
-            .map_err(|error| format!("redis-server: {error}"))?;
+            .map_err(|error| format!("{}: {error}", program.display()))?;
         let server = Self { child, port };
         for _ in 0..100 {
             if TcpStream::connect(("127.0.0.1", port)).is_ok() {
@@ -53,7 +78,7 @@ impl Server {
             }
             std::thread::sleep(std::time::Duration::from_millis(50));
         }
-        Err("redis-server does not listen".into())
+        Err(format!("{} does not listen", program.display()))
     }
 
     fn commands(&self) -> Result<(String, BTreeMap<String, Row>), String> {
@@ -63,25 +88,15 @@ impl Server {
         writer.write_all(b"*1\r\n$7\r\nCOMMAND\r\n*2\r\n$4\r\nINFO\r\n$6\r\nserver\r\n").map_err(text)?;
         let commands = Node::read(&mut reader)?;
         let info = Node::read(&mut reader)?.text();
-        let version =
-            info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("?").to_string();
+        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        // Valkey reports for compatibility which Redis it branched from.
+        let version = match (field("valkey_version:"), field("redis_version:")) {
+            (Some(version), _) => format!("Valkey {version}"),
+            (None, version) => format!("Redis {}", version.unwrap_or("?")),
+        };
         let mut rows = BTreeMap::new();
         for command in commands.items() {
             Row::collect(command, &mut rows);
-        }
-        for (name, arity, flags, first, last, step) in NEWER {
-            rows.entry((*name).to_string()).or_insert_with(|| Row {
-                arity: *arity,
-                flags: flags.split(' ').map(Into::into).collect(),
-                categories: Vec::new(),
-                specs: if *first > 0 {
-                    let last = if *last > 0 { last - first } else { *last };
-                    vec![format!("KeySpec::range({first}, {last}, {step}, 0)")]
-                } else {
-                    Vec::new()
-                },
-                is_container: NEWER.iter().any(|other| other.0.starts_with(&format!("{name}|"))),
-            });
         }
         Ok((version, rows))
     }
@@ -104,6 +119,18 @@ struct Row {
 }
 
 impl Row {
+    fn of((name, arity, flags, first, last, step): &Newer) -> Self {
+        let last = if *last > 0 { last - first } else { *last };
+        let spec = format!("KeySpec::range({first}, {last}, {step}, 0)");
+        Self {
+            arity: *arity,
+            flags: flags.split(' ').map(Into::into).collect(),
+            categories: Vec::new(),
+            specs: if *first > 0 { vec![spec] } else { Vec::new() },
+            is_container: NEWER.iter().any(|other| other.0.starts_with(&format!("{name}|"))),
+        }
+    }
+
     fn collect(command: &Node, rows: &mut BTreeMap<String, Row>) {
         let at = |index: usize| command.items().get(index).cloned().unwrap_or(Node::Text(String::new()));
         let strings = |node: &Node| node.items().iter().map(Node::text).collect::<Vec<_>>();
@@ -207,7 +234,7 @@ const IDEMPOTENT: &[&str] = &["expireat", "hmset", "hset", "mset", "pexpireat", 
 
 fn render(version: &str, rows: &BTreeMap<String, Row>) -> String {
     let mut out = format!(
-        "//! Generated by `cargo xtask commands` from redis-server {version} and its hand-kept list of newer commands.\n\
+        "//! Generated by `cargo xtask commands` from {version} and its hand-kept list.\n\
          //! Do not edit.\n\n\
          use mecha_core::{{OpClass, OpId}};\n\n\
          use super::{{Begin, CommandInfo, Find, KeySpec, flag}};\n\n\

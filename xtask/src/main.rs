@@ -3,13 +3,14 @@
 
 mod commands;
 mod newer;
+mod servers;
 mod test;
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 const HELP: &str = "\
 cargo xtask test [--only NAME] [--list]   installs what the tests need, builds, runs every test
-cargo xtask commands                      writes codecs/resp/src/ops/table.rs from a redis-server
+cargo xtask commands                      writes codecs/resp/src/ops/table.rs from real servers
 ";
 
 fn main() -> ExitCode {
@@ -26,5 +27,19 @@ fn main() -> ExitCode {
             eprintln!("{text}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Runs a program and shows how it was called.
+///
+/// # Errors
+/// It cannot be started, or it fails.
+fn call(program: &str, args: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
+    println!("$ {program} {}", args.join(" "));
+    let status = Command::new(program).args(args).envs(environment.iter().copied()).status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{program} {} ended with {status}", args.join(" "))),
+        Err(error) => Err(format!("{program}: {error}")),
     }
 }

