@@ -7,6 +7,7 @@
 mod door;
 mod framed;
 mod scope;
+mod sharding;
 
 use std::collections::HashMap;
 use std::rc::Rc;

@@ -2,21 +2,36 @@
 //!
 //! Hashing policies look at the key, so the same key always meets the same endpoint; the others assume that all
 //! endpoints hold the same data, and a client keeps its endpoint while it has calls in flight.
+//!
+//! Tables are made of names, weights and hashes that are defined outside of this program, so a key stays where it is
+//! across versions of mecha, and where twemproxy, libmemcached or nginx put it.
 
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+mod hash;
+mod ketama;
+mod maglev;
+
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use pingora_ketama::{Bucket, Continuum};
 
+pub use hash::KeyHash;
+
 /// How an endpoint is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
-    /// Consistent hashing on a ring (nginx-compatible ketama).
+    /// Consistent hashing on the ring of twemproxy's `ketama` and of libmemcached's weighted one.
     Ketama,
+    /// Consistent hashing on the ring of nginx (`hash … consistent`), which has a key hash of its own.
+    KetamaNginx,
+    /// Consistent hashing on the ring of libmemcached's ketama without weights.
+    KetamaUnweighted,
     /// The endpoint with the fewest unanswered calls.
     LeastRequest,
-    /// Consistent hashing through a lookup table (Maglev, NSDI 2016, section 3.4).
+    /// Consistent hashing through a lookup table.
     Maglev,
+    /// The hash modulo the number of endpoints, in the order in which they are configured; weights repeat them. As
+    /// `modula` of libmemcached and of twemproxy, which sorts its servers by length and then text of their names first.
+    Modulo,
     /// Any.
     Random,
     /// Each in turn.
@@ -27,73 +42,13 @@ pub enum Balance {
 impl Balance {
     /// Whether the key decides.
     pub fn is_hashed(self) -> bool {
-        matches!(self, Self::Ketama | Self::Maglev)
-    }
-}
-
-/// A policy with its tables built.
-pub enum Balancer {
-    /// See [`Balance::Ketama`].
-    Ketama {
-        /// The ring.
-        ring: Box<Continuum>,
-        /// Sorted addresses of the ring's nodes with their endpoint's index.
-        nodes: Vec<(SocketAddr, usize)>,
-    },
-    /// See [`Balance::LeastRequest`].
-    LeastRequest,
-    /// Slot to endpoint.
-    Maglev(Vec<u16>),
-    /// See [`Balance::Random`].
-    Random,
-    /// See [`Balance::RoundRobin`].
-    RoundRobin,
-}
-
-/// Slots of the Maglev table: a prime well above 100 times the endpoints that anybody configures by hand.
-const MAGLEV_SLOTS: usize = 65_537;
-
-impl Balancer {
-    /// Builds the tables for endpoints with these names. Names decide positions on rings, so that an endpoint keeps
-    /// its keys when others come and go.
-    pub fn new(balance: Balance, names: &[String]) -> Self {
-        match balance {
-            Balance::Ketama => {
-                // The crate's ring takes socket addresses; a host name stands in by its digest.
-                let addresses: Vec<_> =
-                    names.iter().map(|name| name.parse().unwrap_or_else(|_| stand_in(name))).collect();
-                let buckets: Vec<_> = addresses.iter().map(|addr| Bucket::new(*addr, 1)).collect();
-                let mut nodes: Vec<_> = addresses.into_iter().zip(0..).collect();
-                nodes.sort_unstable();
-                Self::Ketama { ring: Box::new(Continuum::new(&buckets)), nodes }
-            }
-            Balance::LeastRequest => Self::LeastRequest,
-            Balance::Maglev => Self::Maglev(maglev_table(names)),
-            Balance::Random => Self::Random,
-            Balance::RoundRobin => Self::RoundRobin,
-        }
-    }
-
-    /// The endpoint of `key`, for hashing policies.
-    pub fn by_key(&self, key: &[u8]) -> Option<usize> {
-        match self {
-            Self::Ketama { ring, nodes } => {
-                let addr = ring.node(key)?;
-                let at = nodes.binary_search_by_key(&addr, |(addr, _)| *addr).ok()?;
-                nodes.get(at).map(|(_, index)| *index)
-            }
-            Self::Maglev(table) => {
-                let slot = hash(key, 2) % table.len().max(1) as u64;
-                table.get(slot as usize).map(|index| usize::from(*index))
-            }
-            Self::LeastRequest | Self::Random | Self::RoundRobin => None,
-        }
+        !matches!(self, Self::LeastRequest | Self::Random | Self::RoundRobin)
     }
 
     /// An endpoint for any key among `count`, for the other policies. `turn` counts choices; `load` tells how many
     /// calls an endpoint has unanswered, `None` if it is down. A policy that points at a down endpoint moves on to the
     /// next; if all are down, one is returned all the same so that it can be tried.
-    pub fn any(&self, count: usize, turn: usize, load: impl Fn(usize) -> Option<usize>) -> Option<usize> {
+    pub fn any(self, count: usize, turn: usize, load: impl Fn(usize) -> Option<usize>) -> Option<usize> {
         if count == 0 {
             return None;
         }
@@ -113,97 +68,124 @@ impl Balancer {
     }
 }
 
-fn stand_in(name: &str) -> SocketAddr {
-    let (high, low) = (hash(name.as_bytes(), 0), hash(name.as_bytes(), 1));
-    SocketAddr::new(IpAddr::V6(Ipv6Addr::from((u128::from(high) << 64) | u128::from(low))), 1)
+/// Only the bytes between these two are hashed, if a key has them with something between: `{user1}.name` and
+/// `{user1}.age` stay together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashTag {
+    /// Opens the tag.
+    pub open: u8,
+    /// Closes it.
+    pub close: u8,
 }
 
-/// SipHash with fixed keys: stable within this build of mecha, which is what tables that never leave it need.
-fn hash(bytes: &[u8], salt: u8) -> u64 {
-    BuildHasherDefault::<DefaultHasher>::default().hash_one((salt, bytes))
-}
-
-/// Fills the lookup table from each endpoint's permutation, in turns.
-fn maglev_table(names: &[String]) -> Vec<u16> {
-    if names.is_empty() {
-        return Vec::new();
+impl HashTag {
+    /// What is hashed of `key`: between the first opening byte and the first closing byte behind it.
+    pub fn of(self, key: &[u8]) -> &[u8] {
+        let tag = memchr::memchr(self.open, key).and_then(|open| {
+            let rest = key.get(open + 1..)?;
+            rest.get(..memchr::memchr(self.close, rest)?)
+        });
+        tag.filter(|tag| !tag.is_empty()).unwrap_or(key)
     }
-    let slots = MAGLEV_SLOTS as u64;
-    let steps: Vec<_> = names
-        .iter()
-        .map(|name| (hash(name.as_bytes(), 0) % slots, hash(name.as_bytes(), 1) % (slots - 1) + 1))
-        .collect();
-    let (mut table, mut next, mut filled) = (vec![u16::MAX; MAGLEV_SLOTS], vec![0u64; names.len()], 0);
-    loop {
-        for (index, (offset, skip)) in steps.iter().enumerate() {
-            let Some(position) = next.get_mut(index) else { return table };
-            loop {
-                let slot = (offset + *position * skip) % slots;
-                *position += 1;
-                if let Some(free) = table.get_mut(slot as usize).filter(|taken| **taken == u16::MAX) {
-                    *free = index as u16;
-                    break;
-                }
+}
+
+/// How keys are spread over endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sharding {
+    /// How an endpoint is chosen.
+    pub balance: Balance,
+    /// How a key becomes a number.
+    pub hash: KeyHash,
+    /// Which part of a key is hashed; all of it if there is none.
+    pub tag: Option<HashTag>,
+}
+
+/// One endpoint as the tables see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// What [`Balancer::by_key`] returns for it.
+    pub index: u16,
+    /// Decides its positions on rings, so that it keeps its keys when others come and go.
+    pub name: String,
+    /// Its share of the keys, in proportion to the others'.
+    pub weight: u32,
+}
+
+/// A policy with its tables built.
+pub struct Balancer {
+    sharding: Sharding,
+    tables: Tables,
+}
+
+enum Tables {
+    /// With the sorted addresses of the ring's nodes and their endpoints' indexes.
+    Nginx(Box<Continuum>, Vec<(SocketAddr, u16)>),
+    Maglev(maglev::Table),
+    Modulo(Vec<u16>),
+    None,
+    Ring(ketama::Ring),
+}
+
+/// Longest table of a modulo policy.
+const MODULO_SLOTS: usize = 1 << 20;
+
+impl Balancer {
+    /// Builds the tables.
+    pub fn new(sharding: Sharding, nodes: &[Node]) -> Self {
+        let tables = match sharding.balance {
+            Balance::Ketama => Tables::Ring(ketama::Ring::weighted(nodes)),
+            Balance::KetamaNginx => nginx(nodes),
+            Balance::KetamaUnweighted => Tables::Ring(ketama::Ring::plain(nodes, sharding.hash)),
+            Balance::Maglev => Tables::Maglev(maglev::Table::new(nodes)),
+            Balance::Modulo => {
+                let slots =
+                    nodes.iter().flat_map(|node| std::iter::repeat_n(node.index, node.weight as usize));
+                Tables::Modulo(slots.take(MODULO_SLOTS).collect())
             }
-            filled += 1;
-            if filled == MAGLEV_SLOTS {
-                return table;
+            Balance::LeastRequest | Balance::Random | Balance::RoundRobin => Tables::None,
+        };
+        Self { sharding, tables }
+    }
+
+    /// The policy.
+    pub fn balance(&self) -> Balance {
+        self.sharding.balance
+    }
+
+    /// The endpoint of `key`, for hashing policies.
+    pub fn by_key(&self, key: &[u8]) -> Option<usize> {
+        let key = self.sharding.tag.map_or(key, |tag| tag.of(key));
+        let hash = || self.sharding.hash.of(key);
+        match &self.tables {
+            Tables::Nginx(ring, nodes) => {
+                let addr = ring.node(key)?;
+                let at = nodes.binary_search_by_key(&addr, |(addr, _)| *addr).ok()?;
+                nodes.get(at).map(|(_, index)| usize::from(*index))
             }
+            Tables::Maglev(table) => table.owner(hash()),
+            Tables::Modulo(slots) => {
+                slots.get(hash() as usize % slots.len().max(1)).map(|index| usize::from(*index))
+            }
+            Tables::None => None,
+            Tables::Ring(ring) => ring.owner(hash()),
         }
     }
+}
+
+/// The crate's ring takes socket addresses; a host name stands in by its digest.
+fn nginx(nodes: &[Node]) -> Tables {
+    let address = |node: &Node| node.name.parse().unwrap_or_else(|_| stand_in(&node.name));
+    let buckets: Vec<_> = nodes.iter().map(|node| Bucket::new(address(node), node.weight)).collect();
+    let mut addresses: Vec<_> = nodes.iter().map(|node| (address(node), node.index)).collect();
+    addresses.sort_unstable();
+    Tables::Nginx(Box::new(Continuum::new(&buckets)), addresses)
+}
+
+fn stand_in(name: &str) -> SocketAddr {
+    let digest = hash::md5_words(name.as_bytes());
+    let bits = digest.iter().fold(0, |bits: u128, word| (bits << 32) | u128::from(*word));
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::from(bits)), 1)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(count: usize) -> Vec<String> {
-        (0..count).map(|index| format!("10.0.0.{index}:6379")).collect()
-    }
-
-    fn moved(balance: Balance, host_names: bool) -> (f64, f64) {
-        let mut names = names(10);
-        if host_names {
-            names
-                .iter_mut()
-                .enumerate()
-                .for_each(|(index, name)| *name = format!("cache-{index}.internal:6379"));
-        }
-        let (before, after) = (Balancer::new(balance, &names), Balancer::new(balance, &names[..9]));
-        let keys: Vec<_> = (0..20_000).map(|key| format!("key:{key}")).collect();
-        let mut share = [0; 10];
-        let mut moved = 0;
-        for key in &keys {
-            let (old, new) = (before.by_key(key.as_bytes()).unwrap(), after.by_key(key.as_bytes()).unwrap());
-            share[old] += 1;
-            moved += usize::from(old != new && old != 9);
-        }
-        let largest = *share.iter().max().unwrap() as f64 / (keys.len() as f64 / 10.0);
-        (moved as f64 / keys.len() as f64, largest)
-    }
-
-    #[test]
-    fn hashing_policies_spread_keys_and_move_few_when_an_endpoint_leaves() {
-        for host_names in [false, true] {
-            let (moved_by_ketama, largest) = moved(Balance::Ketama, host_names);
-            assert!(moved_by_ketama < 0.001 && largest < 1.6, "ketama {moved_by_ketama} {largest}");
-            let (moved_by_maglev, largest) = moved(Balance::Maglev, host_names);
-            assert!(moved_by_maglev < 0.05 && largest < 1.2, "maglev {moved_by_maglev} {largest}");
-        }
-    }
-
-    #[test]
-    fn other_policies_pass_over_endpoints_that_are_down() {
-        let load = |index: usize| [None, Some(7), Some(3)][index];
-        assert_eq!(Balancer::RoundRobin.any(3, 0, load), Some(1));
-        assert_eq!(Balancer::RoundRobin.any(3, 2, load), Some(2));
-        assert_eq!(Balancer::LeastRequest.any(3, 0, load), Some(2));
-        assert_ne!(Balancer::Random.any(3, 0, load), Some(0));
-    }
-
-    #[test]
-    fn an_endpoint_is_tried_even_if_all_are_down() {
-        assert!(Balancer::LeastRequest.any(2, 1, |_| None).is_some());
-        assert_eq!(Balancer::RoundRobin.any(0, 0, |_| None), None);
-    }
-}
+mod tests;

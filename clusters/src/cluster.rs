@@ -23,7 +23,7 @@ use crate::server::{Blueprint, Server};
 use crate::sink::Waiter;
 use crate::timers::Ticks;
 use crate::topology::Topology;
-use crate::{Balance, Balancer, Connection, ConnectionOptions, ReplySink, Slip, Timers};
+use crate::{Balance, Balancer, Connection, ConnectionOptions, Node, ReplySink, Sharding, Slip, Timers};
 
 /// What the configuration says about a cluster.
 pub struct ClusterOptions {
@@ -49,8 +49,8 @@ pub struct ClusterOptions {
 
 /// Where a cluster's servers are.
 pub enum Servers {
-    /// Here, and a call's server is chosen so.
-    Fixed(Vec<Address>, Balance),
+    /// Here, and a call's server is chosen so, by names and weights in the order of the addresses.
+    Fixed(Vec<Address>, Sharding, Vec<Node>),
     /// Somebody finds out, and tells [`Cluster::adopt`].
     Found,
 }
@@ -129,14 +129,11 @@ impl<P: Framed> Cluster<P> {
             connections: options.connections.max(1),
         };
         let members = match options.servers {
-            Servers::Fixed(addresses, balance) => {
-                let names: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-                Members {
-                    router: Router::Balanced(balance, Balancer::new(balance, &names)),
-                    shards: (0..addresses.len()).collect(),
-                    servers: addresses.into_iter().map(|addr| Some(Server::new(addr, &blueprint))).collect(),
-                }
-            }
+            Servers::Fixed(addresses, sharding, nodes) => Members {
+                router: Router::Balanced(Balancer::new(sharding, &nodes)),
+                shards: (0..addresses.len()).collect(),
+                servers: addresses.into_iter().map(|addr| Some(Server::new(addr, &blueprint))).collect(),
+            },
             Servers::Found => {
                 Members { servers: Vec::new(), router: Router::Unknown(false), shards: Vec::new() }
             }
@@ -287,16 +284,16 @@ impl<P: Framed> Cluster<P> {
 
     /// A server for a call that any can answer.
     fn choose(&self, members: &Members<P>) -> Option<usize> {
-        let balancer = match &members.router {
-            Router::Balanced(_, balancer) => balancer,
+        let balance = match &members.router {
+            Router::Balanced(balancer) => balancer.balance(),
             Router::Primary(position) => return Some(*position),
-            Router::Slots(_) => &Balancer::RoundRobin,
+            Router::Slots(_) => Balance::RoundRobin,
             Router::Unknown(_) => return None,
         };
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
         let load = |index: usize| members.at(*members.shards.get(index)?).ok()?.load();
-        let index = balancer.any(members.shards.len(), turn, load)?;
+        let index = balance.any(members.shards.len(), turn, load)?;
         members.shards.get(index).copied()
     }
 }

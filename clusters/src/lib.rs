@@ -24,7 +24,7 @@ mod timers;
 pub mod topology;
 
 pub use backoff::{Backoff, RateGate};
-pub use balance::{Balance, Balancer};
+pub use balance::{Balance, Balancer, HashTag, KeyHash, Node, Sharding};
 pub use cluster::{Cluster, ClusterOptions, Environment, Frame, Servers};
 pub use connection::{Connection, ConnectionOptions, State};
 pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream};

@@ -4,8 +4,8 @@ use std::cell::Cell;
 
 use mecha_core::Framed;
 
+use crate::Balancer;
 use crate::topology::{SLOTS, Topology};
-use crate::{Balance, Balancer};
 
 /// A slot that nobody holds.
 const NOWHERE: u16 = u16::MAX;
@@ -13,7 +13,7 @@ const NOWHERE: u16 = u16::MAX;
 /// The rule.
 pub(crate) enum Router {
     /// A list that does not change.
-    Balanced(Balance, Balancer),
+    Balanced(Balancer),
     /// One server takes everything: the primary that a sentinel names.
     Primary(usize),
     /// Keys are hashed to slots.
@@ -39,7 +39,7 @@ impl Router {
     /// Whether the key decides.
     pub(crate) fn is_keyed(&self) -> bool {
         match self {
-            Self::Balanced(balance, _) => balance.is_hashed(),
+            Self::Balanced(balancer) => balancer.balance().is_hashed(),
             Self::Slots(_) => true,
             Self::Primary(_) | Self::Unknown(_) => false,
         }
@@ -49,7 +49,7 @@ impl Router {
     #[inline]
     pub(crate) fn by_key<P: Framed>(&self, key: &[u8]) -> Option<usize> {
         match self {
-            Self::Balanced(_, balancer) => balancer.by_key(key),
+            Self::Balanced(balancer) => balancer.by_key(key),
             Self::Slots(map) => map.at(P::slot(key)),
             Self::Primary(_) | Self::Unknown(_) => None,
         }

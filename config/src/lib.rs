@@ -12,6 +12,7 @@ mod node;
 mod options;
 mod read;
 mod schema;
+mod sharding;
 mod target;
 pub mod units;
 
@@ -24,6 +25,7 @@ pub use flags::{Overrides, demo_snapshot, from_flags};
 pub use options::Options;
 pub use read::load;
 pub use schema::schema;
+pub use sharding::{Balance, HashTag, KeyHash, Member};
 pub use target::Scheme;
 
 /// A configuration that is complete and consistent.
@@ -107,6 +109,12 @@ pub struct ClusterSpec {
     pub endpoints: Vec<Endpoint>,
     /// How a call's server is chosen.
     pub balance: Balance,
+    /// How a key becomes a number.
+    pub hash: KeyHash,
+    /// Which part of a key is hashed.
+    pub hash_tag: HashTag,
+    /// Names and weights of the servers, in the order of `endpoints`.
+    pub members: Vec<Member>,
     /// Shared connections per endpoint and worker.
     pub connections: u32,
     /// Time for one connection attempt.
@@ -149,32 +157,6 @@ impl std::fmt::Display for Endpoint {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
-}
-
-/// How a call's server is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Balance {
-    /// By key, on a ring.
-    Ketama,
-    /// The one with the fewest unanswered calls.
-    LeastRequest,
-    /// By key, through a table.
-    Maglev,
-    /// Any.
-    Random,
-    /// Each in turn.
-    RoundRobin,
-}
-
-impl Balance {
-    /// Every policy with its name.
-    pub const ALL: [(&'static str, Self); 5] = [
-        ("ketama", Self::Ketama),
-        ("least_request", Self::LeastRequest),
-        ("maglev", Self::Maglev),
-        ("random", Self::Random),
-        ("round_robin", Self::RoundRobin),
-    ];
 }
 
 /// Waits after failed connection attempts.

@@ -1,7 +1,7 @@
 //! From the tree to the snapshot, collecting every problem on the way.
 //!
 //! One file per thing that is read: this one the top of the file, [`cluster`] and [`listener`] one entry of their
-//! lists, [`filters`] a chain, and [`fields`] the ways of reading one value.
+//! lists, [`sharding`] how a cluster spreads its keys, [`filters`] a chain, and [`fields`] the ways of reading one value.
 //!
 //! # Adding a key
 //! 1. A field with its documentation in `ClusterSpec` or `ListenerSpec` (`lib.rs`), and its default beside the others in
@@ -23,6 +23,7 @@ mod cluster;
 mod fields;
 mod filters;
 mod listener;
+mod sharding;
 
 pub(crate) use cluster::default_cluster;
 pub(crate) use listener::default_listener;

@@ -19,6 +19,7 @@ pub fn schema(filters: &[&str]) -> Value {
         ] },
     });
     let balance: Vec<_> = crate::Balance::ALL.iter().map(|(name, _)| *name).collect();
+    let hash: Vec<_> = crate::KeyHash::ALL.iter().map(|(name, _)| *name).collect();
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mecha",
@@ -45,6 +46,13 @@ pub fn schema(filters: &[&str]) -> Value {
                 { "type": "object", "additionalProperties": false, "required": ["to"], "properties": {
                     "to": text("Servers: redis://a:6379,b:6379, memcached://a:11211, embedded://."),
                     "balance": { "enum": balance, "description": "How a call's server is chosen (ketama for several servers)." },
+                    "hash": { "enum": hash, "description": "How a key becomes a number (fnv1a_64)." },
+                    "hash_tag": text("Two characters; only what lies between them is hashed. `none` for whole keys ({} for Redis, none for Memcached)."),
+                    "servers": { "type": "object", "description": "By address as in `to`.", "additionalProperties": {
+                        "type": "object", "additionalProperties": false, "properties": {
+                            "name": text("Its name on the ring (host:port, without the port if it is 11211)."), "weight": count("Its share of the keys (1)."),
+                        },
+                    } },
                     "connections": count("Shared connections per server and worker (1)."),
                     "connect_timeout": duration("Time for one connection attempt (1s)."),
                     "backoff": { "type": "object", "additionalProperties": false, "properties": {

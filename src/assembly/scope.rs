@@ -6,13 +6,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mecha_clusters::{Balance, Cluster, ClusterOptions, Servers};
+use mecha_clusters::{Cluster, ClusterOptions, HashTag, Servers};
 use mecha_config::ClusterSpec;
-use mecha_core::{Framed, Limits};
+use mecha_core::{Framed, Limits, Protocol};
 use mecha_telemetry::Registry;
 use mecha_transport::Address;
 
-use super::EngineView;
+use super::{EngineView, sharding};
 use crate::session::EngineCell;
 
 /// Reads from clients: a batch is what fits here.
@@ -79,11 +79,14 @@ impl Scope {
             return cluster;
         }
         let metrics: Arc<_> = registry.cluster(&spec.name, P::NAME);
+        // Keys of Redis have tags by convention, those of Memcached do not.
+        let default_tag = (P::NAME == mecha_resp::Resp::NAME).then_some(HashTag { open: b'{', close: b'}' });
         let options = ClusterOptions {
             name: spec.name.clone(),
             servers: Servers::Fixed(
                 spec.endpoints.iter().map(address_of).collect(),
-                balance_of(spec.balance),
+                sharding::of(spec, default_tag),
+                sharding::nodes(spec),
             ),
             connections: spec.connections as usize,
             connect_timeout: spec.connect_timeout,
@@ -126,15 +129,5 @@ fn address_of(endpoint: &mecha_config::Endpoint) -> Address {
             Err(_) => Address::Host(host.clone(), *port),
         },
         mecha_config::Endpoint::Unix(path) => Address::Unix(path.clone()),
-    }
-}
-
-fn balance_of(balance: mecha_config::Balance) -> Balance {
-    match balance {
-        mecha_config::Balance::Ketama => Balance::Ketama,
-        mecha_config::Balance::LeastRequest => Balance::LeastRequest,
-        mecha_config::Balance::Maglev => Balance::Maglev,
-        mecha_config::Balance::Random => Balance::Random,
-        mecha_config::Balance::RoundRobin => Balance::RoundRobin,
     }
 }

@@ -173,7 +173,11 @@ impl<P: Framed> Upstream<P> for Cluster<P> {
         let members = self.members();
         let position = match (&members.router, key) {
             (router, Some(key)) if router.is_keyed() && members.shards.len() > 1 => router.by_key::<P>(key),
-            (Router::Balanced(balance, _), None) if balance.is_hashed() && members.shards.len() > 1 => None,
+            (Router::Balanced(balancer), None)
+                if balancer.balance().is_hashed() && members.shards.len() > 1 =>
+            {
+                None
+            }
             _ if lane.epoch == self.epoch.get() => lane.endpoint.or_else(|| self.choose(&members)),
             _ => self.choose(&members),
         };

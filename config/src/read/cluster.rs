@@ -7,7 +7,7 @@ use super::fields::{Fields, Found, set};
 use crate::node::{Kind, Node};
 use crate::options::join;
 use crate::target;
-use crate::{Backoff, Balance, ClusterSpec};
+use crate::{Backoff, Balance, ClusterSpec, HashTag, KeyHash, Member};
 
 /// What a cluster has unless the file says otherwise; flags have nothing else.
 pub(crate) fn default_cluster(name: String, protocol: &str, endpoints: Vec<crate::Endpoint>) -> ClusterSpec {
@@ -15,8 +15,11 @@ pub(crate) fn default_cluster(name: String, protocol: &str, endpoints: Vec<crate
     ClusterSpec {
         name,
         protocol: protocol.into(),
+        members: endpoints.iter().map(Member::of).collect(),
         endpoints,
         balance,
+        hash: KeyHash::default(),
+        hash_tag: HashTag::default(),
         connections: 1,
         connect_timeout: Duration::from_secs(1),
         backoff: Backoff { initial: Duration::from_millis(50), max: Duration::from_secs(5) },
@@ -71,7 +74,7 @@ impl Reader<'_> {
 
     /// Every key but `to`. A new one is added here.
     fn cluster_keys(&mut self, fields: &mut Fields<'_>, cluster: &mut ClusterSpec) {
-        set(&mut cluster.balance, self.word(fields.take("balance"), &Balance::ALL));
+        self.sharding_keys(fields, cluster);
         set(&mut cluster.connections, self.count(fields.take("connections"), 1024));
         set(
             &mut cluster.connect_timeout,

@@ -3,7 +3,7 @@ use serde::Deserialize;
 
 use super::load;
 use crate::units::Period;
-use crate::{Address, Balance, ConfigError, FilterSpec, Known, Scheme, Snapshot};
+use crate::{Address, Balance, ConfigError, FilterSpec, HashTag, KeyHash, Known, Scheme, Snapshot};
 
 const DOORS: &[Scheme] = &[
     Scheme { scheme: "redis", protocol: "resp", port: 6379 },
@@ -194,4 +194,45 @@ proptest! {
         text.splice(at..=at, with.chars());
         let _ = read(&text.into_iter().collect::<String>());
     }
+}
+
+#[test]
+fn servers_have_names_and_weights_on_the_ring() {
+    let snapshot = read(
+        "
+listeners: [ { listen: \"redis://127.0.0.1:1\", to: cache } ]
+clusters:
+  cache:
+    to: redis://a:1,b:11211,c:3
+    balance: ketama
+    hash: murmur
+    hash_tag: \"<>\"
+    servers: { \"c:3\": { name: third, weight: 5 } }
+",
+    )
+    .unwrap();
+    let cluster = &snapshot.clusters[0];
+    let members: Vec<_> =
+        cluster.members.iter().map(|member| (member.name.as_str(), member.weight)).collect();
+    assert_eq!(members, [("a:1", 1), ("b", 1), ("third", 5)]);
+    assert_eq!((cluster.hash, cluster.hash_tag), (KeyHash::Murmur, HashTag::Between(b'<', b'>')));
+}
+
+#[test]
+fn what_spreads_keys_wrongly_is_an_error() {
+    check(
+        "
+listeners: [ { listen: \"redis://127.0.0.1:1\", to: a } ]
+clusters:
+  a: { to: \"redis://a:1,b:2\", hash: md6, hash_tag: \"{\", servers: { \"a:2\": {}, \"b:2\": { name: \"a:1\" } } }
+  b: { to: \"redis://a:1,b:2\", balance: ketama_nginx, hash: md5 }
+",
+        &[
+            "4:37 clusters.a.hash `md6` is not one of => `md5`",
+            "4:52 clusters.a.hash_tag `{` is not two characters => none",
+            "4:68 clusters.a.servers two servers have the same name",
+            "4:68 clusters.a.servers.a:2 `to` has no server `a:2`",
+            "5:60 clusters.b.hash `hash` has no effect",
+        ],
+    );
 }
