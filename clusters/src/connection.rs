@@ -12,6 +12,7 @@ use std::time::Duration;
 use mecha_core::{Batch, Call, ConnKey, Framed, Limits, Outcome, Refusal, ReplyCount, Ticket};
 use mecha_transport::Outbox;
 
+pub(crate) use self::task::Reading;
 use crate::endpoint::Endpoint;
 use crate::runs::{Failed, Run, Runs};
 use crate::{ReplySink, Slip};
@@ -180,6 +181,11 @@ impl<P: Framed> Connection<P> {
             inner.push_run(sink, ticket, 1, timeout_ms, now_micros);
         }
         self.wake_after_submit(inner);
+    }
+
+    /// Moves what waits for the server to the end of `out`, for whoever carries it by hand.
+    pub(crate) fn take_output(&self, out: &mut Vec<u8>) {
+        out.append(self.inner.borrow_mut().outbox.buffer());
     }
 
     /// Appends bytes that continue the last frame, or that nobody counts replies for.

@@ -13,6 +13,7 @@
 
 mod backoff;
 mod balance;
+mod by_hand;
 mod cluster;
 mod connection;
 mod endpoint;
@@ -25,6 +26,7 @@ pub mod topology;
 
 pub use backoff::{Backoff, RateGate};
 pub use balance::{Balance, Balancer, HashTag, KeyHash, Node, Sharding};
+pub use by_hand::ByHand;
 pub use cluster::{Cluster, ClusterOptions, Environment, Frame, Servers};
 pub use connection::{Connection, ConnectionOptions, State};
 pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream};

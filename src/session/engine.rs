@@ -108,6 +108,19 @@ impl<P: Framed> EngineCell<P> {
         listener.metrics.closed(client.state.closing.unwrap_or(why));
     }
 
+    /// Serves what has arrived from a client, for a driver other than [`super::serve`]: `bytes` is everything unprocessed.
+    /// Returns how much of it is done with.
+    pub fn receive(&self, conn: ConnKey, bytes: &[u8], sink: &Rc<dyn ReplySink<P>>) -> usize {
+        self.0.borrow_mut().received(conn, bytes, sink)
+    }
+
+    /// Moves what waits for a client's socket to the end of `out`, for a driver that has no socket.
+    pub fn take_output(&self, conn: ConnKey, out: &mut Vec<u8>) {
+        if let Some(client) = self.0.borrow_mut().client(conn) {
+            out.append(client.state.outbox.buffer());
+        }
+    }
+
     /// Every client, for people.
     pub fn describe(&self) -> Vec<ConnectionInfo> {
         let engine = self.0.borrow();

@@ -10,7 +10,7 @@ use crate::{Delivery, ReplySink};
 
 impl<P: Framed> Connection<P> {
     /// Hands out what one read returned. Returns how much of it is done with, and whether the peer kept its protocol.
-    pub(super) fn received(&self, bytes: &[u8], reading: &mut Reading<P>, now: u64) -> (usize, bool) {
+    pub(crate) fn received(&self, bytes: &[u8], reading: &mut Reading<P>, now: u64) -> (usize, bool) {
         reading.heads.clear();
         let (decoded, is_sound) = match reading.decoder.decode(bytes, &mut reading.heads) {
             Ok(decoded) => (decoded, true),

@@ -36,14 +36,20 @@ impl<P: Framed> Drop for Ending<P> {
 }
 
 /// What the task keeps between reads.
-pub(super) struct Reading<P: Framed> {
+pub(crate) struct Reading<P: Framed> {
     pub(super) decoder: P::ReplyDecoder,
     pub(super) heads: Vec<P::Reply>,
     pub(super) slips: Vec<Slip>,
     /// Sinks that got something from this read.
-    pub(super) touched: Vec<Rc<dyn ReplySink<P>>>,
+    pub(crate) touched: Vec<Rc<dyn ReplySink<P>>>,
     /// Clients that do not keep up with what they get from here.
     choking: Vec<(Rc<dyn ReplySink<P>>, ConnKey)>,
+}
+
+impl<P: Framed> Reading<P> {
+    pub(crate) fn new(decoder: P::ReplyDecoder) -> Self {
+        Self { decoder, heads: Vec::new(), slips: Vec::new(), touched: Vec::new(), choking: Vec::new() }
+    }
 }
 
 impl<P: Framed> Connection<P> {
@@ -142,13 +148,8 @@ impl<P: Framed> Connection<P> {
 
     async fn serve(&self, mut read: ReadHalf, write: WriteHalf) -> End {
         let mut intake = Intake::default();
-        let mut reading = Reading::<P> {
-            decoder: P::reply_decoder(self.endpoint.options.limits, self.profile),
-            heads: Vec::new(),
-            slips: Vec::new(),
-            touched: Vec::new(),
-            choking: Vec::new(),
-        };
+        let decoder = P::reply_decoder(self.endpoint.options.limits, self.profile);
+        let mut reading = Reading::<P>::new(decoder);
         loop {
             let step =
                 std::future::poll_fn(|cx| self.poll_serve(cx, &mut read, &write, &mut intake, &mut reading));
