@@ -77,6 +77,18 @@ impl Kind {
         }
     }
 
+    /// The number that `SET` stores.
+    fn set(self, number: i64, overflow: Overflow) -> Option<i64> {
+        let most = (1_i128 << (self.bits - u32::from(self.is_signed))) - 1;
+        // The distance to the upper end overflows in a server, which then takes the number for a large one.
+        let is_misjudged =
+            self.is_signed && self.bits < 64 && most - i128::from(number) > i128::from(i64::MAX);
+        match overflow {
+            Overflow::Saturate if is_misjudged => Some(most as i64),
+            _ => self.fit(self.widen(number), overflow),
+        }
+    }
+
     /// An argument of `SET`: an unsigned field takes a negative number for a very large one.
     fn widen(self, number: i64) -> i128 {
         if self.is_signed { i128::from(number) } else { i128::from(number as u64) }
@@ -154,7 +166,7 @@ fn run_operations(run: &mut Run<'_>, only_reads: bool) -> Result<(), Error> {
                 (sum, sum)
             }
             Action::Set(number, overflow) => {
-                let stored = kind.fit(kind.widen(number), overflow);
+                let stored = kind.set(number, overflow);
                 (stored, stored.map(|_| before))
             }
         };
