@@ -18,6 +18,7 @@
 
 mod measure;
 mod serve;
+mod space;
 mod stripe;
 #[cfg(test)]
 mod tests;
@@ -33,8 +34,8 @@ use mecha_core::{OpClass, Outcome};
 use quick_cache::DefaultHashBuilder;
 
 pub use self::serve::serve;
-use self::stripe::{Item, Locked, Stripe};
-use crate::kv::{Expire, Guard, KeySpace, KvError, RunCx, StepReply, Txn};
+use self::stripe::{Census, Locked, Stripe};
+use crate::kv::{Expire, Guard, KvError, Program, RunCx, StepReply, Txn};
 use crate::slot::{Entry, Slot};
 
 /// Keys and values in memory. Share it through an [`Arc`].
@@ -43,7 +44,7 @@ pub struct Store {
     stripes: Box<[Mutex<Stripe>]>,
     hasher: DefaultHashBuilder,
     len: AtomicUsize,
-    evictions: Arc<AtomicU64>,
+    census: Arc<Census>,
     /// When everything is to be removed; 0 is never.
     flush_at_ms: AtomicU64,
     /// Where the next sweep starts.
@@ -63,14 +64,14 @@ impl Store {
         let max_bytes = max_bytes.max(4096);
         let count = (max_bytes / STRIPE_BYTES).clamp(1, MOST_STRIPES);
         let count = if count.is_power_of_two() { count } else { count.next_power_of_two() / 2 };
-        let evictions = Arc::new(AtomicU64::new(0));
+        let census = Arc::new(Census::new());
         let capacity = max_bytes / count;
-        let stripe = || Mutex::new(Stripe::new(capacity, Arc::clone(&evictions)));
+        let stripe = || Mutex::new(Stripe::new(capacity, Arc::clone(&census)));
         Self {
             stripes: std::iter::repeat_with(stripe).take(count).collect(),
             hasher: DefaultHashBuilder::default(),
             len: AtomicUsize::new(0),
-            evictions,
+            census,
             flush_at_ms: AtomicU64::new(0),
             swept: AtomicUsize::new(0),
             max_value: capacity / 2,
@@ -94,7 +95,12 @@ impl Store {
 
     /// How many keys had to make room for others so far.
     pub fn evictions(&self) -> u64 {
-        self.evictions.load(Ordering::Relaxed)
+        self.census.evictions.load(Ordering::Relaxed)
+    }
+
+    /// How many keys will expire.
+    pub fn expiring(&self) -> u64 {
+        self.census.expiring.load(Ordering::Relaxed)
     }
 
     /// Largest value in bytes.
@@ -221,65 +227,104 @@ impl Store {
                 let mut slots = [Slot::default()];
                 let [slot] = &mut slots;
                 let taken = stripe.take(key, cx.now_ms, slot);
-                if cost.writes && taken.bytes.saturating_add(request_len) > self.max_value {
-                    // It may become too large to be kept, which cannot be undone in place.
-                    let old = std::mem::take(slot);
-                    let (tried, start) = (old.clone(), out.len());
-                    *slot = tried;
-                    let outcome = program.run(&mut slots, cx, out);
-                    let [slot] = slots;
-                    let taken = taken.to_be_measured();
-                    if self.keeps(key, &old, &slot) {
-                        stripe.put_back(key, hash, slot, &taken, &cost)?;
-                        return Ok(outcome);
-                    }
-                    out.truncate(start);
-                    stripe.put_back(key, hash, old, &taken, &cost)?;
-                    return Err(KvError::ValueTooLarge);
-                }
-                let outcome = program.run(&mut slots, cx, out);
+                let could_outgrow =
+                    cost.writes && program.outgrows(taken.bytes, request_len) > self.max_value;
+                let (result, kept) =
+                    self.try_program(keys, program.as_mut(), &mut slots, could_outgrow, cx, out);
                 let [slot] = slots;
+                let taken = if kept { taken } else { taken.to_be_measured() };
                 stripe.put_back(key, hash, slot, &taken, &cost)?;
-                Ok(outcome)
-            }
-            keys => {
-                let hashes: Vec<u64> = keys.iter().map(|key| self.hash(key)).collect();
-                let mut indexes: Vec<usize> = hashes.iter().map(|&hash| self.stripe_of(hash)).collect();
-                indexes.sort_unstable();
-                indexes.dedup();
-                let mut stripes: Vec<Locked<'_>> =
-                    indexes.iter().filter_map(|&index| self.lock(index)).collect();
-                let mut slots = Vec::with_capacity(keys.len());
-                let mut taken = Vec::with_capacity(keys.len());
-                let mut place = Vec::with_capacity(keys.len());
-                for (key, &hash) in keys.iter().zip(&hashes) {
-                    let at = indexes.partition_point(|&index| index < self.stripe_of(hash));
-                    let Some(stripe) = stripes.get_mut(at) else { return Err(KvError::BackFailed) };
-                    let mut slot = Slot::default();
-                    taken.push(stripe.take(key, cx.now_ms, &mut slot));
-                    slots.push(slot);
-                    place.push(at);
-                }
-                let outcome = program.run(&mut slots, cx, out);
-                let mut result = Ok(outcome);
-                for (index, slot) in slots.into_iter().enumerate() {
-                    let (Some(key), Some(&hash)) = (keys.get(index), hashes.get(index)) else { continue };
-                    let (Some(taken), Some(&at)) = (taken.get(index), place.get(index)) else { continue };
-                    let Some(stripe) = stripes.get_mut(at) else { continue };
-                    if let Err(error) = stripe.put_back(key, hash, slot, taken, &cost) {
-                        result = Err(error);
-                    }
-                }
                 result
             }
+            keys => {
+                let mut stripes = self.lock_stripes(Some(keys));
+                self.run_locked(&mut stripes, txn, cx, &cost, out)
+            }
         }
+    }
+
+    /// Locks the stripes of these keys, or all, in ascending order.
+    fn lock_stripes(&self, keys: Option<&[Vec<u8>]>) -> Vec<(usize, Locked<'_>)> {
+        let mut indexes: Vec<usize> = match keys {
+            Some(keys) => keys.iter().map(|key| self.stripe_of(self.hash(key))).collect(),
+            None => (0..self.stripes.len()).collect(),
+        };
+        indexes.sort_unstable();
+        indexes.dedup();
+        indexes.into_iter().filter_map(|index| Some((index, self.lock(index)?))).collect()
+    }
+
+    /// Runs a program whose keys' stripes are among these.
+    fn run_locked(
+        &self,
+        stripes: &mut [(usize, Locked<'_>)],
+        txn: &mut Txn,
+        cx: &RunCx,
+        cost: &Cost,
+        out: &mut Vec<u8>,
+    ) -> Result<Outcome, KvError> {
+        let Txn { keys, program, .. } = txn;
+        let mut places = Vec::with_capacity(keys.len());
+        for key in keys.iter() {
+            let hash = self.hash(key);
+            let place = stripes.binary_search_by_key(&self.stripe_of(hash), |(index, _)| *index);
+            places.push((place.map_err(|_| KvError::BackFailed)?, hash));
+        }
+        let mut slots = Vec::with_capacity(keys.len());
+        let mut taken = Vec::with_capacity(keys.len());
+        for (key, (place, _)) in keys.iter().zip(&places) {
+            let mut slot = Slot::default();
+            let Some((_, stripe)) = stripes.get_mut(*place) else { return Err(KvError::BackFailed) };
+            taken.push(stripe.take(key, cx.now_ms, &mut slot));
+            slots.push(slot);
+        }
+        let held = taken.iter().fold(0, |sum: usize, taken| sum.saturating_add(taken.bytes));
+        let could_outgrow = cost.writes && program.outgrows(held, cost.request_len) > self.max_value;
+        let (mut result, kept) = self.try_program(keys, program.as_mut(), &mut slots, could_outgrow, cx, out);
+        for (((key, (place, hash)), slot), taken) in keys.iter().zip(&places).zip(slots).zip(&taken) {
+            let Some((_, stripe)) = stripes.get_mut(*place) else { continue };
+            let measured = (!kept).then(|| taken.to_be_measured());
+            if let Err(error) = stripe.put_back(key, *hash, slot, measured.as_ref().unwrap_or(taken), cost) {
+                result = Err(error);
+            }
+        }
+        result
+    }
+
+    /// Runs a program. If a value could become too large to be kept, which cannot be undone in place, it is
+    /// given copies: when one has outgrown the limit all slots are as before, and the result is an error. The
+    /// second part tells whether the slots hold the allocations that they held before.
+    fn try_program(
+        &self,
+        keys: &[Vec<u8>],
+        program: &mut dyn Program,
+        slots: &mut [Slot],
+        could_outgrow: bool,
+        cx: &RunCx,
+        out: &mut Vec<u8>,
+    ) -> (Result<Outcome, KvError>, bool) {
+        let before = if could_outgrow { slots.to_vec() } else { Vec::new() };
+        let start = out.len();
+        let outcome = program.run(slots, cx, out);
+        if before.is_empty() {
+            return (Ok(outcome), true);
+        }
+        let mut triples = keys.iter().zip(&before).zip(slots.iter());
+        if triples.all(|((key, old), new)| !new.changed || self.keeps(key, old, new)) {
+            return (Ok(outcome), false);
+        }
+        out.truncate(start);
+        slots.iter_mut().zip(before).for_each(|(slot, old)| *slot = old);
+        (Err(KvError::ValueTooLarge), false)
     }
 
     /// Whether `new` is small enough, or at least no larger than `old`.
     fn keeps(&self, key: &[u8], old: &Slot, new: &Slot) -> bool {
         let weight = |slot: &Slot| slot.entry.as_ref().map_or(0, |entry| measure::entry(key, entry));
         let new = weight(new);
-        new <= self.max_value + measure::string(key, 0, true) || new <= weight(old)
+        // What a stripe admits at most, see `Stripe::heaviest`.
+        let heaviest = 2 * self.max_value - self.max_value / 4;
+        new <= (self.max_value + measure::string(key, 0, true)).min(heaviest) || new <= weight(old)
     }
 }
 
@@ -299,73 +344,6 @@ struct Cost {
 
 fn is_alive(entry: &Entry, now_ms: u64) -> bool {
     entry.expire_at_ms.is_none_or(|at| at > now_ms)
-}
-
-/// The store at one moment, for commands over all keys. A cursor is the hash from which to go on: hashes give an order
-/// that does not change while keys come and go.
-struct View<'s> {
-    store: &'s Store,
-    now_ms: u64,
-}
-
-impl KeySpace for View<'_> {
-    fn count(&self) -> u64 {
-        self.store.len() as u64
-    }
-
-    fn scan(&self, cursor: u64, count: usize, each: &mut dyn FnMut(&[u8], &Entry)) -> u64 {
-        let mut wanted = count.max(1);
-        let mut cursor = cursor;
-        for index in self.store.stripe_of(cursor)..self.store.stripes.len() {
-            let Some(stripe) = self.store.lock(index) else { continue };
-            // The `wanted` lowest hashes from the cursor on; a heap, so that a large stripe need not be sorted.
-            let mut lowest = BinaryHeap::new();
-            for (_, item) in stripe.items().filter(|(_, item)| item.hash >= cursor) {
-                lowest.push(item.hash);
-                if lowest.len() > wanted {
-                    lowest.pop();
-                }
-            }
-            let Some(&last) = lowest.peek() else { continue };
-            // Keys that share the last hash go together: the cursor cannot tell them apart.
-            let mut seen = 0;
-            for (key, item) in stripe.items() {
-                if item.hash >= cursor && item.hash <= last {
-                    seen += 1;
-                    if let Some(entry) = item.entry.as_ref().filter(|entry| is_alive(entry, self.now_ms)) {
-                        each(key, entry);
-                    }
-                }
-            }
-            let Some(next) = last.checked_add(1) else { return 0 };
-            if seen >= wanted {
-                return next;
-            }
-            wanted -= seen;
-            cursor = next;
-        }
-        0
-    }
-
-    fn random(&self, random: u64) -> Option<Vec<u8>> {
-        let count = self.store.stripes.len();
-        let mut skip = random.checked_rem(self.store.len() as u64)? as usize;
-        // From that position on, and once more from the start, if only expired keys follow.
-        for index in (0..count).chain(0..count) {
-            let stripe = self.store.lock(index)?;
-            let len = stripe.len();
-            if skip >= len {
-                skip -= len;
-                continue;
-            }
-            let alive = |item: &Item| item.entry.as_ref().is_some_and(|entry| is_alive(entry, self.now_ms));
-            if let Some((key, _)) = stripe.items().skip(skip).find(|(_, item)| alive(item)) {
-                return Some(key.to_vec());
-            }
-            skip = 0;
-        }
-        None
-    }
 }
 
 /// The earliest expiry first.

@@ -31,7 +31,20 @@ pub trait Program {
     /// May be run again from freshly loaded slots after a lost race, with `out` emptied in between: it must not keep
     /// state from one run to the next.
     fn run(&mut self, slots: &mut [Slot], cx: &RunCx, out: &mut Vec<u8>) -> Outcome;
+
+    /// Called when the plan is taken up: it will be run, or fail, and not be asked for again.
+    fn begin(&mut self) {}
+
+    /// An upper bound for what any one of its keys can weigh after a run, in bytes of memory, when all of them weigh
+    /// `held` before and the request has `request_len` bytes. Strings need not be counted: their programs look at
+    /// [`RunCx::max_value`] themselves. The embedded store keeps copies of what could outgrow it.
+    fn outgrows(&self, held: usize, request_len: usize) -> usize {
+        held.saturating_add(request_len.saturating_mul(MOST_PER_BYTE))
+    }
 }
+
+/// How much memory one byte of a request can come to take: a sorted set's member of one byte is the extreme.
+pub const MOST_PER_BYTE: usize = 16;
 
 /// The general plan.
 pub struct Txn {
@@ -190,6 +203,9 @@ pub enum Plan {
     Fast(Fast),
     /// Everything else over known keys.
     Txn(Txn),
+    /// Several programs in one transaction. Only backs in this process can: a remote one answers
+    /// [`KvError::Unsupported`].
+    Sequence(Box<dyn Sequence>),
     /// Goes over all keys. Only backs in this process can: a remote one answers [`KvError::Unsupported`].
     Walk(Box<dyn Walk>),
 }
@@ -200,10 +216,53 @@ pub trait Walk {
     fn run(&mut self, keys: &dyn KeySpace, cx: &RunCx, out: &mut Vec<u8>) -> Outcome;
 }
 
+/// Several programs that nothing comes between, and that need not know their keys in advance.
+pub trait Sequence {
+    /// The only keys that it may ask for; `None` if that cannot be told, or it goes over all keys.
+    fn keys(&self) -> Option<&[Vec<u8>]>;
+
+    /// Appends the complete native reply to `out`.
+    fn run(&mut self, space: &mut dyn Space, cx: &RunCx, out: &mut Vec<u8>) -> Outcome;
+}
+
+/// A back in this process while a [`Sequence`] has it for itself.
+pub trait Space {
+    /// Runs a program on the slots of its keys; after an error they are as before.
+    ///
+    /// # Errors
+    /// As for a program on its own. `out` is as before.
+    fn run(
+        &mut self,
+        txn: &mut Txn,
+        request_len: usize,
+        cx: &RunCx,
+        out: &mut Vec<u8>,
+    ) -> Result<(), KvError>;
+
+    /// All keys, for a sequence that names none.
+    fn key_space(&self) -> &dyn KeySpace;
+
+    /// Removes all keys, for a sequence that names none.
+    fn flush(&mut self);
+
+    /// A number that changes whenever the key is written, removed, evicted or expires, and is also new after it came
+    /// and went.
+    fn version(&mut self, key: &[u8]) -> u64;
+}
+
 /// All keys of a back in this process. Expired ones are left out.
 pub trait KeySpace {
     /// Number of keys; may count some that have expired.
     fn count(&self) -> u64;
+
+    /// How many of them will expire.
+    fn expiring(&self) -> u64;
+
+    /// What they take, in bytes.
+    fn bytes(&self) -> u64;
+
+    /// How many had to make room for others so far.
+    fn evictions(&self) -> u64;
 
     /// Reports about `count` keys from `cursor` on (0 starts) and returns the next cursor, 0 at the end. A key that
     /// exists from the first call to the last is reported at least once. The entry may be looked at, not kept.

@@ -12,13 +12,10 @@
 //! - There is one database. Expiry is exact, never late, and nothing is ever reported about expired keys.
 //! - BITFIELD, SETBIT and the like refuse what the back could not hold, not what exceeds 512 MiB. LCS refuses strings
 //!   whose table would exceed 64 MiB.
-//! - BITFIELD SET with OVERFLOW SAT takes a number far below the range for its lower end; a server's arithmetic
-//!   overflows, and it takes the upper one.
 //! - SORT ALPHA compares bytes, whatever the locale. SORT with patterns is refused, as is OBJECT: how values are encoded
 //!   is nobody's business here.
 //! - The order of sets, hashes and scans is that of insertion. Cursors of SCAN are hashes.
-//! - WATCH sees a key that came and went in between as unchanged.
-//! - HELLO, AUTH, CLIENT SETNAME, FLUSHALL and commands over all keys cannot be queued in a transaction.
+//! - WATCH of a key that does not exist takes one in 65,536 removals of other keys for a change.
 //! - CLIENT SETINFO is known, as in Redis 7.2, since client libraries send it.
 //! - On Memcached no key can expire after January 2038.
 
@@ -29,6 +26,8 @@ mod differential;
 mod fast;
 mod geo;
 mod hash;
+#[cfg(test)]
+mod hostile;
 mod hyperloglog;
 mod keys;
 mod lcs;
@@ -49,8 +48,8 @@ use mecha_resp::reply::Writer;
 use mecha_resp::{Request, Resp, Session, args, inline_to_array, op, op_info};
 
 use self::aggregate::Error;
-use self::support::resp_support;
 pub use self::support::{Row, Support, supported};
+use self::support::{is_local, resp_support};
 use crate::kv::{KvError, KvFront, Plan, PlanCx, RunCx, StepReply, Walk};
 
 impl KvFront for Resp {
@@ -182,6 +181,7 @@ fn plan_walk(
 ) -> Option<Result<Box<dyn Walk>, Error>> {
     match op {
         op::DBSIZE if cx.key_count.is_none() => Some(Ok(Box::new(walk::Size { proto }))),
+        op::INFO if is_local(cx.back) => Some(Ok(Box::new(server::info::Info::new(words, proto, cx)))),
         op::KEYS => {
             let pattern = words.get(1).cloned().unwrap_or_default();
             Some(Ok(Box::new(walk::Matching { pattern, proto })))

@@ -319,7 +319,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
             Plan::Answered(_) => Begun::Answered,
             Plan::Close => Begun::Close,
             Plan::Txn(txn) => self.begin_txn(txn, call, now_ms, out),
-            Plan::Walk(_) => self.answer_error(call.op, KvError::Unsupported),
+            Plan::Sequence(_) | Plan::Walk(_) => self.answer_error(call.op, KvError::Unsupported),
         }
     }
 
@@ -400,6 +400,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
             txn.program.run(&mut [], &cx, &mut self.scratch);
             return Begun::Answered;
         }
+        txn.program.begin();
         self.serial = self.serial.wrapping_add(1);
         self.reserved += txn.keys.len();
         let deadline_ms = (call.timeout_ms > 0).then(|| now_ms.saturating_add(u64::from(call.timeout_ms)));

@@ -36,6 +36,8 @@ use crate::{Resp, args, inline_to_array, write_request};
 pub struct Transaction {
     /// The queued requests.
     pub frames: Vec<Vec<u8>>,
+    /// What they take, in bytes.
+    pub bytes: usize,
     /// A command could not be queued: `EXEC` will refuse.
     pub broken: bool,
     /// Shared with the plans of `WATCH` and `EXEC`, which run later than they are made.
@@ -47,10 +49,14 @@ pub struct Transaction {
 pub struct Progress {
     /// `EXEC` has a plan, which may yet have to be made again.
     pub planned: Cell<bool>,
-    /// The plan of `EXEC` has been run.
-    pub ran: Cell<bool>,
-    /// Watched keys and the tokens that they had; 0 for a key that did not exist.
+    /// The plan of `EXEC` has been taken up: it will not be made again.
+    pub begun: Cell<bool>,
+    /// A watched key had changed, so `EXEC` did nothing.
+    pub aborted: Cell<bool>,
+    /// Watched keys and the versions that they had.
     pub watched: RefCell<Vec<(Vec<u8>, u64)>>,
+    /// What the queued commands make of the session.
+    pub after: RefCell<Option<Box<Session>>>,
 }
 
 /// State of one client connection.

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use mecha_core::{Batch, Call, Peer, Span, Verdict};
 
-use super::{Store, View};
+use super::Store;
+use super::space::{Own, View};
 use crate::kv::{Fast, FastAction, KvError, KvFront, Plan, PlanCx, RunCx, Started, StepReply};
 use crate::translator::{Random, Taken};
 
@@ -80,6 +81,11 @@ fn answer<A: KvFront>(
         Plan::Answered(_) | Plan::Close => Ok(()),
         Plan::Fast(fast) => answer_fast::<A>(store, &fast, frame, cx.now_ms, out),
         Plan::Txn(mut txn) => store.run(&mut txn, cx, call.class, frame.len(), out).map(drop),
+        Plan::Sequence(mut sequence) => {
+            let mut own = Own::new(store, sequence.as_ref(), cx.now_ms);
+            sequence.run(&mut own, cx, out);
+            Ok(())
+        }
         Plan::Walk(mut walk) => {
             walk.run(&View { store, now_ms: cx.now_ms }, cx, out);
             Ok(())

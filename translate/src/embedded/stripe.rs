@@ -21,10 +21,54 @@ pub(super) struct Item {
     bytes: usize,
     /// How much of `bytes` is assumed, not measured.
     assumed: usize,
+    /// Counted among those that expire.
+    expires: bool,
+}
+
+/// What is known of all items together, and of those that are gone. Shared with the cache's hook.
+pub(super) struct Census {
+    pub(super) evictions: AtomicU64,
+    /// Items that expire.
+    pub(super) expiring: AtomicU64,
+    /// Removals by hash, so that it shows that a key was there in between. Many keys share one number: somebody who
+    /// watches a key that does not exist hears of one in so many removals of others.
+    removals: Box<[AtomicU64]>,
+}
+
+/// A power of two.
+const REMOVAL_COUNTERS: usize = 1 << 16;
+
+// === impl Census ===
+
+impl Census {
+    pub(super) fn new() -> Self {
+        let removals = std::iter::repeat_with(AtomicU64::default).take(REMOVAL_COUNTERS).collect();
+        Self { evictions: AtomicU64::new(0), expiring: AtomicU64::new(0), removals }
+    }
+
+    fn removals_of(&self, hash: u64) -> Option<&AtomicU64> {
+        self.removals.get(hash as usize & (REMOVAL_COUNTERS - 1))
+    }
+
+    fn gone(&self, item: &Item) {
+        self.note_expiry(item.expires, false);
+        if let Some(removals) = self.removals_of(item.hash) {
+            removals.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn note_expiry(&self, before: bool, now: bool) {
+        match (before, now) {
+            (false, true) => drop(self.expiring.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(self.expiring.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
+    }
 }
 
 pub(super) struct Stripe {
-    cache: Cache<Arc<[u8]>, Item, ByBytes, DefaultHashBuilder, CountEvictions>,
+    cache: Cache<Arc<[u8]>, Item, ByBytes, DefaultHashBuilder, CountGone>,
+    census: Arc<Census>,
     /// Has every expiry of an item in the cache, and may have some that are no longer true.
     expiries: Expiries,
     token: u64,
@@ -55,13 +99,14 @@ impl Weighter<Arc<[u8]>, Item> for ByBytes {
     }
 }
 
-struct CountEvictions(Arc<AtomicU64>);
+struct CountGone(Arc<Census>);
 
-impl Lifecycle<Arc<[u8]>, Item> for CountEvictions {
+impl Lifecycle<Arc<[u8]>, Item> for CountGone {
     type RequestState = ();
 
-    fn on_evict(&self, (): &mut (), _: Arc<[u8]>, _: Item) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    fn on_evict(&self, (): &mut (), _: Arc<[u8]>, item: Item) {
+        self.0.evictions.fetch_add(1, Ordering::Relaxed);
+        self.0.gone(&item);
     }
 }
 
@@ -72,15 +117,15 @@ const STALE_EXPIRIES: usize = 1024;
 // === impl Stripe ===
 
 impl Stripe {
-    pub(super) fn new(capacity: usize, evictions: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(capacity: usize, census: Arc<Census>) -> Self {
         let cache = Cache::with(
             (capacity / USUAL_ITEM_BYTES).max(1),
             capacity as u64,
             ByBytes,
             DefaultHashBuilder::default(),
-            CountEvictions(evictions),
+            CountGone(Arc::clone(&census)),
         );
-        Self { cache, expiries: Expiries::new(), token: 0, heaviest: capacity - capacity / 8 }
+        Self { cache, census, expiries: Expiries::new(), token: 0, heaviest: capacity - capacity / 8 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -92,8 +137,26 @@ impl Stripe {
     }
 
     pub(super) fn clear(&mut self) {
+        self.cache.iter().for_each(|(_, item)| self.census.gone(item));
         self.cache.clear();
         self.expiries.clear();
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Option<Item> {
+        let (_, item) = self.cache.remove(key)?;
+        self.census.gone(&item);
+        Some(item)
+    }
+
+    /// See [`crate::kv::Space::version`]. `hash` is the key's.
+    pub(super) fn version(&mut self, key: &[u8], hash: u64, now_ms: u64) -> u64 {
+        let entry = self.cache.peek(key).and_then(|item| item.entry.as_ref());
+        match entry.map(|entry| (is_alive(entry, now_ms), entry.token)) {
+            Some((true, token)) => return token << 1 | 1,
+            Some((false, _)) => drop(self.remove(key)),
+            None => {}
+        }
+        self.census.removals_of(hash).map_or(0, |removals| removals.load(Ordering::Relaxed)) << 1
     }
 
     pub(super) fn items(&self) -> impl Iterator<Item = (&[u8], &Item)> {
@@ -104,7 +167,7 @@ impl Stripe {
         match self.cache.get(key).and_then(|item| item.entry.as_ref()) {
             None => read(&StepReply::Missing),
             Some(entry) if !is_alive(entry, now_ms) => {
-                self.cache.remove(key);
+                self.remove(key);
                 read(&StepReply::Missing)
             }
             Some(Entry { value: Value::Str(value), expire_at_ms, flags, token }) => {
@@ -155,13 +218,15 @@ impl Stripe {
                 let bytes = reuse(item.entry.take(), value);
                 item.bytes = measure::string(key, value.len(), expire_at_ms.is_some());
                 item.assumed = 0;
+                self.census.note_expiry(item.expires, expire_at_ms.is_some());
+                item.expires = expire_at_ms.is_some();
                 item.entry = Some(Entry { value: Value::Str(bytes), expire_at_ms, flags, token });
             }
             None if !holds(guard, None) => return StepReply::Guarded,
             None => {
                 let bytes = measure::string(key, value.len(), expire_at_ms.is_some());
                 let entry = Entry { value: Value::Str(value.to_vec()), expire_at_ms, flags, token };
-                self.cache.insert(Arc::from(key), Item { entry: Some(entry), hash, bytes, assumed: 0 });
+                self.insert(key, Item { entry: Some(entry), hash, bytes, assumed: 0, expires: false });
             }
         }
         self.token = token;
@@ -170,9 +235,15 @@ impl Stripe {
         StepReply::Applied { token: Some(token) }
     }
 
+    fn insert(&mut self, key: &[u8], mut item: Item) {
+        item.expires = item.entry.as_ref().is_some_and(|entry| entry.expire_at_ms.is_some());
+        self.census.note_expiry(false, item.expires);
+        self.cache.insert(Arc::from(key), item);
+    }
+
     /// Removes the key.
     pub(super) fn take_out(&mut self, key: &[u8]) -> Option<Entry> {
-        self.cache.remove(key).and_then(|(_, item)| item.entry)
+        self.remove(key).and_then(|item| item.entry)
     }
 
     /// Lends a program the entry.
@@ -188,7 +259,7 @@ impl Stripe {
             taken.shape = Some(Shape::of(&entry.value));
         } else {
             slot.entry = None;
-            self.cache.remove(key);
+            self.remove(key);
             taken.bytes = 0;
         }
         taken
@@ -204,7 +275,7 @@ impl Stripe {
         cost: &Cost,
     ) -> Result<(), KvError> {
         let Some(mut entry) = slot.entry else {
-            self.cache.remove(key);
+            self.remove(key);
             return Ok(());
         };
         if !slot.changed {
@@ -228,16 +299,18 @@ impl Stripe {
         let admitted = bytes <= self.heaviest;
         match item {
             Some(mut item) if admitted => {
+                self.census.note_expiry(item.expires, expire_at_ms.is_some());
+                item.expires = expire_at_ms.is_some();
                 (item.bytes, item.assumed, item.entry) = (bytes, assumed, Some(entry));
             }
             Some(_) => {}
             None if admitted => {
-                self.cache.insert(Arc::from(key), Item { entry: Some(entry), hash, bytes, assumed });
+                self.insert(key, Item { entry: Some(entry), hash, bytes, assumed, expires: false });
             }
             None => {}
         }
         if !admitted {
-            self.cache.remove(key);
+            self.remove(key);
             return Err(KvError::ValueTooLarge);
         }
         self.note_expiry(key, taken.expire_at_ms, expire_at_ms);
@@ -253,7 +326,10 @@ impl Stripe {
             let Some(Reverse((_, key))) = due.then(|| self.expiries.pop()).flatten() else { break };
             *budget -= 1;
             let expired = |item: &Item| item.entry.as_ref().is_none_or(|entry| !is_alive(entry, now_ms));
-            removed += usize::from(self.cache.remove_if(&key, expired).is_some());
+            if let Some((_, item)) = self.cache.remove_if(&key, expired) {
+                self.census.gone(&item);
+                removed += 1;
+            }
         }
         removed
     }

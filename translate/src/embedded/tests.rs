@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use mecha_core::{Span, Verdict};
 
+use super::space::View;
 use super::*;
+use crate::kv::KeySpace as _;
 use crate::kv::Started;
 use crate::slot::Value;
 use crate::toy::{PEER, Requests, Toy, request, words};

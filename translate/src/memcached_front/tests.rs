@@ -110,7 +110,7 @@ impl Map {
                 Memcached::fast_reply(fast.memo, &reply, out);
             }
             Plan::Answered(_) | Plan::Close => {}
-            Plan::Walk(_) => panic!("the front walks nowhere"),
+            Plan::Sequence(_) | Plan::Walk(_) => panic!("the front walks nowhere"),
         }
     }
 

@@ -15,7 +15,7 @@ use mecha_resp::reply::Writer;
 
 use super::{bits, geo, hash, hyperloglog, keys, lcs, list, set, sort, strings, zset};
 use crate::{
-    kv::{Atomicity, Plan, Program, RunCx, Txn, Want},
+    kv::{Atomicity, MOST_PER_BYTE, Plan, Program, RunCx, Txn, Want},
     slot::Slot,
 };
 
@@ -98,6 +98,9 @@ struct Command {
     places: Vec<usize>,
     proto: u8,
 }
+
+/// How much heavier an element can become in a value of another type.
+const MOST_PER_ELEMENT: usize = 3;
 
 /// From so many keys on, they are hashed to find those that are named twice.
 const FEW_KEYS: usize = 16;
@@ -315,6 +318,12 @@ impl Program for Command {
         let Err(error) = (self.spec.run)(&mut run) else { return Outcome::Ok };
         out.truncate(start);
         self.spec.refuse(&error, &mut Writer::new(out, self.proto))
+    }
+
+    fn outgrows(&self, held: usize, request_len: usize) -> usize {
+        // What a command over several keys makes of them can be a sorted set that was a plain one.
+        let factor = if self.places.len() > 1 { MOST_PER_ELEMENT } else { 1 };
+        held.saturating_mul(factor).saturating_add(request_len.saturating_mul(MOST_PER_BYTE))
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod client;
 mod command;
-mod info;
+pub(super) mod info;
 
 use mecha_core::{OpId, Outcome};
 use mecha_resp::reply::Writer;
@@ -65,7 +65,7 @@ pub(super) fn plan(
             writer.bulk_int((cx.now_ms % 1000) as i64 * 1000);
         }
         op::DBSIZE => writer.int(cx.key_count.unwrap_or_default() as i64),
-        op::INFO => writer.verbatim("txt", info::text(words, cx).as_bytes()),
+        op::INFO => info::Info::new(words, session.proto, cx).answer(None, cx.max_value, out),
         op::CONFIG_GET => info::config_get(words, &mut writer),
         _ if client::answer(op, words, session, cx, out)
             || command::answer(op, words, session.proto, cx, out) => {}

@@ -6,13 +6,16 @@
 use std::cmp::Ordering;
 
 use super::aggregate::{Error, Keys, Run, Spec, spec};
-use super::hash::content::{clamp, is, long, replace};
+use super::hash::content::{MAX_REPEATED, clamp, is, long, replace};
 use super::zset::number::parse_score;
 use crate::slot::Value;
 
 /// In alphabetical order.
 pub(crate) const COMMANDS: &[Spec] =
     &[spec("sort", -2, Keys::GeoStore(2), sort), spec("sort_ro", -2, Keys::First, sort_ro)];
+
+/// What an element takes besides its bytes.
+const REFERENCE: usize = 40;
 
 const OTHER_KEYS: &str =
     "ERR SORT with BY or GET patterns is not supported: their keys are not known in advance";
@@ -101,12 +104,21 @@ fn sort_with(run: &mut Run<'_>, only_reads: bool) -> Result<(), Error> {
     let gets = if options.gets.is_empty() { &[true][..] } else { &options.gets };
     let found = shown.iter().flat_map(|element| gets.iter().map(move |own| own.then_some(element)));
     if options.stores {
+        let bytes = |found: Option<&Vec<u8>>| found.map_or(0, Vec::len) + REFERENCE;
+        if found.clone().map(bytes).sum::<usize>() > run.cx.max_value {
+            return Err(Error::Text("ERR the sorted list would be larger than an item of the backend"));
+        }
         let found: std::collections::VecDeque<Vec<u8>> =
             found.map(|element| element.cloned().unwrap_or_default()).collect();
         run.reply.int(found.len() as i64);
         let last = run.slots.len() - 1;
         replace(run.slots.nth_mut(last), found);
         return Ok(());
+    }
+    let size =
+        found.clone().fold(0, |size: usize, found| size + found.map_or(0, |element| element.len()) + 16);
+    if gets.len() > 1 && size > MAX_REPEATED {
+        return Err(Error::Text("ERR the reply would be larger than 512 MiB"));
     }
     run.reply.array(shown.len() * gets.len());
     for element in found {

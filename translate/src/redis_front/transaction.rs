@@ -1,39 +1,48 @@
 //! MULTI, EXEC, DISCARD, WATCH, UNWATCH.
 //!
-//! Commands between MULTI and EXEC are kept as they came. EXEC plans each of them and makes one program of all: it
-//! takes the slots of every key, runs the programs in order, and answers with an array. In this process that is a
-//! transaction over any keys. A remote back can change one key at a time, so there a transaction that turns out to
-//! change more is given up, with nothing changed and an error that says so.
+//! Commands between MULTI and EXEC are kept as they came, and EXEC plans each of them. In this process they are run one
+//! after the other while nobody else has the keys ([`local`]). For a remote back they become one program over the slots
+//! of every key; such a back can change one key at a time, so a transaction that turns out to change more is given up,
+//! with nothing changed and an error that says so.
 //!
-//! WATCH notes the tokens of its keys, which change with every write; EXEC compares them under the locks under which it
-//! runs. A remote back cannot compare one key while it writes another, so WATCH is refused there.
+//! WATCH notes the versions of its keys, and EXEC compares them under the locks under which it runs. A remote back cannot
+//! compare one key while it writes another, so WATCH is refused there.
 //!
-//! Whether a transaction is over is known only when the plan of EXEC is taken up, and that may fail to happen: the same
-//! EXEC is then planned again. Plan and session therefore share [`mecha_resp::Progress`], and the next command finds
-//! out, in [`settle`]. If the plan failed before it ran (the back was not reached), a second EXEC tries it again.
+//! Commands that change the session (HELLO, CLIENT SETNAME) are planned on a copy of it, which takes the session's place
+//! when EXEC has been taken up. Whether that happens is not known when EXEC is planned: the same EXEC may be planned
+//! again. Plan and session therefore share [`mecha_resp::Progress`], and the next command finds out, in [`settle`].
+
+mod local;
 
 use std::rc::Rc;
 
 use mecha_core::{OpId, Outcome};
 use mecha_resp::reply::Writer;
-use mecha_resp::{Progress, Session, Transaction, head_of, op, op_info};
+use mecha_resp::{Progress, Session, head_of, op};
 
+use self::local::{LocalExec, Step, Watch};
 use super::aggregate::distinct;
 use super::support::is_local;
 use super::{arguments, refuse, spelled, unsupported};
 use crate::kv::{Atomicity, Plan, PlanCx, Program, RunCx, Txn, Want};
 use crate::slot::Slot;
 
+/// What one client can have queued, in bytes.
+const MOST_QUEUED: usize = 64 << 20;
+/// What a queued request takes besides its bytes.
+const QUEUED_REQUEST: usize = 64;
+
 /// Ends the transaction of an EXEC that was taken up. `op` is the command that comes now.
 pub(super) fn settle(op: OpId, session: &mut Session) {
     let Some(transaction) = &session.transaction else { return };
-    let progress = &transaction.progress;
-    if !progress.planned.get() {
-        return;
-    }
-    let is_asked_again = op == op::EXEC && !progress.ran.get() && Rc::strong_count(progress) == 1;
-    if !is_asked_again {
+    let progress = Rc::clone(&transaction.progress);
+    let is_asked_again = op == op::EXEC && !progress.begun.get();
+    if progress.planned.get() && !is_asked_again {
         end(session);
+        let after = progress.after.take().filter(|_| progress.begun.get() && !progress.aborted.get());
+        if let Some(after) = after {
+            *session = *after;
+        }
     }
 }
 
@@ -58,18 +67,17 @@ pub(super) fn queue(
     let mut writer = Writer::new(out, session.proto);
     let refused = match refuse(op, &arguments(frame), cx.back, &mut writer) {
         Some(outcome) => Some(outcome),
-        // These would change what the rest of the transaction is planned by, or look at all keys.
-        None if matches!(op_info(op).name, "auth" | "client|setinfo" | "client|setname" | "hello")
-            || matches!(
-                op,
-                op::FLUSHALL | op::FLUSHDB | op::DBSIZE | op::KEYS | op::RANDOMKEY | op::SCAN
-            ) =>
-        {
+        // It takes one message to each server, which nothing else can be part of.
+        None if matches!(op, op::FLUSHALL | op::FLUSHDB) && !is_local(cx.back) => {
             writer.error(&format!(
                 "ERR {} is not supported inside a transaction on a {} backend",
                 spelled(op),
                 cx.back
             ));
+            Some(Outcome::ClientError)
+        }
+        None if transaction.bytes.saturating_add(frame.len()) > MOST_QUEUED => {
+            writer.error("ERR the transaction is larger than 64 MiB");
             Some(Outcome::ClientError)
         }
         None => None,
@@ -78,6 +86,7 @@ pub(super) fn queue(
     match refused {
         Some(_) => transaction.broken = true,
         None => {
+            transaction.bytes += frame.len() + QUEUED_REQUEST;
             transaction.frames.push(frame.to_vec());
             writer.simple("QUEUED");
         }
@@ -122,133 +131,124 @@ pub(super) fn plan(
     Some(Plan::Answered(Outcome::Ok))
 }
 
-// === WATCH ===
-
-struct Watch {
-    keys: Vec<Vec<u8>>,
-    progress: Rc<Progress>,
-}
-
 fn watch(words: &[Vec<u8>], session: &mut Session) -> Plan {
     // An empty transaction means nothing, so making it twice does no harm.
     let progress = Rc::clone(&session.transaction.get_or_insert_default().progress);
     let (keys, _) = distinct(words.iter().skip(1).map(Vec::as_slice));
-    let program = Box::new(Watch { keys: keys.clone(), progress });
-    Plan::Txn(Txn { keys, program, want: Want::Header, atomicity: Atomicity::PerKey })
-}
-
-impl Program for Watch {
-    fn run(&mut self, slots: &mut [Slot], _: &RunCx, out: &mut Vec<u8>) -> Outcome {
-        let mut watched = self.progress.watched.borrow_mut();
-        for (key, slot) in self.keys.iter().zip(slots) {
-            if !watched.iter().any(|(known, _)| known == key) {
-                watched.push((key.clone(), token(slot)));
-            }
-        }
-        Writer::new(out, 2).ok();
-        Outcome::Ok
-    }
-}
-
-fn token(slot: &Slot) -> u64 {
-    slot.entry.as_ref().map_or(0, |entry| entry.token)
+    Plan::Sequence(Box::new(Watch { keys, progress }))
 }
 
 // === EXEC ===
 
-struct Exec {
-    items: Vec<Item>,
-    /// Where the watched keys' slots are, and the tokens that they must have.
-    watched: Vec<(usize, u64)>,
-    proto: u8,
-    back: &'static str,
-    progress: Rc<Progress>,
+fn exec(session: &mut Session, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
+    let transaction = session.transaction.take().unwrap_or_default();
+    let mut after = session.clone();
+    after.multi = false;
+    let transaction = &**session.transaction.insert(transaction);
+    if transaction.broken {
+        Writer::new(out, session.proto).error("EXECABORT Transaction discarded because of previous errors.");
+        end(session);
+        return Plan::Answered(Outcome::ClientError);
+    }
+    let progress = Rc::clone(&transaction.progress);
+    // All keys are counted when it is their turn.
+    let cx = &PlanCx { key_count: cx.key_count.filter(|_| !is_local(cx.back)), ..*cx };
+    let mut steps = Vec::with_capacity(transaction.frames.len());
+    for frame in &transaction.frames {
+        let mut reply = Vec::new();
+        let op = head_of(frame).map_or(OpId::UNKNOWN, |head| head.op);
+        let step = match super::plan_general(op, arguments(frame), &mut after, cx, &mut reply) {
+            Plan::Answered(_) => Step::Reply(reply),
+            // FLUSHALL is the only one of these that is not a fast form of something else.
+            Plan::Fast(_) => {
+                Writer::new(&mut reply, after.proto).ok();
+                Step::Flush(reply)
+            }
+            Plan::Close => {
+                reply.clear();
+                Writer::new(&mut reply, after.proto).error(&unsupported(op, cx.back));
+                Step::Reply(reply)
+            }
+            Plan::Sequence(sequence) => Step::Sequence(sequence),
+            Plan::Txn(txn) => Step::Run { op, txn, request_len: frame.len() },
+            Plan::Walk(walk) => Step::Walk(walk),
+        };
+        steps.push(step);
+    }
+    let proto = session.proto;
+    progress.planned.set(true);
+    progress.after.replace(Some(Box::new(after)));
+    if is_local(cx.back) {
+        let watched = progress.watched.borrow().clone();
+        return Plan::Sequence(Box::new(LocalExec::new(steps, watched, proto, cx.back, progress)));
+    }
+    let (items, keys) = remote_items(steps, cx.back);
+    let mut program = RemoteExec { items, proto, back: cx.back, progress: Rc::clone(&progress) };
+    if keys.is_empty() {
+        let run_cx = RunCx { now_ms: cx.now_ms, random: cx.random, max_value: cx.max_value };
+        let outcome = program.run(&mut [], &run_cx, out);
+        progress.begun.set(true);
+        settle(op::EXEC, session);
+        return Plan::Answered(outcome);
+    }
+    let (program, atomicity) = (Box::new(program), Atomicity::AllOrNothing);
+    Plan::Txn(Txn { keys, program, want: Want::Everything, atomicity })
 }
 
-/// One command of a transaction.
+/// One command of a transaction on a remote back.
 enum Item {
     Reply(Vec<u8>),
     /// A program, and where the slots of its keys are.
     Run(Box<dyn Program>, Vec<usize>),
 }
 
-fn exec(session: &mut Session, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
-    let Transaction { frames, broken, progress } = *session.transaction.clone().unwrap_or_default();
-    if broken {
-        Writer::new(out, session.proto).error("EXECABORT Transaction discarded because of previous errors.");
-        end(session);
-        return Plan::Answered(Outcome::ClientError);
-    }
-    // The commands that can be queued change nothing in it.
-    let mut scratch = session.clone();
-    end(&mut scratch);
-    let mut planned = Vec::with_capacity(frames.len());
-    let mut all = Vec::new();
-    for frame in &frames {
-        let (mut reply, start) = (Vec::new(), all.len());
-        let op = head_of(frame).map_or(OpId::UNKNOWN, |head| head.op);
-        let program = match super::plan_general(op, arguments(frame), &mut scratch, cx, &mut reply) {
-            Plan::Txn(txn) => {
+/// The commands, and the keys of all.
+fn remote_items(steps: Vec<Step>, back: &str) -> (Vec<Item>, Vec<Vec<u8>>) {
+    let mut all: Vec<Vec<u8>> = Vec::new();
+    let mut planned = Vec::with_capacity(steps.len());
+    for step in steps {
+        planned.push(match step {
+            Step::Reply(reply) => (None, reply, 0..0),
+            Step::Run { txn, .. } => {
+                let start = all.len();
                 all.extend(txn.keys);
-                Some(txn.program)
+                (Some(txn.program), Vec::new(), start..all.len())
             }
-            Plan::Answered(_) => None,
-            Plan::Close | Plan::Fast(_) | Plan::Walk(_) => {
-                reply.clear();
-                Writer::new(&mut reply, session.proto).error(&unsupported(op, cx.back));
-                None
+            // Was refused before it was queued.
+            Step::Flush(_) | Step::Sequence(_) | Step::Walk(_) => {
+                let mut reply = Vec::new();
+                Writer::new(&mut reply, 2).error(&format!("ERR this is not supported on a {back} backend"));
+                (None, reply, 0..0)
             }
-        };
-        planned.push((program, reply, start..all.len()));
+        });
     }
-    let watches = progress.watched.borrow().clone();
-    let given = all.iter().chain(watches.iter().map(|(key, _)| key));
-    let (keys, places) = distinct(given.map(Vec::as_slice));
-    let places_of = |range: std::ops::Range<usize>| places.get(range).unwrap_or_default().to_vec();
-    let items = planned
-        .into_iter()
-        .map(|(program, reply, range)| match program {
-            Some(program) => Item::Run(program, places_of(range)),
-            None => Item::Reply(reply),
-        })
-        .collect();
-    let watched =
-        places.iter().skip(all.len()).copied().zip(watches.iter().map(|(_, token)| *token)).collect();
-    let mut program =
-        Exec { items, watched, proto: session.proto, back: cx.back, progress: Rc::clone(&progress) };
-    if keys.is_empty() {
-        let run_cx = RunCx { now_ms: cx.now_ms, random: cx.random, max_value: cx.max_value };
-        let outcome = program.run(&mut [], &run_cx, out);
-        end(session);
-        return Plan::Answered(outcome);
-    }
-    progress.planned.set(true);
-    Plan::Txn(Txn {
-        keys,
-        program: Box::new(program),
-        want: Want::Everything,
-        atomicity: Atomicity::AllOrNothing,
-    })
+    let (keys, places) = distinct(all.iter().map(Vec::as_slice));
+    let items = planned.into_iter().map(|(program, reply, range)| match program {
+        Some(program) => Item::Run(program, places.get(range).unwrap_or_default().to_vec()),
+        None => Item::Reply(reply),
+    });
+    (items.collect(), keys)
 }
 
-impl Program for Exec {
+/// All commands as one program.
+struct RemoteExec {
+    items: Vec<Item>,
+    proto: u8,
+    back: &'static str,
+    progress: Rc<Progress>,
+}
+
+impl Program for RemoteExec {
     fn run(&mut self, slots: &mut [Slot], cx: &RunCx, out: &mut Vec<u8>) -> Outcome {
-        self.progress.ran.set(true);
         let start = out.len();
-        let changed = |(place, before): &(usize, u64)| slots.get(*place).map_or(0, token) != *before;
-        if self.watched.iter().any(changed) {
-            Writer::new(out, self.proto).null_array();
-            return Outcome::Ok;
-        }
-        let can_fail = !is_local(self.back) && slots.len() > 1;
+        let can_fail = slots.len() > 1;
         let before = if can_fail { slots.to_vec() } else { Vec::new() };
         Writer::new(out, self.proto).array(self.items.len());
         for (index, item) in self.items.iter_mut().enumerate() {
             match item {
                 Item::Reply(reply) => out.extend_from_slice(reply),
                 Item::Run(program, places) => {
-                    let random = cx.random.rotate_left(index as u32).wrapping_add(index as u64);
-                    run_one(program.as_mut(), places, slots, &RunCx { random, ..*cx }, out);
+                    run_one(program.as_mut(), places, slots, &nth(cx, index), out);
                 }
             }
         }
@@ -266,6 +266,15 @@ impl Program for Exec {
         }
         Outcome::Ok
     }
+
+    fn begin(&mut self) {
+        self.progress.begun.set(true);
+    }
+}
+
+/// For the nth command of a transaction.
+fn nth(cx: &RunCx, index: usize) -> RunCx {
+    RunCx { random: cx.random.rotate_left(index as u32).wrapping_add(index as u64), ..*cx }
 }
 
 /// Runs one program on its slots among all.

@@ -14,10 +14,11 @@ pub(super) const SETUP: &[&str] = &[
     "set <k> <val>",
     "set <k> <num>",
     "append|set|incrby|getset w0|w1 <num>",
+    "set|del w2 1",
     "mset k0 foobar k1 ohmytext k2 mynewtext",
 ];
 
-/// Not inside a transaction.
+/// About all keys and the connection.
 pub(super) const ALONE: &[&str] = &[
     "keys *|k*|?0|[ks]1|nothing",
     "scan 0 count 1000 [match *|k*|*0] [type string|list|set|zset|hash|STRING|none]",
@@ -198,7 +199,7 @@ impl Dice {
             "<val>" => self.pick(VALUES),
             "<num>" => self.pick(NUMBERS),
             "<int>" => self.mostly(INTS, EDGES),
-            "<fint>" => self.mostly(INTS, &["4611686018427387904", "-4611686018427387904", "x", "01"]),
+            "<fint>" => self.mostly(INTS, EDGES),
             "<small>" => self.mostly(&["0", "1", "2", "5", "10", "40"], &["-1", "x", "01"]),
             "<bit>" => self.mostly(
                 &["0", "1", "7", "8", "15", "100", "1000"],

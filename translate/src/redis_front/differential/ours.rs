@@ -36,7 +36,12 @@ struct Remote {
 
 impl Ours {
     pub(crate) fn embedded() -> Self {
-        Self { back: Back::Embedded(Store::new(256 << 20)), sessions: Default::default(), random: 1 }
+        Self::of_size(256 << 20)
+    }
+
+    /// A store of so many bytes.
+    pub(crate) fn of_size(bytes: usize) -> Self {
+        Self { back: Back::Embedded(Store::new(bytes)), sessions: Default::default(), random: 1 }
     }
 
     /// `None` if none is installed and that is allowed.
@@ -69,6 +74,14 @@ impl Ours {
 
     pub(super) fn call(&mut self, client: usize, frame: &[u8]) -> Reply {
         Reply::whole(&self.bytes(client, frame))
+    }
+
+    /// What the store says that it holds, in bytes.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        match &self.back {
+            Back::Embedded(store) => store.bytes(),
+            Back::Memcached(_) => 0,
+        }
     }
 
     /// The bytes of the reply to one request.

@@ -23,7 +23,7 @@ pub(crate) type Members = IndexSet<Vec<u8>>;
 pub(crate) const KEEPS_ORDER: usize = 512;
 
 /// Replies that repeat elements end here, in bytes.
-const MAX_REPEATED: usize = 512 << 20;
+pub(crate) const MAX_REPEATED: usize = 512 << 20;
 
 /// The content of one type of value.
 pub(crate) trait Content: Default {

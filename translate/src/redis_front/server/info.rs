@@ -1,54 +1,93 @@
 //! `INFO` and `CONFIG GET`: what is known here, in the server's form. Fields of mecha's own begin with `mecha_`.
 
+use mecha_core::Outcome;
 use mecha_resp::reply::Writer;
 
 use super::super::hash::content::is;
 use super::super::hash::glob;
 use super::REDIS_VERSION;
-use crate::kv::PlanCx;
+use crate::kv::{KeySpace, PlanCx, RunCx, Walk};
 
 /// Settings that have a meaning here.
 const SETTINGS: [(&str, &str); 4] =
     [("appendonly", "no"), ("databases", "1"), ("proto-max-bulk-len", "536870912"), ("save", "")];
 
-/// The text of `INFO` with these arguments, the name first.
-pub(super) fn text(words: &[Vec<u8>], cx: &PlanCx<'_>) -> String {
-    let uptime = (cx.now_ms / 1000).saturating_sub(cx.started_at.unix_seconds);
-    let server = format!(
-        "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\narch_bits:{}\r\nprocess_id:{}\r\n\
-         uptime_in_seconds:{uptime}\r\nuptime_in_days:{}\r\nmecha_version:{}\r\nmecha_back:{}\r\n",
-        usize::BITS,
-        std::process::id(),
-        uptime / 86_400,
-        env!("CARGO_PKG_VERSION"),
-        cx.back,
-    );
-    // Which keys expire is not counted; clients expect the fields.
-    let keys = cx.key_count.filter(|keys| *keys > 0);
-    let keyspace = keys.map_or_else(String::new, |keys| format!("db0:keys={keys},expires=0,avg_ttl=0\r\n"));
-    let sections = [
-        ("Server", server),
-        ("Clients", "blocked_clients:0\r\ntracking_clients:0\r\n".to_owned()),
-        ("Memory", format!("mecha_max_value_bytes:{}\r\n", cx.max_value)),
-        ("Persistence", "loading:0\r\naof_enabled:0\r\n".to_owned()),
-        ("Stats", "pubsub_channels:0\r\npubsub_patterns:0\r\n".to_owned()),
-        ("Replication", "role:master\r\nconnected_slaves:0\r\n".to_owned()),
-        ("Cluster", "cluster_enabled:0\r\n".to_owned()),
-        ("Keyspace", keyspace),
-    ];
-    let wanted = words.get(1..).unwrap_or_default();
-    let is_wanted = |name: &str| {
-        wanted.is_empty()
-            || wanted.iter().any(|word| {
-                is(word, name) || is(word, "all") || is(word, "default") || is(word, "everything")
-            })
-    };
-    let shown: Vec<_> = sections
-        .iter()
-        .filter(|(name, _)| is_wanted(name))
-        .map(|(name, body)| format!("# {name}\r\n{body}"))
-        .collect();
-    shown.join("\r\n")
+/// `INFO`. Of the keys it tells what a back in this process knows.
+pub(in crate::redis_front) struct Info {
+    words: Vec<Vec<u8>>,
+    proto: u8,
+    back: &'static str,
+    uptime_s: u64,
+}
+
+// === impl Info ===
+
+impl Info {
+    /// With these arguments, the name first.
+    pub(in crate::redis_front) fn new(words: &[Vec<u8>], proto: u8, cx: &PlanCx<'_>) -> Self {
+        let uptime_s = (cx.now_ms / 1000).saturating_sub(cx.started_at.unix_seconds);
+        Self { words: words.to_vec(), proto, back: cx.back, uptime_s }
+    }
+
+    /// The answer. `keys` is what is known of all keys.
+    pub(in crate::redis_front) fn answer(
+        &self,
+        keys: Option<&dyn KeySpace>,
+        max_value: usize,
+        out: &mut Vec<u8>,
+    ) {
+        Writer::new(out, self.proto).verbatim("txt", self.text(keys, max_value).as_bytes());
+    }
+
+    fn text(&self, keys: Option<&dyn KeySpace>, max_value: usize) -> String {
+        let Self { words, back, uptime_s: uptime, .. } = self;
+        let server = format!(
+            "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\narch_bits:{}\r\nprocess_id:{}\r\n\
+         uptime_in_seconds:{uptime}\r\nuptime_in_days:{}\r\nmecha_version:{}\r\nmecha_back:{back}\r\n",
+            usize::BITS,
+            std::process::id(),
+            uptime / 86_400,
+            env!("CARGO_PKG_VERSION"),
+        );
+        let counted = keys.map(|keys| (keys.count(), keys.expiring(), keys.bytes(), keys.evictions()));
+        let keyspace = match counted {
+            Some((keys @ 1.., expiring, ..)) => format!("db0:keys={keys},expires={expiring},avg_ttl=0\r\n"),
+            _ => String::new(),
+        };
+        let memory =
+            counted.map_or_else(String::new, |(.., bytes, _)| format!("used_memory_dataset:{bytes}\r\n"));
+        let evicted = counted.map_or_else(String::new, |(.., evicted)| format!("evicted_keys:{evicted}\r\n"));
+        let sections = [
+            ("Server", server),
+            ("Clients", "blocked_clients:0\r\ntracking_clients:0\r\n".to_owned()),
+            ("Memory", format!("{memory}mecha_max_value_bytes:{max_value}\r\n")),
+            ("Persistence", "loading:0\r\naof_enabled:0\r\n".to_owned()),
+            ("Stats", format!("{evicted}pubsub_channels:0\r\npubsub_patterns:0\r\n")),
+            ("Replication", "role:master\r\nconnected_slaves:0\r\n".to_owned()),
+            ("Cluster", "cluster_enabled:0\r\n".to_owned()),
+            ("Keyspace", keyspace),
+        ];
+        let wanted = words.get(1..).unwrap_or_default();
+        let is_wanted = |name: &str| {
+            wanted.is_empty()
+                || wanted.iter().any(|word| {
+                    is(word, name) || is(word, "all") || is(word, "default") || is(word, "everything")
+                })
+        };
+        let shown: Vec<_> = sections
+            .iter()
+            .filter(|(name, _)| is_wanted(name))
+            .map(|(name, body)| format!("# {name}\r\n{body}"))
+            .collect();
+        shown.join("\r\n")
+    }
+}
+
+impl Walk for Info {
+    fn run(&mut self, keys: &dyn KeySpace, cx: &RunCx, out: &mut Vec<u8>) -> Outcome {
+        self.answer(Some(keys), cx.max_value, out);
+        Outcome::Ok
+    }
 }
 
 /// `CONFIG GET` with these arguments.
