@@ -10,10 +10,10 @@ mod scope;
 mod sharding;
 
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use mecha_config::{ConfigError, FilterSpec, Snapshot};
+use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
 use mecha_filters::{BuildCx, LogSink, PolicyFactory};
 use mecha_telemetry::Registry;
 use mecha_translate::Store;
@@ -25,6 +25,8 @@ pub use door::{Door, DoorPlan, EngineView};
 pub use framed::{Back, FramedEntry, ProtocolEntry, embedded, kv, native};
 pub use scope::{EndpointRows, Environment, Scope};
 
+static NEXT_DOOR: AtomicU64 = AtomicU64::new(1);
+
 /// What the whole process shares.
 pub struct Shared {
     /// Counters.
@@ -34,7 +36,7 @@ pub struct Shared {
     /// Embedded stores by cluster.
     pub stores: HashMap<String, Arc<Store>>,
     /// Policies of clusters: one instance for every door that leads to the cluster.
-    pub cluster_policies: HashMap<String, Vec<Arc<dyn PolicyFactory>>>,
+    pub cluster_policies: HashMap<String, Vec<(FilterSpec, Arc<dyn PolicyFactory>)>>,
     /// When the process started.
     pub started: Started,
 }
@@ -45,11 +47,24 @@ pub struct Plan {
     pub snapshot: Arc<Snapshot>,
     /// What its parts share.
     pub shared: Arc<Shared>,
-    doors: Vec<Box<dyn DoorPlan>>,
+    /// In the configuration's order.
+    pub doors: Vec<PlannedDoor>,
+}
+
+/// One listener of a plan.
+#[derive(Clone)]
+pub struct PlannedDoor {
+    /// Unique in this process; a listener that a newer plan takes over unchanged keeps its number.
+    pub id: u64,
+    /// What to open on each worker.
+    pub plan: Arc<dyn DoorPlan>,
+    listener: ListenerSpec,
+    cluster: ClusterSpec,
 }
 
 impl Plan {
-    /// Builds every filter and store.
+    /// Builds every filter and store. What `previous` has and the snapshot wants unchanged is taken over: whole doors,
+    /// the data of embedded stores, and the state of filters that stand before the same cluster.
     ///
     /// # Errors
     /// Everything that filters have to say about their options.
@@ -57,14 +72,17 @@ impl Plan {
         snapshot: Arc<Snapshot>,
         registry: Registry,
         started: Started,
+        previous: Option<&Plan>,
     ) -> Result<Self, Vec<ConfigError>> {
-        let log = LogSink::new(&registry);
+        let log = previous.map_or_else(|| LogSink::new(&registry), |plan| plan.shared.log.clone());
         let mut errors = Vec::new();
         let mut stores = HashMap::new();
         let mut cluster_policies = HashMap::new();
         for cluster in &snapshot.clusters {
             if cluster.protocol == catalog::EMBEDDED {
-                stores.insert(cluster.name.clone(), Arc::new(Store::new(cluster.max_memory as usize)));
+                let known = previous.and_then(|plan| plan.shared.stores.get(&cluster.name));
+                let fresh = || Arc::new(Store::new(cluster.max_memory as usize));
+                stores.insert(cluster.name.clone(), known.cloned().unwrap_or_else(fresh));
             }
             let scope = format!("cluster:{}", cluster.name);
             let cx = BuildCx {
@@ -74,40 +92,83 @@ impl Plan {
                 ops: &[],
                 log: &log,
             };
-            let policies = build_policies(&cluster.filters, &cx, &mut errors);
+            let known = previous.and_then(|plan| plan.shared.cluster_policies.get(&cluster.name));
+            let is_same = |plan: &Plan| plan.snapshot.clusters.iter().any(|old| is_same_target(old, cluster));
+            let known = known.filter(|_| previous.is_some_and(is_same));
+            let policies = build_policies(&cluster.filters, known, &cx, &mut errors);
             cluster_policies.insert(cluster.name.clone(), policies);
         }
         let shared = Arc::new(Shared { registry, log, stores, cluster_policies, started });
         let mut doors = Vec::new();
         for listener in &snapshot.listeners {
             let Some(entry) = catalog::entry(&listener.protocol) else { continue };
-            match entry.plan(listener, &snapshot, &shared) {
-                Ok(door) => doors.push(door),
+            let Some(cluster) = snapshot.clusters.get(listener.cluster) else { continue };
+            let old = previous.and_then(|plan| plan.door_named(&listener.name));
+            if let Some(old) = old.filter(|old| old.is_for(listener, cluster)) {
+                doors.push(old.clone());
+                continue;
+            }
+            let old = old.filter(|old| is_same_target(&old.cluster, cluster));
+            match entry.plan(listener, &snapshot, &shared, old.map(|old| &*old.plan)) {
+                Ok(plan) => {
+                    let (listener, cluster) = (listener.clone(), cluster.clone());
+                    let id = NEXT_DOOR.fetch_add(1, Ordering::Relaxed);
+                    doors.push(PlannedDoor { id, plan: Arc::from(plan), listener, cluster });
+                }
                 Err(more) => errors.extend(more),
             }
         }
         if errors.is_empty() { Ok(Self { snapshot, shared, doors }) } else { Err(errors) }
     }
 
-    /// Makes the calling worker's part of it, one door per listener, in the configuration's order.
-    pub fn open(&self, scope: &mut Scope) -> Vec<Rc<dyn Door>> {
-        self.doors.iter().map(|door| door.open(scope)).collect()
+    /// The door of the listener with this name.
+    pub fn door_named(&self, name: &str) -> Option<&PlannedDoor> {
+        self.doors.iter().find(|door| door.listener.name == name)
     }
+}
+
+impl PlannedDoor {
+    /// Its listener.
+    pub fn listener(&self) -> &ListenerSpec {
+        &self.listener
+    }
+
+    fn is_for(&self, listener: &ListenerSpec, cluster: &ClusterSpec) -> bool {
+        let listener = ListenerSpec { cluster: self.listener.cluster, ..listener.clone() };
+        self.listener == listener && self.cluster == *cluster
+    }
+}
+
+/// Whether what is known of one backend (an open circuit, a budget) holds for the other.
+fn is_same_target(one: &ClusterSpec, other: &ClusterSpec) -> bool {
+    one.name == other.name && one.protocol == other.protocol && one.endpoints == other.endpoints
+}
+
+/// The first of `known` that was built from an equal `spec`, which it loses.
+fn take_known<T: Clone>(known: &mut Vec<(FilterSpec, T)>, spec: &FilterSpec) -> Option<T> {
+    let at = known.iter().position(|(old, _)| old == spec)?;
+    Some(known.remove(at).1)
 }
 
 fn build_policies(
     specs: &[FilterSpec],
+    known: Option<&Vec<(FilterSpec, Arc<dyn PolicyFactory>)>>,
     cx: &BuildCx<'_>,
     errors: &mut Vec<ConfigError>,
-) -> Vec<Arc<dyn PolicyFactory>> {
+) -> Vec<(FilterSpec, Arc<dyn PolicyFactory>)> {
     let mut policies = Vec::new();
+    let mut known = known.cloned().unwrap_or_default();
     for spec in specs {
+        if let Some(policy) = take_known(&mut known, spec) {
+            policies.push((spec.clone(), policy));
+            continue;
+        }
         let Some(kind) = mecha_filters::POLICIES.iter().find(|kind| kind.name == spec.name) else {
             errors.push(spec.options.error("", format!("`{}` cannot be used on a cluster", spec.name)));
             continue;
         };
         match (kind.build)(&spec.options, cx) {
-            Ok(factory) => policies.push(Arc::from(factory)),
+            Ok(factory) => policies.push((spec.clone(), Arc::from(factory))),
             Err(more) => errors.extend(more),
         }
     }

@@ -13,6 +13,7 @@
 mod client;
 mod connection;
 mod engine;
+mod handover;
 mod ledger;
 mod replies;
 mod route;

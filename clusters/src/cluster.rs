@@ -332,3 +332,12 @@ impl Slip {
         Self { op, replies: ReplyCount::One }
     }
 }
+
+/// A configuration without this cluster has come into force, and its last client has left.
+impl<P: Framed> Drop for Cluster<P> {
+    fn drop(&mut self) {
+        for server in self.members.get_mut().servers.iter().flatten() {
+            server.retire();
+        }
+    }
+}

@@ -155,6 +155,11 @@ pub trait Session<P: Framed>: Default {
         0
     }
 
+    /// Whether mecha alone holds this state, so that the client's next call may go to another backend.
+    fn is_portable(&self) -> bool {
+        true
+    }
+
     /// Whether `call` must be shown to [`Session::on_requests`] in this state.
     fn concerns(&self, call: &Call) -> bool {
         call.affinity != Affinity::Shared

@@ -1,5 +1,6 @@
 //! What a worker needs to know of a listener, whatever its protocol.
 
+use std::any::Any;
 use std::rc::Rc;
 
 use mecha_core::Peer;
@@ -10,18 +11,21 @@ use crate::session::ConnectionInfo;
 use crate::worker::Seat;
 
 /// One listener on the control side.
-pub trait DoorPlan: Send + Sync {
+pub trait DoorPlan: Any + Send + Sync {
     /// Makes the calling worker's door.
     fn open(&self, scope: &mut Scope) -> Rc<dyn Door>;
 }
 
 /// One listener on one worker.
-pub trait Door {
+pub trait Door: Any {
     /// Starts serving a client, who keeps `seat` to the end.
     ///
     /// # Errors
     /// The socket cannot be used.
     fn accept(&self, stream: Accepted, peer: Peer, seat: Seat) -> std::io::Result<()>;
+
+    /// Sends its clients to `successor`, where that speaks the same protocol; ends them otherwise.
+    fn retire(&self, successor: Option<&dyn Door>);
 }
 
 /// All connections of one protocol on one worker.
@@ -32,6 +36,8 @@ pub trait EngineView {
     fn connections(&self) -> usize;
     /// Ends every connection as soon as it has nothing in flight.
     fn drain(&self);
+    /// Moves the clients of retired doors; with `is_late`, ends those that cannot move. Returns how many are left.
+    fn hand_over(&self, is_late: bool) -> usize;
     /// Ends connections that have been silent for too long.
     fn close_idle(&self, now_micros: u64);
 }

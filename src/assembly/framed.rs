@@ -1,17 +1,18 @@
 //! Doors of protocols whose frames we cut ourselves.
 
-use std::cell::RefCell;
+use std::any::Any;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use mecha_clusters::Upstream;
-use mecha_config::{ClusterSpec, ConfigError, ListenerSpec, Snapshot};
+use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
 use mecha_core::{Chain, Filter, Framed, Limits, Peer};
 use mecha_filters::{BuildCx, FilterFactory, FilterKind, PolicyFactory};
 use mecha_translate::{KvBack, KvFront, Options};
 use mecha_transport::Accepted;
 
-use super::{Door, DoorPlan, Scope, Shared};
+use super::{Door, DoorPlan, Scope, Shared, take_known};
 use crate::catalog;
 use crate::session::{ClientTask, EngineCell, Listener, ListenerLimits, serve};
 use crate::upstream::{Embedded, Translated};
@@ -30,7 +31,7 @@ pub trait ProtocolEntry: Sync {
     fn filters(&self) -> Vec<(&'static str, mecha_filters::Help)>;
     /// What the filter `spec` has to say about its options; nothing if it is fine.
     fn check_filter(&self, spec: &mecha_config::FilterSpec, cx: &BuildCx<'_>) -> Vec<ConfigError>;
-    /// Understands one listener.
+    /// Understands one listener. Filters that `previous` has with equal options are taken over with their state.
     ///
     /// # Errors
     /// Everything that its filters have to say.
@@ -39,6 +40,7 @@ pub trait ProtocolEntry: Sync {
         listener: &ListenerSpec,
         snapshot: &Snapshot,
         shared: &Arc<Shared>,
+        previous: Option<&dyn DoorPlan>,
     ) -> Result<Box<dyn DoorPlan>, Vec<ConfigError>>;
 }
 
@@ -118,8 +120,9 @@ pub struct FramedEntry<P: Framed> {
     pub backs: &'static [Back<P>],
 }
 
+#[derive(Clone)]
 enum Factory<P: Framed> {
-    Filter(Box<dyn FilterFactory<P>>),
+    Filter(Arc<dyn FilterFactory<P>>),
     Policy(Arc<dyn PolicyFactory>),
 }
 
@@ -130,7 +133,7 @@ impl<P: Framed> FramedEntry<P> {
         cx: &BuildCx<'_>,
     ) -> Result<Factory<P>, Vec<ConfigError>> {
         if let Some(kind) = self.filters.iter().find(|kind| kind.name == spec.name) {
-            return (kind.build)(&spec.options, cx).map(Factory::Filter);
+            return (kind.build)(&spec.options, cx).map(|factory| Factory::Filter(Arc::from(factory)));
         }
         match mecha_filters::POLICIES.iter().find(|kind| kind.name == spec.name) {
             Some(kind) => (kind.build)(&spec.options, cx).map(|factory| Factory::Policy(Arc::from(factory))),
@@ -164,7 +167,12 @@ impl<P: Framed> ProtocolEntry for FramedEntry<P> {
         listener: &ListenerSpec,
         snapshot: &Snapshot,
         shared: &Arc<Shared>,
+        previous: Option<&dyn DoorPlan>,
     ) -> Result<Box<dyn DoorPlan>, Vec<ConfigError>> {
+        let previous = previous.and_then(|plan| (plan as &dyn Any).downcast_ref::<FramedPlan<P>>());
+        let mut known: Vec<(FilterSpec, Factory<P>)> = previous.map_or_else(Vec::new, |plan| {
+            plan.listener.filters.iter().cloned().zip(plan.factories.iter().cloned()).collect()
+        });
         let mut errors = Vec::new();
         let scope = format!("listener:{}", listener.name);
         let cx = BuildCx {
@@ -176,6 +184,10 @@ impl<P: Framed> ProtocolEntry for FramedEntry<P> {
         };
         let mut factories = Vec::new();
         for spec in &listener.filters {
+            if let Some(factory) = take_known(&mut known, spec) {
+                factories.push(factory);
+                continue;
+            }
             match self.build(spec, &cx) {
                 Ok(factory) => factories.push(factory),
                 Err(more) => errors.extend(more),
@@ -186,7 +198,7 @@ impl<P: Framed> ProtocolEntry for FramedEntry<P> {
             cluster.as_ref().and_then(|cluster| self.backs.iter().find(|back| back.name == cluster.protocol));
         let (Some(cluster), Some(back)) = (cluster, back) else { return Err(errors) };
         let of_cluster = shared.cluster_policies.get(&cluster.name).into_iter().flatten();
-        factories.extend(of_cluster.map(|factory| Factory::Policy(Arc::clone(factory))));
+        factories.extend(of_cluster.map(|(_, factory)| Factory::Policy(Arc::clone(factory))));
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -225,18 +237,23 @@ impl<P: Framed> DoorPlan for FramedPlan<P> {
             upstream,
             chain: RefCell::new(Chain::new(filters)),
             rewrites_replies: is_rewriting,
-            metrics: self.shared.registry.listener(&self.listener.name, P::NAME, P::ops()),
+            metrics: scope.listener_metrics(&self.shared.registry, &self.listener.name, P::NAME, P::ops()),
             limits: ListenerLimits {
                 frames,
                 max_in_flight: self.listener.max_in_flight,
                 max_output: self.listener.max_output as usize,
                 idle_timeout_micros,
             },
+            is_retired: Cell::new(false),
+            successor: RefCell::default(),
         };
         let listener = Rc::new(listener);
         if !self.factories.is_empty() {
-            let ticked = Rc::clone(&listener);
-            scope.chains.push(Rc::new(move |now| ticked.chain.borrow_mut().tick(now)));
+            // Ticked as long as it has a client, in force or not.
+            let ticked = Rc::downgrade(&listener);
+            scope.chains.push(Box::new(move |now| {
+                ticked.upgrade().map(|listener| listener.chain.borrow_mut().tick(now)).is_some()
+            }));
         }
         Rc::new(FramedDoor {
             listener,
@@ -283,5 +300,10 @@ impl<P: Framed> Door for FramedDoor<P> {
             serve(task, listener, peer, halves).await;
         });
         Ok(())
+    }
+
+    fn retire(&self, successor: Option<&dyn Door>) {
+        let successor = successor.and_then(|door| (door as &dyn Any).downcast_ref::<Self>());
+        self.listener.retire(successor.map(|door| Rc::clone(&door.listener)));
     }
 }

@@ -3,12 +3,13 @@
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use mecha_clusters::ReplySink;
 use mecha_core::{ConnKey, Framed, Peer};
-use mecha_telemetry::CloseReason;
+use mecha_telemetry::{CloseReason, ListenerMetrics};
 use mecha_transport::{Clock, Intake, ReadHalf, WriteHalf};
 
 use tokio::io::{AsyncRead, ReadBuf};
@@ -57,7 +58,10 @@ pub async fn serve<P: Framed>(
     let mut leaving = Leaving { engine: Rc::clone(&task.engine), conn, why: CloseReason::Bug };
     let sink: Rc<dyn ReplySink<P>> = Rc::clone(&task.engine) as _;
     let mut reading = Reading { half: read, intake: Intake::default(), is_ahead: false, is_ended: false };
-    leaving.why = std::future::poll_fn(|cx| task.poll(cx, conn, &sink, &listener, &mut reading)).await;
+    // Not the listener itself: its client may follow a newer one, and then nothing may keep the old one's upstreams.
+    let metrics = Arc::clone(&listener.metrics);
+    drop(listener);
+    leaving.why = std::future::poll_fn(|cx| task.poll(cx, conn, &sink, &metrics, &mut reading)).await;
     if matches!(
         leaving.why,
         CloseReason::Drained | CloseReason::Protocol | CloseReason::Quit | CloseReason::Refused
@@ -108,7 +112,7 @@ impl<P: Framed> ClientTask<P> {
         cx: &mut Context<'_>,
         conn: ConnKey,
         sink: &Rc<dyn ReplySink<P>>,
-        listener: &Listener<P>,
+        metrics: &ListenerMetrics,
         reading: &mut Reading,
     ) -> Poll<CloseReason> {
         for _ in 0..READS_PER_POLL {
@@ -118,7 +122,7 @@ impl<P: Framed> ClientTask<P> {
             let received = |bytes: &[u8]| self.engine.0.borrow_mut().received(conn, bytes, sink);
             match self.engine.prepare(cx, conn, sink) {
                 Turn::End(why) => return Poll::Ready(why),
-                Turn::Wait => return self.read_ahead(cx, conn, listener, reading),
+                Turn::Wait => return self.read_ahead(cx, conn, metrics, reading),
                 Turn::Read if reading.is_ahead => {
                     reading.is_ahead = false;
                     reading.intake.process_held(received);
@@ -136,7 +140,7 @@ impl<P: Framed> ClientTask<P> {
                     match polled {
                         Poll::Pending => return Poll::Pending,
                         Poll::Ready(Ok(0)) => reading.is_ended = true,
-                        Poll::Ready(Ok(bytes)) => listener.metrics.read_bytes(bytes),
+                        Poll::Ready(Ok(bytes)) => metrics.read_bytes(bytes),
                         Poll::Ready(Err(_)) => return Poll::Ready(CloseReason::ReadFailed),
                     }
                 }
@@ -165,7 +169,7 @@ impl<P: Framed> ClientTask<P> {
         &self,
         cx: &mut Context<'_>,
         conn: ConnKey,
-        listener: &Listener<P>,
+        metrics: &ListenerMetrics,
         reading: &mut Reading,
     ) -> Poll<CloseReason> {
         // A client that sends without end must not keep a process that wants to end.
@@ -181,7 +185,7 @@ impl<P: Framed> ClientTask<P> {
                 }
                 Poll::Ready(Ok(bytes)) => {
                     reading.is_ahead = true;
-                    listener.metrics.read_bytes(bytes);
+                    metrics.read_bytes(bytes);
                 }
                 Poll::Ready(Err(_)) => return Poll::Ready(CloseReason::ReadFailed),
             }

@@ -1,6 +1,6 @@
 //! The state of one client connection.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -42,6 +42,10 @@ pub struct Listener<P: Framed> {
     pub metrics: Arc<ListenerMetrics>,
     /// Bounds.
     pub limits: ListenerLimits,
+    /// A newer configuration is in force; `successor` tells where clients go.
+    pub is_retired: Cell<bool>,
+    /// What takes this listener's clients over; without one they are closed.
+    pub successor: RefCell<Option<Rc<Listener<P>>>>,
 }
 
 /// Which upstream connection a client's calls go to.

@@ -180,6 +180,10 @@ impl<P: Framed> Engine<P> {
         self.clients.get_mut(conn.index as usize)
     }
 
+    pub(super) fn clients_and_epochs(&mut self) -> (&mut Slab<Client<P>>, &[u32]) {
+        (&mut self.clients, &self.epochs)
+    }
+
     pub(super) fn clock_micros(&self) -> u64 {
         self.clock.micros()
     }
@@ -203,6 +207,9 @@ impl<P: Framed> Engine<P> {
         }
         let Self { clients, heads, calls, local, done, .. } = self;
         let Some(client) = clients.get_mut(conn.index as usize) else { return bytes.len() };
+        if client.state.listener.is_retired.get() {
+            client.follow(conn);
+        }
         heads.clear();
         calls.clear();
         local.clear();

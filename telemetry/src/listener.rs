@@ -155,6 +155,12 @@ impl ListenerMetrics {
         }
     }
 
+    /// A client goes on under the name of another listener.
+    pub fn moved_to(&self, other: &Self) {
+        self.connections.sub(1);
+        other.connections.add(1);
+    }
+
     /// A client was turned away because there are too many.
     pub fn refused_connection(&self) {
         self.refused_connections.add(1);

@@ -537,6 +537,12 @@ impl mecha_core::Session<Resp> for Session {
         count
     }
 
+    fn is_portable(&self) -> bool {
+        // Credentials, transactions and databases belong to the backend that they were given to.
+        let has_transaction = self.transaction.is_some() || self.before_hello.is_some();
+        !self.is_pinned() && !self.authenticated && !has_transaction
+    }
+
     fn profile(&self) -> u8 {
         u8::from(self.proto >= 3)
     }
