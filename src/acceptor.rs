@@ -3,54 +3,101 @@
 //! Clients of Redis and Memcached keep few, long, hot connections. Letting the kernel hash them over workers leaves
 //! some workers idle, so one thread chooses. Accepting is rare beside serving, and the socket is handed over before a
 //! byte is read.
+//!
+//! A socket outlives the configuration that it was bound for: when a newer one comes into force, the socket goes on and
+//! only the door behind it changes, so that no client is turned away in between.
 
+use std::cell::Cell;
+use std::collections::HashMap;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mecha_transport::{Bound, Listener};
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::worker::{Message, Worker};
 
 /// After an error that waiting may cure (no descriptors left).
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Starts the thread. It ends when `stop` becomes true.
+/// One door of the configuration that is to come into force.
+pub struct Entrance {
+    /// Which socket: the same from one configuration to the next if the address is.
+    pub socket: String,
+    /// The door's number.
+    pub door: u64,
+    /// The socket, unless the acceptor has it.
+    pub bound: Option<Bound>,
+}
+
+/// Changes what is accepted. The acceptor ends, and its sockets close, when the sender is dropped.
+pub type Orders = mpsc::Sender<(Vec<Entrance>, oneshot::Sender<()>)>;
+
+/// Starts the thread, which accepts nothing yet.
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(
-    bound: Vec<Bound>,
-    workers: Vec<Worker>,
-    stop: watch::Receiver<bool>,
-) -> io::Result<std::thread::JoinHandle<()>> {
-    std::thread::Builder::new().name("mecha-acceptor".into()).spawn(move || {
+pub fn start(workers: Vec<Worker>) -> io::Result<(Orders, std::thread::JoinHandle<()>)> {
+    let (orders, received) = mpsc::channel(1);
+    let thread = std::thread::Builder::new().name("mecha-acceptor".into()).spawn(move || {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
         match runtime {
-            Ok(runtime) => runtime.block_on(accept_all(bound, workers, stop)),
+            Ok(runtime) => runtime.block_on(obey(workers, received)),
             Err(error) => tracing::error!(%error, "acceptor has no runtime"),
         }
-    })
+    })?;
+    Ok((orders, thread))
 }
 
-async fn accept_all(bound: Vec<Bound>, workers: Vec<Worker>, mut stop: watch::Receiver<bool>) {
+/// A socket that is being accepted from.
+struct Post {
+    door: Rc<Cell<u64>>,
+    over: Rc<Notify>,
+}
+
+async fn obey(workers: Vec<Worker>, mut orders: mpsc::Receiver<(Vec<Entrance>, oneshot::Sender<()>)>) {
     let (workers, ids) = (Arc::new(workers), Arc::new(AtomicU64::new(1)));
-    for (door, bound) in bound.into_iter().enumerate() {
-        match bound.into_listener() {
-            Ok(listener) => {
-                tokio::task::spawn_local(accept_one(door, listener, Arc::clone(&workers), Arc::clone(&ids)));
+    let mut posts = HashMap::<String, Post>::new();
+    while let Some((entrances, done)) = orders.recv().await {
+        posts.retain(|socket, post| {
+            let is_kept = entrances.iter().any(|entrance| entrance.socket == *socket);
+            if !is_kept {
+                post.over.notify_one();
             }
-            Err(error) => tracing::error!(%error, "listener cannot be used"),
+            is_kept
+        });
+        for Entrance { socket, door, bound } in entrances {
+            if let Some(post) = posts.get(&socket) {
+                post.door.set(door);
+                continue;
+            }
+            match bound.map(Bound::into_listener) {
+                Some(Ok(listener)) => {
+                    let post = Post { door: Rc::new(Cell::new(door)), over: Rc::default() };
+                    let (door, over) = (Rc::clone(&post.door), Rc::clone(&post.over));
+                    let (workers, ids) = (Arc::clone(&workers), Arc::clone(&ids));
+                    tokio::task::spawn_local(async move {
+                        tokio::select! {
+                            () = accept_all(&door, listener, &workers, &ids) => {}
+                            () = over.notified() => {}
+                        }
+                    });
+                    posts.insert(socket, post);
+                }
+                Some(Err(error)) => tracing::error!(%error, socket, "listener cannot be used"),
+                None => tracing::error!(socket, "listener has no socket"),
+            }
         }
+        // The control side may have given up.
+        let _ = done.send(());
     }
-    // Either the word to stop, or the end of whoever could give it.
-    let _ = stop.wait_for(|is_stopping| *is_stopping).await;
 }
 
-async fn accept_one(door: usize, listener: Listener, workers: Arc<Vec<Worker>>, ids: Arc<AtomicU64>) {
+async fn accept_all(door: &Cell<u64>, listener: Listener, workers: &[Worker], ids: &AtomicU64) {
     let mut is_failing = false;
     loop {
         match listener.accept().await {
@@ -59,7 +106,8 @@ async fn accept_one(door: usize, listener: Listener, workers: Arc<Vec<Worker>>, 
                 let id = ids.fetch_add(1, Ordering::Relaxed);
                 let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) else { return };
                 let seat = worker.seat();
-                if worker.inbox.send(Message::Accept { door, stream, id, seat }).await.is_err() {
+                let message = Message::Accept { door: door.get(), stream, id, seat };
+                if worker.inbox.send(message).await.is_err() {
                     return;
                 }
             }

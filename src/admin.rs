@@ -41,7 +41,7 @@ pub struct AdminState {
     /// All listeners accept, and the process is not draining.
     pub ready: AtomicBool,
     /// The configuration in force.
-    pub config: Value,
+    pub config: Box<dyn Fn() -> Value + Send + Sync>,
     /// State of the clusters' endpoints.
     pub clusters: Box<dyn Fn() -> Value + Send + Sync>,
     /// Client connections, at most so many.
@@ -122,7 +122,7 @@ fn answer(request: &Request<Incoming>, state: &AdminState) -> Response<Full<Byte
         "/metrics" => {
             body(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", state.registry.render())
         }
-        "/config" => json(&state.config),
+        "/config" => json(&(state.config)()),
         "/clusters" => json(&(state.clusters)()),
         "/connections" => json(&(state.connections)(limit(request.uri().query()))),
         "/drain" => {
@@ -167,7 +167,7 @@ mod tests {
         let state = Arc::new(AdminState {
             registry: Registry::new(),
             ready: AtomicBool::new(false),
-            config: serde_json::json!({ "workers": 1 }),
+            config: Box::new(|| serde_json::json!({ "workers": 1 })),
             clusters: Box::new(|| serde_json::json!([])),
             connections: Box::new(|limit| serde_json::json!({ "limit": limit })),
             drain,

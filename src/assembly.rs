@@ -25,6 +25,9 @@ pub use door::{Door, DoorPlan, EngineView};
 pub use framed::{Back, FramedEntry, ProtocolEntry, embedded, kv, native};
 pub use scope::{EndpointRows, Environment, Scope};
 
+/// A policy with the options that it was built from.
+pub type BuiltPolicy = (FilterSpec, Arc<dyn PolicyFactory>);
+
 static NEXT_DOOR: AtomicU64 = AtomicU64::new(1);
 
 /// What the whole process shares.
@@ -36,7 +39,7 @@ pub struct Shared {
     /// Embedded stores by cluster.
     pub stores: HashMap<String, Arc<Store>>,
     /// Policies of clusters: one instance for every door that leads to the cluster.
-    pub cluster_policies: HashMap<String, Vec<(FilterSpec, Arc<dyn PolicyFactory>)>>,
+    pub cluster_policies: HashMap<String, Vec<BuiltPolicy>>,
     /// When the process started.
     pub started: Started,
 }
@@ -152,10 +155,10 @@ fn take_known<T: Clone>(known: &mut Vec<(FilterSpec, T)>, spec: &FilterSpec) -> 
 
 fn build_policies(
     specs: &[FilterSpec],
-    known: Option<&Vec<(FilterSpec, Arc<dyn PolicyFactory>)>>,
+    known: Option<&Vec<BuiltPolicy>>,
     cx: &BuildCx<'_>,
     errors: &mut Vec<ConfigError>,
-) -> Vec<(FilterSpec, Arc<dyn PolicyFactory>)> {
+) -> Vec<BuiltPolicy> {
     let mut policies = Vec::new();
     let mut known = known.cloned().unwrap_or_default();
     for spec in specs {

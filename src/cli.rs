@@ -119,24 +119,47 @@ impl RunArgs {
         self.file.is_none() && self.config.is_none() && self.listen.is_empty() && self.to.is_empty()
     }
 
+    /// The configuration file, if there is one.
+    pub fn file(&self) -> Option<&Path> {
+        self.config.as_deref().or(self.file.as_deref())
+    }
+
+    /// As [`RunArgs::snapshot`], with the errors one by one, for a log.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn reread(&self, known: &Known<'_>) -> Result<Snapshot, Vec<String>> {
+        let Some(file) = self.file() else {
+            return Err(vec!["there is no configuration file to read again".into()]);
+        };
+        let mut snapshot = check::read(file, known).map_err(|errors| {
+            errors.iter().map(|error| error.to_string().trim_end().to_string()).collect::<Vec<_>>()
+        })?;
+        self.override_in(&mut snapshot);
+        Ok(snapshot)
+    }
+
     /// The configuration that the arguments stand for.
     ///
     /// # Errors
     /// Everything that is wrong with it, for people.
     pub fn snapshot(&self, known: &Known<'_>) -> Result<Snapshot, String> {
-        let file = self.config.as_deref().or(self.file.as_deref());
-        let mut snapshot = match file {
+        let mut snapshot = match self.file() {
             Some(file) => check::load(file, known)?,
             None if self.is_demo() => mecha_config::demo_snapshot(),
             None => mecha_config::from_flags(&self.listen, &self.to, known)
                 .map_err(|errors| check::render("the command line", &errors))?,
         };
+        self.override_in(&mut snapshot);
+        Ok(snapshot)
+    }
+
+    fn override_in(&self, snapshot: &mut Snapshot) {
         let log = (self.log_json || self.log_level.is_some()).then(|| LogSpec {
             format: if self.log_json { LogFormat::Json } else { snapshot.log.format },
             level: self.log_level.clone().unwrap_or_else(|| snapshot.log.level.clone()),
         });
-        Overrides { admin: self.admin, workers: self.workers.map(usize::from), log }.apply(&mut snapshot);
-        Ok(snapshot)
+        Overrides { admin: self.admin, workers: self.workers.map(usize::from), log }.apply(snapshot);
     }
 }
 

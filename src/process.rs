@@ -5,17 +5,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mecha_config::Snapshot;
+use mecha_config::{ListenerSpec, Snapshot};
 use mecha_telemetry::Registry;
 use mecha_translate::kv::Started;
 use mecha_transport::{Address, Bound, Clock, unix_ms};
+use tokio::signal::unix::{SignalKind, signal as unix_signal};
 use tokio::sync::watch;
 
+use self::reload::{InForce, Outcomes, Prepared, Watch, socket_of};
+use crate::acceptor::Orders;
 use crate::assembly::Plan;
 use crate::worker::{Message, Worker};
 use crate::{acceptor, admin, catalog, cli, worker};
 
 mod describe;
+mod reload;
 mod screen;
 
 /// Expired keys of embedded stores are looked for this often.
@@ -43,7 +47,9 @@ fn run_command(arguments: &cli::RunArgs) -> ExitCode {
         mecha_config::LogFormat::Text => mecha_telemetry::LogFormat::Text,
     };
     mecha_telemetry::init_logs(format, &snapshot.log.level);
-    match run(Arc::new(snapshot), is_demo) {
+    let ended = run(Arc::new(snapshot), arguments, is_demo);
+    mecha_telemetry::flush_logs();
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => fail(&message),
     }
@@ -56,89 +62,120 @@ fn fail(message: &str) -> ExitCode {
 
 /// Everything that must exist before the first client is served.
 struct Running {
-    plan: Arc<Plan>,
+    arguments: cli::RunArgs,
+    in_force: Arc<InForce>,
+    outcomes: Outcomes,
     workers: Vec<Worker>,
     threads: Vec<std::thread::JoinHandle<()>>,
-    stop_accepting: watch::Sender<bool>,
+    /// `None` once the process drains.
+    orders: Option<Orders>,
     admin: Option<Arc<admin::AdminState>>,
 }
 
-fn run(snapshot: Arc<Snapshot>, is_demo: bool) -> Result<(), String> {
+fn run(snapshot: Arc<Snapshot>, arguments: &cli::RunArgs, is_demo: bool) -> Result<(), String> {
     let clock = Clock::start();
     mecha_transport::raise_open_files_limit();
     let started = Started { unix_seconds: unix_ms() / 1000 };
     let registry = Registry::new();
-    let plan = Plan::new(Arc::clone(&snapshot), registry, started).map_err(|errors| screen::all(&errors))?;
+    let plan =
+        Plan::new(Arc::clone(&snapshot), registry, started, None).map_err(|errors| screen::all(&errors))?;
     let plan = Arc::new(plan);
-    let bound = bind_all(&snapshot)?;
+    let bound = snapshot.listeners.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
     let addresses: Vec<_> = bound.iter().filter_map(|bound| bound.local_address().ok()).collect();
+    let sockets: Vec<_> = snapshot.listeners.iter().map(socket_of).collect();
     let admin_socket = snapshot.admin.map(bind_admin).transpose()?;
     let admin_address = admin_socket.as_ref().and_then(|socket| socket.local_addr().ok());
 
-    let (stop_accepting, is_stopping) = watch::channel(false);
+    let in_force =
+        InForce::new(Arc::clone(&plan), sockets.iter().cloned().zip(addresses.iter().cloned()).collect());
     let mut running = Running {
-        plan: Arc::clone(&plan),
+        arguments: arguments.clone(),
+        in_force: Arc::clone(&in_force),
+        outcomes: Outcomes::new(&plan.shared.registry),
         workers: Vec::new(),
         threads: Vec::new(),
-        stop_accepting,
+        orders: None,
         admin: None,
     };
     for index in 0..snapshot.workers.max(1) {
-        let (worker, thread) = worker::start(index, Arc::clone(&plan), clock)
-            .map_err(|error| format!("cannot start a worker: {error}"))?;
+        let (worker, thread) =
+            worker::start(index, clock).map_err(|error| format!("cannot start a worker: {error}"))?;
         running.workers.push(worker);
         running.threads.push(thread);
     }
-    acceptor::start(bound, running.workers.clone(), is_stopping)
+    let (orders, _) = acceptor::start(running.workers.clone())
         .map_err(|error| format!("cannot start the acceptor: {error}"))?;
+    running.orders = Some(orders);
     let (drain_now, drain_asked) = watch::channel(false);
     let _admin = match admin_socket {
         Some(socket) => {
-            let state = Arc::new(describe::admin_state(&plan, &running.workers, &addresses, drain_now));
+            let state = Arc::new(describe::admin_state(in_force, &running.workers, drain_now));
             let handle =
                 admin::start(socket, Arc::clone(&state)).map_err(|error| format!("admin server: {error}"))?;
-            state.ready.store(true, Ordering::Release);
             running.admin = Some(state);
             Some(handle)
         }
         None => None,
     };
-    eprintln!("{}", screen::started(&snapshot, &addresses, admin_address, is_demo, clock.micros()));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start the control runtime: {error}"))?;
-    runtime.block_on(running.until_drained(drain_asked))
+    runtime.block_on(async move {
+        let opening = Prepared {
+            plan: Arc::clone(&plan),
+            bound: sockets.into_iter().zip(bound).collect(),
+            sockets: running.in_force.get().1,
+        };
+        running.put_in_force(opening).await;
+        if let Some(admin) = &running.admin {
+            admin.ready.store(true, Ordering::Release);
+        }
+        eprintln!("{}", screen::started(&snapshot, &addresses, admin_address, is_demo, clock.micros()));
+        running.until_drained(drain_asked).await
+    })
 }
 
 impl Running {
     /// Waits for a signal, then ends every connection within the configured time.
-    async fn until_drained(self, drain_asked: watch::Receiver<bool>) -> Result<(), String> {
-        let stores: Vec<_> = self.plan.shared.stores.values().cloned().collect();
-        let sweeping = async {
-            let mut every = tokio::time::interval(SWEEP);
-            loop {
-                every.tick().await;
-                for store in &stores {
-                    store.sweep(unix_ms(), SWEEP_BUDGET);
+    async fn until_drained(mut self, drain_asked: watch::Receiver<bool>) -> Result<(), String> {
+        let cannot = |error| format!("cannot wait for signals: {error}");
+        let mut hangup = unix_signal(SignalKind::hangup()).map_err(cannot)?;
+        let mut file = Watch::new(self.arguments.file().map(Into::into));
+        let mut sweep = tokio::time::interval(SWEEP);
+        // Futures that live across the turns of the loop lose no signal between them.
+        let (stopped, asked) = (std::pin::pin!(signal()), std::pin::pin!(asked(drain_asked)));
+        let (mut stopped, mut asked) = (stopped, asked);
+        let changed = file.changed();
+        let mut changed = Box::pin(changed);
+        let why = loop {
+            let because = tokio::select! {
+                signal = &mut stopped => break signal.map_err(cannot)?,
+                () = &mut asked => break "the admin server",
+                _ = sweep.tick() => {
+                    for store in self.in_force.get().0.shared.stores.values() {
+                        store.sweep(unix_ms(), SWEEP_BUDGET);
+                    }
+                    continue;
                 }
-            }
-        };
-        let why = tokio::select! {
-            signal = signal() => signal.map_err(|error| format!("cannot wait for signals: {error}"))?,
-            () = asked(drain_asked) => "the admin server",
-            () = sweeping => "nobody",
+                _ = hangup.recv() => "SIGHUP",
+                () = &mut changed => "a change of the file",
+            };
+            self.reload(because).await;
+            drop(changed);
+            changed = Box::pin(file.changed());
         };
         tracing::info!(by = why, "draining");
         if let Some(admin) = &self.admin {
             admin.ready.store(false, Ordering::Release);
         }
-        // The receiver may be gone already; then nothing is accepted either.
-        let _ = self.stop_accepting.send(true);
+        // The acceptor ends and closes its sockets.
+        self.orders = None;
         for worker in &self.workers {
             let _ = worker.inbox.send(Message::Drain).await;
         }
-        let deadline = tokio::time::Instant::now() + self.plan.snapshot.drain_timeout;
+        let plan = self.in_force.get().0;
+        let deadline = tokio::time::Instant::now() + plan.snapshot.drain_timeout;
         let is_done = || self.threads.iter().all(std::thread::JoinHandle::is_finished);
         while !is_done() && tokio::time::Instant::now() < deadline {
             tokio::select! {
@@ -148,7 +185,7 @@ impl Running {
             }
         }
         let left: usize = self.workers.iter().map(Worker::load).sum();
-        self.plan.shared.log.flush();
+        plan.shared.log.flush();
         if is_done() {
             tracing::info!("drained");
         } else {
@@ -160,8 +197,8 @@ impl Running {
 
 /// Waits for SIGTERM or SIGINT and returns its name.
 async fn signal() -> std::io::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (unix_signal(SignalKind::terminate())?, unix_signal(SignalKind::interrupt())?);
     Ok(tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
@@ -174,19 +211,13 @@ async fn asked(mut drain: watch::Receiver<bool>) {
     }
 }
 
-fn bind_all(snapshot: &Snapshot) -> Result<Vec<Bound>, String> {
-    let mut bound = Vec::new();
-    for listener in &snapshot.listeners {
-        let address = match &listener.address {
-            mecha_config::Address::Tcp(addr) => Address::Tcp(*addr),
-            mecha_config::Address::Unix(path) => Address::Unix(path.clone()),
-        };
-        let socket = mecha_transport::bind(&address).map_err(|error| {
-            screen::cannot_bind(&format!("listener `{}`", listener.name), &address, &error)
-        })?;
-        bound.push(socket);
-    }
-    Ok(bound)
+fn bind(listener: &ListenerSpec) -> Result<Bound, String> {
+    let address = match &listener.address {
+        mecha_config::Address::Tcp(addr) => Address::Tcp(*addr),
+        mecha_config::Address::Unix(path) => Address::Unix(path.clone()),
+    };
+    mecha_transport::bind(&address)
+        .map_err(|error| screen::cannot_bind(&format!("listener `{}`", listener.name), &address, &error))
 }
 
 fn bind_admin(addr: std::net::SocketAddr) -> Result<std::net::TcpListener, String> {

@@ -5,6 +5,7 @@
 //! the acceptor (new clients) and by the control side (drain, questions).
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -29,8 +30,8 @@ const TICK: Duration = Duration::from_millis(250);
 pub enum Message {
     /// Serve this client of listener number `door`.
     Accept {
-        /// The listener's place in the configuration.
-        door: usize,
+        /// The listener's number, as in [`crate::assembly::PlannedDoor::id`].
+        door: u64,
         /// The client.
         stream: Accepted,
         /// The connection's number.
@@ -42,6 +43,10 @@ pub enum Message {
     Describe(std::sync::mpsc::SyncSender<Description>),
     /// End every connection as soon as it has nothing in flight, then end.
     Drain,
+    /// Open the doors of a newer plan beside those that are open, and say so.
+    Open(Arc<Plan>, tokio::sync::oneshot::Sender<()>),
+    /// No client comes through the doors of older plans any more: hand those who are there over.
+    Retire(Arc<Plan>),
 }
 
 /// One client's share of its worker's load, counted from the acceptor's choice to the client's end.
@@ -83,15 +88,11 @@ impl Worker {
     }
 }
 
-/// Starts worker number `index` on its own thread. The thread ends after [`Message::Drain`].
+/// Starts worker number `index` on its own thread, without doors. The thread ends after [`Message::Drain`].
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(
-    index: usize,
-    plan: Arc<Plan>,
-    clock: Clock,
-) -> std::io::Result<(Worker, std::thread::JoinHandle<()>)> {
+pub fn start(index: usize, clock: Clock) -> std::io::Result<(Worker, std::thread::JoinHandle<()>)> {
     let (inbox, messages) = mpsc::channel(INBOX);
     let clients = Arc::new(AtomicUsize::new(0));
     let worker = Worker { inbox, clients };
@@ -99,7 +100,7 @@ pub fn start(
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
         match runtime {
-            Ok(runtime) => runtime.block_on(run(plan, messages, clock)),
+            Ok(runtime) => runtime.block_on(run(messages, clock)),
             Err(error) => tracing::error!(%error, worker = index, "worker has no runtime"),
         }
     };
@@ -107,7 +108,7 @@ pub fn start(
     Ok((worker, thread))
 }
 
-async fn run(plan: Arc<Plan>, mut messages: mpsc::Receiver<Message>, clock: Clock) {
+async fn run(mut messages: mpsc::Receiver<Message>, clock: Clock) {
     let timers = Rc::new(Timers::default());
     let environment = Environment {
         clock,
@@ -116,17 +117,22 @@ async fn run(plan: Arc<Plan>, mut messages: mpsc::Receiver<Message>, clock: Cloc
     };
     tokio::task::spawn_local(timers.run(clock));
     let mut scope = Scope::new(environment);
-    let doors = plan.open(&mut scope);
-    let has_idle_timeouts = plan.snapshot.listeners.iter().any(|listener| listener.idle_timeout.is_some());
-    let is_ticking = has_idle_timeouts || !scope.chains.is_empty();
+    let mut doors = Doors::default();
+    let mut is_ticking = false;
+    // Until when clients of older plans may stay, while there are any.
+    let mut handover: Option<u64> = None;
     let mut tick = tokio::time::interval(TICK);
     let mut is_draining = false;
     loop {
         let message = tokio::select! {
             message = messages.recv() => message,
-            _ = tick.tick(), if is_ticking => {
+            _ = tick.tick(), if is_ticking || handover.is_some() => {
                 let now = clock.micros();
-                scope.chains.iter().for_each(|chain| chain(now));
+                scope.chains.retain(|chain| chain(now));
+                if let Some(until) = handover {
+                    let left: usize = scope.engines.iter().map(|engine| engine.hand_over(now > until)).sum();
+                    handover = (left > 0).then_some(until);
+                }
                 scope.engines.iter().for_each(|engine| engine.close_idle(now));
                 None
             }
@@ -143,6 +149,20 @@ async fn run(plan: Arc<Plan>, mut messages: mpsc::Receiver<Message>, clock: Cloc
                 is_draining = true;
                 scope.engines.iter().for_each(|engine| engine.drain());
             }
+            Some(Message::Open(plan, done)) => {
+                doors.open(&plan, &mut scope);
+                // The control side may have given up.
+                let _ = done.send(());
+            }
+            Some(Message::Retire(plan)) => {
+                doors.retire(&plan);
+                scope.keep(&plan.snapshot.clusters);
+                is_ticking = needs_ticks(&plan, &scope);
+                handover = Some(clock.micros() + plan.snapshot.drain_timeout.as_micros() as u64);
+                scope.engines.iter().for_each(|engine| {
+                    engine.hand_over(false);
+                });
+            }
             None => {}
         }
         let connections: usize = scope.engines.iter().map(|engine| engine.connections()).sum();
@@ -152,10 +172,50 @@ async fn run(plan: Arc<Plan>, mut messages: mpsc::Receiver<Message>, clock: Cloc
     }
 }
 
-fn accept(doors: &[Rc<dyn Door>], door: usize, stream: Accepted, id: u64, seat: Seat) {
+fn needs_ticks(plan: &Plan, scope: &Scope) -> bool {
+    !scope.chains.is_empty() || plan.snapshot.listeners.iter().any(|listener| listener.idle_timeout.is_some())
+}
+
+/// The doors of the plan in force, and of its predecessor while that is being replaced.
+#[derive(Default)]
+struct Doors(HashMap<u64, Opened>);
+
+struct Opened {
+    door: Rc<dyn Door>,
+    name: String,
+    address: mecha_config::Address,
+}
+
+impl Doors {
+    fn open(&mut self, plan: &Plan, scope: &mut Scope) {
+        for planned in &plan.doors {
+            self.0.entry(planned.id).or_insert_with(|| {
+                let listener = planned.listener();
+                let (name, address) = (listener.name.clone(), listener.address.clone());
+                Opened { door: planned.plan.open(scope), name, address }
+            });
+        }
+    }
+
+    /// Closes every door that `plan` lacks. Clients follow the listener's name, or else its address.
+    fn retire(&mut self, plan: &Plan) {
+        let is_wanted = |id: &u64| plan.doors.iter().any(|planned| planned.id == *id);
+        for (_, old) in self.0.iter().filter(|(id, _)| !is_wanted(id)) {
+            let heirs = || plan.doors.iter();
+            let heir = heirs()
+                .find(|heir| heir.listener().name == old.name)
+                .or_else(|| heirs().find(|heir| heir.listener().address == old.address));
+            let heir = heir.and_then(|heir| self.0.get(&heir.id));
+            old.door.retire(heir.map(|heir| &*heir.door));
+        }
+        self.0.retain(|id, _| is_wanted(id));
+    }
+}
+
+fn accept(doors: &Doors, door: u64, stream: Accepted, id: u64, seat: Seat) {
     let peer = Peer { id, addr: stream.peer(), identity: None };
-    if let Some(door) = doors.get(door)
-        && let Err(error) = door.accept(stream, peer, seat)
+    if let Some(opened) = doors.0.get(&door)
+        && let Err(error) = opened.door.accept(stream, peer, seat)
     {
         tracing::warn!(%error, "client could not be served");
     }
@@ -164,6 +224,6 @@ fn accept(doors: &[Rc<dyn Door>], door: usize, stream: Accepted, id: u64, seat: 
 fn describe(scope: &Scope) -> Description {
     Description {
         connections: scope.engines.iter().flat_map(|engine| engine.describe()).collect(),
-        clusters: scope.clusters.iter().map(|(name, rows)| (name.clone(), rows())).collect(),
+        clusters: scope.clusters.iter().filter_map(|(name, rows)| Some((name.clone(), rows()?))).collect(),
     }
 }

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex, MutexGuard};
 use std::time::Duration;
 
+use mecha::acceptor::{Entrance, Orders};
 use mecha::assembly::Plan;
 use mecha::worker::Message;
 use mecha::{acceptor, catalog, worker};
@@ -97,7 +98,7 @@ struct Plane {
     address: std::net::SocketAddr,
     worker: worker::Worker,
     threads: Vec<std::thread::JoinHandle<()>>,
-    stop: tokio::sync::watch::Sender<bool>,
+    orders: Orders,
 }
 
 impl Plane {
@@ -107,17 +108,24 @@ impl Plane {
              clusters:\n  back:\n    to: {to}\nworkers: 1\n"
         );
         let snapshot = mecha_config::load(&text, "no_alloc.yaml", &catalog::known()).unwrap();
-        let plan = Plan::new(Arc::new(snapshot), Registry::new(), Started { unix_seconds: 0 }).unwrap();
-        let (worker, thread) = worker::start(0, Arc::new(plan), Clock::start()).unwrap();
+        let plan = Plan::new(Arc::new(snapshot), Registry::new(), Started { unix_seconds: 0 }, None);
+        let plan = Arc::new(plan.unwrap());
+        let (worker, thread) = worker::start(0, Clock::start()).unwrap();
         let bound = mecha_transport::bind(&Address::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
         let Address::Tcp(address) = bound.local_address().unwrap() else { panic!("not TCP") };
-        let (stop, is_stopping) = tokio::sync::watch::channel(false);
-        let acceptor = acceptor::start(vec![bound], vec![worker.clone()], is_stopping).unwrap();
-        Self { address, worker, threads: vec![thread, acceptor], stop }
+        let (opened, is_opened) = tokio::sync::oneshot::channel();
+        worker.inbox.blocking_send(Message::Open(Arc::clone(&plan), opened)).unwrap();
+        is_opened.blocking_recv().unwrap();
+        let (orders, acceptor) = acceptor::start(vec![worker.clone()]).unwrap();
+        let entrance = Entrance { socket: "front".into(), door: plan.doors[0].id, bound: Some(bound) };
+        let (done, is_done) = tokio::sync::oneshot::channel();
+        orders.blocking_send((vec![entrance], done)).unwrap();
+        is_done.blocking_recv().unwrap();
+        Self { address, worker, threads: vec![thread, acceptor], orders }
     }
 
     fn stop(self) {
-        let _ = self.stop.send(true);
+        drop(self.orders);
         self.worker.inbox.blocking_send(Message::Drain).unwrap();
         drop(self.worker);
         self.threads.into_iter().for_each(|thread| thread.join().unwrap());

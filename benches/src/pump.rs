@@ -92,6 +92,8 @@ impl Pump {
                 max_output: 16 << 20,
                 idle_timeout_micros: 0,
             },
+            is_retired: Default::default(),
+            successor: Default::default(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (ours, peer) = UnixStream::pair().expect("a socket");

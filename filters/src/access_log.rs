@@ -82,8 +82,7 @@ fn build(options: &Options, cx: &BuildCx<'_>) -> Result<AccessLog, Vec<ConfigErr
         return Err(vec![options.error("sample", "must be at least 1")]);
     }
     let name = raw.to.as_deref().unwrap_or("stdout");
-    let target = Target::open(name)
-        .map_err(|error| vec![options.error("to", format!("cannot open `{name}`: {error}"))])?;
+    let target = Target::new(name).map_err(|error| vec![options.error("to", error)])?;
     let queue = cx
         .log
         .queue()

@@ -21,7 +21,7 @@ use std::time::Duration;
 use mecha_config::units::Period;
 use mecha_config::{ConfigError, Options};
 use mecha_core::{Call, Cx, Done, Outcome, Policy, Refusal, Verdict};
-use mecha_telemetry::prometheus::{IntCounter, IntGauge, Opts};
+use mecha_telemetry::prometheus::{IntCounter, IntGauge};
 use serde::Deserialize;
 
 use crate::{BuildCx, Help, PolicyFactory, PolicyKind};
@@ -127,16 +127,12 @@ fn build(options: &Options, cx: &BuildCx<'_>) -> Result<Arc<Breaker>, Vec<Config
     if !errors.is_empty() {
         return Err(errors);
     }
-    let metric = |name: &str, help: &str| Opts::new(name, help).const_label("scope", cx.scope);
-    let gauge = IntGauge::with_opts(metric("mecha_breaker_state", "0 closed, 1 half-open, 2 open."));
+    let gauge = cx.registry.gauge("mecha_breaker_state", "0 closed, 1 half-open, 2 open.", cx.scope);
     let opened =
-        IntCounter::with_opts(metric("mecha_breaker_opened_total", "Times that the circuit opened."));
-    let (Ok(gauge), Ok(opened)) = (gauge, opened) else {
+        cx.registry.counter("mecha_breaker_opened_total", "Times that the circuit opened.", cx.scope);
+    let (Some(gauge), Some(opened)) = (gauge, opened) else {
         return Err(vec![options.error("", "its metrics cannot be made")]);
     };
-    // Checking a configuration builds filters that never run: a name that is taken is then no error.
-    let _ = cx.registry.prometheus().register(Box::new(gauge.clone()));
-    let _ = cx.registry.prometheus().register(Box::new(opened.clone()));
     Ok(Arc::new(Breaker {
         spec,
         state: AtomicU32::new(CLOSED),
@@ -155,6 +151,8 @@ fn build(options: &Options, cx: &BuildCx<'_>) -> Result<Arc<Breaker>, Vec<Config
 
 impl PolicyFactory for Arc<Breaker> {
     fn open(&self) -> Box<dyn Policy> {
+        // It takes the gauge over from a predecessor that may have been open.
+        self.gauge.set(i64::from(self.state.load(Ordering::Relaxed)));
         Box::new(Instance(Arc::clone(self)))
     }
 }

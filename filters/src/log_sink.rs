@@ -5,14 +5,18 @@
 
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Write};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use mecha_telemetry::Registry;
 use mecha_telemetry::prometheus::IntCounter;
 
 /// Batches that may wait for the thread.
 const QUEUE: usize = 1024;
+/// Lines do not stay in a buffer for longer.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// One line still to be formatted.
 pub(crate) trait Line: Send {
@@ -23,24 +27,54 @@ pub(crate) trait Line: Send {
 enum Entry {
     Lines(Arc<Target>, Box<dyn Line>),
     Flush(SyncSender<()>),
+    Reopen,
 }
 
-/// A file or a standard stream.
-pub(crate) struct Target(Mutex<Box<dyn Write + Send>>);
+/// A file or a standard stream. Only the thread touches it: opening and writing may block.
+pub(crate) struct Target {
+    path: Option<PathBuf>,
+    out: Mutex<Option<Box<dyn Write + Send>>>,
+}
 
 impl Target {
-    /// `stdout`, `stderr`, or a path to append to.
-    pub(crate) fn open(name: &str) -> std::io::Result<Self> {
-        let out: Box<dyn Write + Send> = match name {
-            "stdout" => Box::new(std::io::stdout()),
-            "stderr" => Box::new(std::io::stderr()),
-            path => Box::new(BufWriter::new(OpenOptions::new().create(true).append(true).open(path)?)),
+    /// `stdout`, `stderr`, or a path to append to, which is opened for the first line.
+    ///
+    /// # Errors
+    /// No file can be at that path.
+    pub(crate) fn new(name: &str) -> Result<Self, String> {
+        let (path, out): (_, Option<Box<dyn Write + Send>>) = match name {
+            "stdout" => (None, Some(Box::new(std::io::stdout()))),
+            "stderr" => (None, Some(Box::new(std::io::stderr()))),
+            path => (Some(PathBuf::from(path)), None),
         };
-        Ok(Self(Mutex::new(out)))
+        if let Some(path) = &path {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            if folder.is_some_and(|folder| !folder.is_dir()) {
+                return Err(format!("the directory of `{name}` does not exist"));
+            }
+            if path.is_dir() || path.file_name().is_none() {
+                return Err(format!("`{name}` is a directory"));
+            }
+        }
+        Ok(Self { path, out: Mutex::new(out) })
     }
 
-    fn with(&self, act: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> bool {
-        act(&mut **self.0.lock().unwrap_or_else(PoisonError::into_inner)).is_ok()
+    fn with(&self, act: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> std::io::Result<()> {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        if out.is_none()
+            && let Some(path) = &self.path
+        {
+            let file = OpenOptions::new().create(true).append(true).open(path)?;
+            *out = Some(Box::new(BufWriter::new(file)));
+        }
+        out.as_mut().map_or(Ok(()), |out| act(&mut **out))
+    }
+
+    /// Lets go of a file, so that the next line opens whatever is at its path then.
+    fn reopen(&self) {
+        if self.path.is_some() {
+            *self.out.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
     }
 }
 
@@ -83,13 +117,24 @@ impl LogSink {
         Ok(Queue { sender, dropped: self.inner.dropped.clone() })
     }
 
-    /// Waits until everything handed over so far is written.
+    /// Waits until everything handed over so far is written, a second at most: whoever reads the log may have stopped.
     pub fn flush(&self) {
         let sender = self.inner.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (done, wait) = sync_channel(1);
-        if sender.is_some_and(|sender| sender.send(Entry::Flush(done)).is_ok()) {
-            // An error means that the thread is gone, and nothing is left to wait for.
-            let _ = wait.recv();
+        if let Some(sender) = sender
+            && sender.try_send(Entry::Flush(done)).is_ok()
+        {
+            // An error means that the thread is gone or stuck: there is nothing left to wait for.
+            let _ = wait.recv_timeout(FLUSH);
+        }
+    }
+
+    /// Opens files anew, after somebody has moved them away.
+    pub fn reopen(&self) {
+        let sender = self.inner.sender.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(sender) = sender {
+            // A thread that is stuck keeps its files.
+            let _ = sender.try_send(Entry::Reopen);
         }
     }
 }
@@ -115,28 +160,45 @@ impl Queue {
 
 fn write_all(entries: &Receiver<Entry>) {
     let mut text = Vec::new();
-    let mut targets: Vec<Arc<Target>> = Vec::new();
+    let mut targets: Vec<Weak<Target>> = Vec::new();
     let mut is_failing = false;
-    while let Ok(entry) = entries.recv() {
+    let flush = |targets: &[Weak<Target>]| {
+        for target in targets.iter().filter_map(Weak::upgrade) {
+            // The next line finds out whether that is lasting.
+            let _ = target.with(|out| out.flush());
+        }
+    };
+    loop {
+        let entry = match entries.recv_timeout(FLUSH) {
+            Ok(entry) => entry,
+            Err(RecvTimeoutError::Timeout) => {
+                flush(&targets);
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return flush(&targets),
+        };
         match entry {
             Entry::Lines(target, lines) => {
                 text.clear();
                 lines.write(&mut text);
-                let is_written = target.with(|out| out.write_all(&text));
-                if !is_written && !is_failing {
-                    tracing::error!("access log cannot be written");
+                let written = target.with(|out| out.write_all(&text));
+                if let (Err(error), false) = (&written, is_failing) {
+                    tracing::error!(%error, "access log cannot be written");
                 }
-                is_failing = !is_written;
-                if !targets.iter().any(|known| Arc::ptr_eq(known, &target)) {
-                    targets.push(target);
+                is_failing = written.is_err();
+                targets.retain(|known| known.strong_count() > 0);
+                if !targets.iter().any(|known| std::ptr::eq(known.as_ptr(), Arc::as_ptr(&target))) {
+                    targets.push(Arc::downgrade(&target));
                 }
             }
             Entry::Flush(done) => {
-                targets.iter().for_each(|target| {
-                    target.with(|out| out.flush());
-                });
+                flush(&targets);
                 // Nobody may be waiting any more.
                 let _ = done.send(());
+            }
+            Entry::Reopen => {
+                flush(&targets);
+                targets.iter().filter_map(Weak::upgrade).for_each(|target| target.reopen());
             }
         }
     }

@@ -120,10 +120,18 @@ pub struct FramedEntry<P: Framed> {
     pub backs: &'static [Back<P>],
 }
 
-#[derive(Clone)]
 enum Factory<P: Framed> {
     Filter(Arc<dyn FilterFactory<P>>),
     Policy(Arc<dyn PolicyFactory>),
+}
+
+impl<P: Framed> Clone for Factory<P> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Filter(factory) => Self::Filter(Arc::clone(factory)),
+            Self::Policy(factory) => Self::Policy(Arc::clone(factory)),
+        }
+    }
 }
 
 impl<P: Framed> FramedEntry<P> {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use mecha_clusters::{Cluster, ClusterOptions, HashTag, Servers};
 use mecha_config::ClusterSpec;
-use mecha_core::{Framed, Limits, Protocol};
-use mecha_telemetry::Registry;
+use mecha_core::{Framed, Limits, OpInfo, Protocol};
+use mecha_telemetry::{ClusterMetrics, ListenerMetrics, Registry};
 use mecha_transport::Address;
 
 use super::{EngineView, sharding};
@@ -32,12 +32,21 @@ pub struct Scope {
     /// Every engine, for the worker.
     pub engines: Vec<Rc<dyn EngineView>>,
     /// Every cluster, for the worker: its name and a way to ask for its state.
-    pub clusters: Vec<(String, Rc<dyn Fn() -> EndpointRows>)>,
-    /// The chain of every door, to be ticked.
-    pub chains: Vec<Rc<dyn Fn(u64)>>,
+    pub clusters: Vec<ClusterView>,
+    /// The chain of every door, to be ticked; `false` means that it is gone.
+    pub chains: Vec<Box<dyn Fn(u64) -> bool>>,
     by_type: HashMap<TypeId, Rc<dyn Any>>,
-    by_name: HashMap<(String, TypeId, usize), Rc<dyn Any>>,
+    by_name: HashMap<ClusterKey, (ClusterSpec, Rc<dyn Any>)>,
+    /// A figure has one writer for the life of the process, whatever is configured when.
+    listeners: HashMap<(String, &'static str), Arc<ListenerMetrics>>,
+    cluster_metrics: HashMap<ClusterKey, Arc<ClusterMetrics>>,
 }
+
+/// A cluster's name, what is spoken with it, and how large a frame may be that is seen whole.
+type ClusterKey = (String, TypeId, usize);
+
+/// A cluster's name, and a way to ask for its state while it exists.
+type ClusterView = (String, Box<dyn Fn() -> Option<EndpointRows>>);
 
 impl Scope {
     /// Nothing made yet.
@@ -50,7 +59,27 @@ impl Scope {
             chains: Vec::new(),
             by_type: HashMap::new(),
             by_name: HashMap::new(),
+            listeners: HashMap::new(),
+            cluster_metrics: HashMap::new(),
         }
+    }
+
+    /// Forgets clusters that `specs` lacks: they end with their last client.
+    pub fn keep(&mut self, specs: &[ClusterSpec]) {
+        self.by_name.retain(|_, (spec, _)| specs.contains(spec));
+        self.clusters.retain(|(_, view)| view().is_some());
+    }
+
+    /// The worker's figures of a listener.
+    pub fn listener_metrics(
+        &mut self,
+        registry: &Registry,
+        name: &str,
+        protocol: &'static str,
+        ops: &'static [OpInfo],
+    ) -> Arc<ListenerMetrics> {
+        let fresh = || registry.listener(name, protocol, ops);
+        Arc::clone(self.listeners.entry((name.into(), protocol)).or_insert_with(fresh))
     }
 
     /// The worker's engine for protocol `P`.
@@ -74,11 +103,13 @@ impl Scope {
         registry: &Registry,
     ) -> Rc<Cluster<P>> {
         let key = (spec.name.clone(), TypeId::of::<P>(), limits.stream_above);
-        let known = self.by_name.get(&key).cloned();
+        let known =
+            self.by_name.get(&key).filter(|(known, _)| known == spec).map(|(_, cluster)| cluster.clone());
         if let Some(cluster) = known.and_then(|cluster| cluster.downcast::<Cluster<P>>().ok()) {
             return cluster;
         }
-        let metrics: Arc<_> = registry.cluster(&spec.name, P::NAME);
+        let fresh = || registry.cluster(&spec.name, P::NAME);
+        let metrics = Arc::clone(self.cluster_metrics.entry(key.clone()).or_insert_with(fresh));
         // Keys of Redis have tags by convention, those of Memcached do not.
         let default_tag = (P::NAME == mecha_resp::Resp::NAME).then_some(HashTag { open: b'{', close: b'}' });
         let options = ClusterOptions {
@@ -97,9 +128,10 @@ impl Scope {
             limits,
         };
         let cluster = Cluster::<P>::new(options, metrics, &self.environment);
-        self.by_name.insert(key, Rc::clone(&cluster) as _);
-        let view = Rc::clone(&cluster);
-        self.clusters.push((spec.name.clone(), Rc::new(move || view.describe())));
+        self.by_name.insert(key, (spec.clone(), Rc::clone(&cluster) as _));
+        let view = Rc::downgrade(&cluster);
+        let describe = move || view.upgrade().map(|cluster| cluster.describe());
+        self.clusters.push((spec.name.clone(), Box::new(describe)));
         cluster
     }
 }
@@ -115,6 +147,10 @@ impl<P: Framed> EngineView for EngineCell<P> {
 
     fn drain(&self) {
         Self::drain(self);
+    }
+
+    fn hand_over(&self, is_late: bool) -> usize {
+        Self::hand_over(self, is_late)
     }
 
     fn close_idle(&self, now_micros: u64) {

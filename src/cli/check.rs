@@ -1,21 +1,54 @@
 //! `mecha check`: all errors of a file, or what it comes to.
 
 use std::fmt::Write;
+use std::io::Read;
 use std::path::Path;
 
 use mecha_config::{Address, ConfigError, Known, Snapshot};
 
 use super::{Help, shown};
 
+/// A configuration file may have so many bytes; a larger one is a mistake.
+const MAX_FILE: u64 = 4 << 20;
+
 /// Reads a file.
 pub(super) fn load(file: &Path, known: &Known<'_>) -> Result<Snapshot, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        format!(
-            "cannot read {}: {error}\n  hint: `mecha --help` shows a configuration file of three lines",
-            shown(file)
-        )
+    read(file, known).map_err(|errors| render(&shown(file), &errors))
+}
+
+/// As [`load`], with the errors one by one.
+pub(super) fn read(file: &Path, known: &Known<'_>) -> Result<Snapshot, Vec<ConfigError>> {
+    let name = shown(file);
+    let cannot = |message: String, hint: &str| vec![ConfigError::new(&*name, message).hint(hint)];
+    let look = std::fs::metadata(file).map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => "`mecha --help` shows a configuration file of three lines",
+            _ => "check the path and its permissions",
+        };
+        cannot(format!("cannot read the file: {error}"), hint)
     })?;
-    mecha_config::load(&text, &shown(file), known).map_err(|errors| render(&shown(file), &errors))
+    if look.is_dir() {
+        return Err(cannot(
+            "this is a directory".into(),
+            "name the file in it, as in `mecha DIRECTORY/mecha.yaml`",
+        ));
+    }
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(file).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes));
+    read.map_err(|error| cannot(format!("cannot read the file: {error}"), "check its permissions"))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(cannot(
+            format!("the file is larger than {} MiB", MAX_FILE >> 20),
+            "is this the right file?",
+        ));
+    }
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let line =
+            error.as_bytes().get(..at).map_or(0, |good| good.iter().filter(|byte| **byte == b'\n').count());
+        cannot(format!("line {} is not UTF-8", line + 1), "save the file as UTF-8")
+    })?;
+    mecha_config::load(&text, &name, known)
 }
 
 /// All errors, one after the other.

@@ -5,12 +5,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use mecha_transport::Address;
+use mecha_config::Balance;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::reload::{InForce, socket_of};
 use crate::admin::AdminState;
-use crate::assembly::Plan;
 use crate::worker::{Description, Message, Worker};
 
 /// How long a worker may take to answer a question.
@@ -18,15 +18,19 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Everything that the admin server may ask.
 pub(super) fn admin_state(
-    plan: &Arc<Plan>,
+    in_force: Arc<InForce>,
     workers: &[Worker],
-    addresses: &[Address],
     drain: watch::Sender<bool>,
 ) -> AdminState {
     let (of_clusters, of_connections) = (workers.to_vec(), workers.to_vec());
-    let stores = plan.shared.stores.clone();
+    let registry = in_force.get().0.shared.registry.clone();
+    let of_stores = Arc::clone(&in_force);
     let clusters = move || {
-        let mut rows: Vec<Value> = stores
+        let mut rows: Vec<Value> = of_stores
+            .get()
+            .0
+            .shared
+            .stores
             .iter()
             .map(|(name, store)| {
                 json!({
@@ -39,9 +43,9 @@ pub(super) fn admin_state(
         Value::Array(rows)
     };
     AdminState {
-        registry: plan.shared.registry.clone(),
+        registry,
         ready: AtomicBool::new(false),
-        config: config(plan, addresses),
+        config: Box::new(move || config(&in_force)),
         clusters: Box::new(clusters),
         connections: Box::new(move |limit| connections(&ask(&of_connections), limit)),
         drain,
@@ -100,16 +104,17 @@ fn connections(descriptions: &[Description], limit: usize) -> Value {
 }
 
 /// The configuration in force, with the ports that the system chose.
-fn config(plan: &Plan, addresses: &[Address]) -> Value {
+fn config(in_force: &InForce) -> Value {
+    let (plan, sockets) = in_force.get();
     let snapshot = &plan.snapshot;
     let names = |filters: &[mecha_config::FilterSpec]| {
         filters.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>()
     };
-    let listeners = snapshot.listeners.iter().zip(addresses).map(|(listener, address)| {
+    let listeners = snapshot.listeners.iter().map(|listener| {
         json!({
             "name": listener.name,
             "protocol": listener.protocol,
-            "address": address.to_string(),
+            "address": sockets.get(&socket_of(listener)).map(ToString::to_string),
             "cluster": snapshot.clusters.get(listener.cluster).map(|cluster| cluster.name.clone()),
             "filters": names(&listener.filters),
             "max_connections": listener.max_connections,
@@ -122,8 +127,8 @@ fn config(plan: &Plan, addresses: &[Address]) -> Value {
         json!({
             "name": cluster.name,
             "protocol": cluster.protocol,
-            "endpoints": cluster.endpoints.iter().map(|endpoint| format!("{endpoint:?}")).collect::<Vec<_>>(),
-            "balance": format!("{:?}", cluster.balance),
+            "endpoints": cluster.endpoints.iter().map(|endpoint| endpoint.to_string()).collect::<Vec<_>>(),
+            "balance": Balance::ALL.iter().find(|(_, balance)| *balance == cluster.balance).map(|(name, _)| name),
             "connections": cluster.connections,
             "filters": names(&cluster.filters),
         })

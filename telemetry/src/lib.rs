@@ -13,6 +13,7 @@ mod listener;
 mod logs;
 mod process;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mecha_core::OpInfo;
@@ -21,7 +22,7 @@ pub use cluster::ClusterMetrics;
 pub use counter::Counter;
 pub use histogram::Histogram;
 pub use listener::{CloseReason, ListenerMetrics};
-pub use logs::{LogFormat, init_logs};
+pub use logs::{LogFormat, flush_logs, init_logs};
 pub use prometheus;
 
 /// All metrics of the process.
@@ -33,7 +34,12 @@ pub struct Registry {
 struct Inner {
     prometheus: prometheus::Registry,
     sources: Arc<Sources>,
+    gauges: Mutex<HashMap<Scoped, prometheus::IntGauge>>,
+    counters: Mutex<HashMap<Scoped, prometheus::IntCounter>>,
 }
+
+/// Name and scope of a filter's metric.
+type Scoped = (String, String);
 
 /// Every worker's metrics, for the scraper.
 #[derive(Default)]
@@ -71,7 +77,14 @@ impl Registry {
                 tracing::error!(%error, "metrics are not exported");
             }
         }
-        Self { inner: Arc::new(Inner { prometheus, sources }) }
+        Self {
+            inner: Arc::new(Inner {
+                prometheus,
+                sources,
+                gauges: Mutex::default(),
+                counters: Mutex::default(),
+            }),
+        }
     }
 
     /// Metrics of one listener on one worker; those of the same name are summed at scrape.
@@ -98,6 +111,34 @@ impl Registry {
     /// Where filters register gauges and counters of their own.
     pub fn prometheus(&self) -> &prometheus::Registry {
         &self.inner.prometheus
+    }
+
+    /// The gauge of this name and scope: made when it is first asked for, the same ever after, so that a filter that is
+    /// rebuilt goes on with it.
+    pub fn gauge(&self, name: &str, help: &str, scope: &str) -> Option<prometheus::IntGauge> {
+        let mut gauges = self.inner.gauges.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gauge) = gauges.get(&(name.to_string(), scope.to_string())) {
+            return Some(gauge.clone());
+        }
+        let gauge =
+            prometheus::IntGauge::with_opts(prometheus::Opts::new(name, help).const_label("scope", scope))
+                .ok()?;
+        self.inner.prometheus.register(Box::new(gauge.clone())).ok()?;
+        gauges.insert((name.into(), scope.into()), gauge.clone());
+        Some(gauge)
+    }
+
+    /// As [`Registry::gauge`], for a counter.
+    pub fn counter(&self, name: &str, help: &str, scope: &str) -> Option<prometheus::IntCounter> {
+        let mut counters = self.inner.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counter) = counters.get(&(name.to_string(), scope.to_string())) {
+            return Some(counter.clone());
+        }
+        let opts = prometheus::Opts::new(name, help).const_label("scope", scope);
+        let counter = prometheus::IntCounter::with_opts(opts).ok()?;
+        self.inner.prometheus.register(Box::new(counter.clone())).ok()?;
+        counters.insert((name.into(), scope.into()), counter.clone());
+        Some(counter)
     }
 
     /// Everything in the Prometheus text format.

@@ -13,6 +13,7 @@ pub(crate) struct Process {
     memory: Option<IntGauge>,
     cpu: Option<Gauge>,
     files: Option<IntGauge>,
+    dropped_logs: Option<IntGauge>,
     build: Option<IntGaugeVec>,
 }
 
@@ -26,11 +27,23 @@ impl Process {
             memory: IntGauge::new("process_resident_memory_bytes", "Resident memory.").ok(),
             cpu: Gauge::new("process_cpu_seconds_total", "User and system time.").ok(),
             files: IntGauge::new("process_open_fds", "Open file descriptors.").ok(),
+            dropped_logs: IntGauge::new(
+                "mecha_log_lines_dropped",
+                "Log lines that found no room since the start.",
+            )
+            .ok(),
             build,
         }
     }
 
+    fn gauges(&self) -> impl Iterator<Item = &IntGauge> {
+        [self.memory.as_ref(), self.files.as_ref(), self.dropped_logs.as_ref()].into_iter().flatten()
+    }
+
     fn refresh(&self) {
+        if let Some(dropped) = &self.dropped_logs {
+            dropped.set(crate::logs::dropped() as i64);
+        }
         if let (Some(memory), Ok(statm)) = (&self.memory, std::fs::read_to_string("/proc/self/statm")) {
             let pages: i64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
             memory.set(pages * PAGE_BYTES);
@@ -50,16 +63,14 @@ impl Process {
 
 impl Collector for Process {
     fn desc(&self) -> Vec<&Desc> {
-        let gauges =
-            [self.memory.as_ref(), self.files.as_ref()].into_iter().flatten().flat_map(Collector::desc);
+        let gauges = self.gauges().flat_map(Collector::desc);
         let cpu = self.cpu.iter().flat_map(Collector::desc);
         gauges.chain(cpu).chain(self.build.iter().flat_map(Collector::desc)).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         self.refresh();
-        let gauges =
-            [self.memory.as_ref(), self.files.as_ref()].into_iter().flatten().flat_map(Collector::collect);
+        let gauges = self.gauges().flat_map(Collector::collect);
         let cpu = self.cpu.iter().flat_map(Collector::collect);
         gauges.chain(cpu).chain(self.build.iter().flat_map(Collector::collect)).collect()
     }

@@ -4,6 +4,7 @@
 mod cli;
 mod drain;
 mod portable;
+mod reload;
 mod state;
 #[allow(dead_code, unused_imports, reason = "subjects to come use the rest")]
 mod support;

@@ -539,7 +539,7 @@ impl mecha_core::Session<Resp> for Session {
 
     fn is_portable(&self) -> bool {
         // Credentials, transactions and databases belong to the backend that they were given to.
-        let has_transaction = self.transaction.is_some() || self.before_hello.is_some();
+        let has_transaction = self.transaction.is_some() || self.doomed || self.greeting.is_some();
         !self.is_pinned() && !self.authenticated && !has_transaction
     }
 

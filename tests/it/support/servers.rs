@@ -144,6 +144,11 @@ impl Mecha {
         mecha
     }
 
+    /// As configured by a file that stays.
+    pub(crate) fn from_file(path: &std::path::Path) -> Self {
+        Self::with(&["--config", path.to_str().unwrap()])
+    }
+
     fn with(args: &[&str]) -> Self {
         let start = Instant::now();
         let child = Command::new(env!("CARGO_BIN_EXE_mecha"))
