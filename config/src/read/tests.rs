@@ -230,7 +230,7 @@ clusters:
         &[
             "4:37 clusters.a.hash `md6` is not one of => `md5`",
             "4:52 clusters.a.hash_tag `{` is not two characters => none",
-            "4:68 clusters.a.servers two servers have the same name",
+            "4:66 clusters.a.servers two servers have the same name",
             "4:68 clusters.a.servers.a:2 `to` has no server `a:2`",
             "5:60 clusters.b.hash `hash` has no effect",
         ],
