@@ -1,6 +1,7 @@
 //! Chores: `cargo xtask test` prepares the machine and runs every check; `cargo xtask commands` writes the RESP command
 //! table.
 
+mod clients;
 mod commands;
 mod newer;
 mod servers;

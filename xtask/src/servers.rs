@@ -33,8 +33,15 @@ const WANTED: &[(&str, &str)] = &[
 /// # Errors
 /// The package manager's.
 pub(crate) fn installed() -> Result<(), String> {
-    let missing: Vec<_> =
-        WANTED.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package).collect();
+    let missing = WANTED.iter().filter(|(program, _)| !has(program)).map(|(_, package)| *package);
+    install(missing.collect())
+}
+
+/// Installs Debian packages.
+///
+/// # Errors
+/// The package manager's.
+pub(crate) fn install(missing: Vec<&'static str>) -> Result<(), String> {
     if missing.is_empty() {
         println!("all there");
         return Ok(());

@@ -20,6 +20,11 @@ const PARTS: &[Part] = &[
     },
     Part { name: "unit", what: "unit, property and differential tests of every crate", run: unit },
     Part { name: "examples", what: "every example passes `mecha check`", run: examples },
+    Part {
+        name: "clients",
+        what: "programs in Python, Go, JavaScript and Java, on every back",
+        run: crate::clients::run,
+    },
 ];
 
 /// Runs all parts, or the one that `--only` names.
