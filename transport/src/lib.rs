@@ -1,8 +1,8 @@
 //! Sockets and nothing else: addresses, listening, connecting, and streams cut in a reading and a writing half.
 //!
 //! The halves are what the data plane is built around: one task owns the reading half and polls it, while whoever has
-//! bytes for the peer writes them through the writing half without asking that task. TLS will be a further kind of
-//! stream here and nowhere else.
+//! bytes for the peer writes them through the writing half without asking that task. TLS ([`tls`]) is a further
+//! kind of stream, here and nowhere else.
 
 mod address;
 mod clock;
@@ -11,6 +11,7 @@ mod limits;
 mod listen;
 mod outbox;
 mod stream;
+pub mod tls;
 
 pub use address::Address;
 pub use clock::{Clock, unix_ms};

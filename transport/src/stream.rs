@@ -3,14 +3,17 @@
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use mecha_core::Identity;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 use crate::Address;
+use crate::tls::{self, ClientTls, Established, TlsReadHalf, TlsWriteHalf};
 
 /// A peer that vanished without a word is noticed after about two minutes.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -20,6 +23,8 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 pub enum Accepted {
     /// TCP, with the client's address.
     Tcp(std::net::TcpStream, SocketAddr),
+    /// TCP, with the TLS handshake done.
+    Tls(Established),
     /// Unix.
     Unix(std::os::unix::net::UnixStream),
 }
@@ -38,7 +43,16 @@ impl Accepted {
     pub fn peer(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(_, addr) => Some(*addr),
+            Self::Tls(stream) => Some(stream.addr()),
             Self::Unix(_) => None,
+        }
+    }
+
+    /// Who the client has proved to be.
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        match self {
+            Self::Tls(stream) => stream.identity(),
+            Self::Tcp(..) | Self::Unix(_) => None,
         }
     }
 
@@ -49,32 +63,42 @@ impl Accepted {
     pub fn into_halves(self) -> io::Result<(ReadHalf, WriteHalf)> {
         Ok(match self {
             Self::Tcp(stream, _) => halves(TcpStream::from_std(stream)?),
+            Self::Tls(stream) => {
+                let (read, write) = stream.into_halves()?;
+                (ReadHalf::Tls(read), WriteHalf::Tls(write))
+            }
             Self::Unix(stream) => unix_halves(UnixStream::from_std(stream)?),
         })
     }
 }
 
-/// Connects, within `timeout`.
+/// Connects and, with `tls`, shakes hands, both within `timeout`.
 ///
 /// # Errors
-/// Whatever the system says; `TimedOut` after `timeout`.
-pub async fn connect(address: &Address, timeout: Duration) -> io::Result<(ReadHalf, WriteHalf)> {
+/// Whatever the system says; `TimedOut` after `timeout`; `InvalidData` with the reason when the handshake fails.
+pub async fn connect(
+    address: &Address,
+    timeout: Duration,
+    tls: Option<&ClientTls>,
+) -> io::Result<(ReadHalf, WriteHalf)> {
     let connecting = async {
-        match address {
-            Address::Host(host, port) => TcpStream::connect((host.as_str(), *port)).await.map(tuned),
-            Address::Tcp(addr) => TcpStream::connect(addr).await.map(tuned),
-            Address::Unix(path) => UnixStream::connect(path).await.map(unix_halves),
-        }
+        let stream = match address {
+            Address::Host(host, port) => TcpStream::connect((host.as_str(), *port)).await?,
+            Address::Tcp(addr) => TcpStream::connect(addr).await?,
+            Address::Unix(path) => return UnixStream::connect(path).await.map(unix_halves),
+        };
+        tune(&stream);
+        let Some(tls) = tls else { return Ok(halves(stream)) };
+        let (read, write) = tls::connect(stream, address, tls).await.map_err(|error| match error {
+            tls::HandshakeError::Io(error) => error,
+            error => io::Error::new(io::ErrorKind::InvalidData, format!("TLS: {error}")),
+        })?;
+        Ok((ReadHalf::Tls(read), WriteHalf::Tls(write)))
     };
     match tokio::time::timeout(timeout, connecting).await {
         Ok(connected) => connected,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
-}
-
-fn tuned(stream: TcpStream) -> (ReadHalf, WriteHalf) {
-    tune(&stream);
-    halves(stream)
 }
 
 /// Best effort: a socket that refuses an option still carries bytes.
@@ -99,6 +123,8 @@ fn unix_halves(stream: UnixStream) -> (ReadHalf, WriteHalf) {
 pub enum ReadHalf {
     /// TCP.
     Tcp(tcp::OwnedReadHalf),
+    /// TLS over TCP.
+    Tls(TlsReadHalf),
     /// Unix.
     Unix(unix::OwnedReadHalf),
 }
@@ -108,6 +134,7 @@ impl ReadHalf {
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(half) => half.as_ref().poll_write_ready(cx),
+            Self::Tls(half) => half.socket().poll_write_ready(cx),
             Self::Unix(half) => half.as_ref().poll_write_ready(cx),
         }
     }
@@ -117,6 +144,7 @@ impl AsyncRead for ReadHalf {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(half) => Pin::new(half).poll_read(cx, buf),
+            Self::Tls(half) => TlsReadHalf::poll_read(half, cx, buf),
             Self::Unix(half) => Pin::new(half).poll_read(cx, buf),
         }
     }
@@ -127,6 +155,8 @@ impl AsyncRead for ReadHalf {
 pub enum WriteHalf {
     /// TCP.
     Tcp(tcp::OwnedWriteHalf),
+    /// TLS over TCP.
+    Tls(TlsWriteHalf),
     /// Unix.
     Unix(unix::OwnedWriteHalf),
 }
@@ -139,6 +169,7 @@ impl WriteHalf {
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(half) => half.try_write(bytes),
+            Self::Tls(half) => half.try_write(bytes),
             Self::Unix(half) => half.try_write(bytes),
         }
     }
@@ -148,6 +179,7 @@ impl WriteHalf {
         // An error means that the stream has ended already.
         let _ = match self {
             Self::Tcp(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write),
+            Self::Tls(half) => half.finish(),
             Self::Unix(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write),
         };
     }

@@ -129,7 +129,8 @@ impl<P: Framed> Connection<P> {
     }
 
     async fn connect(&self) -> io::Result<(ReadHalf, WriteHalf)> {
-        mecha_transport::connect(&self.endpoint.address, self.endpoint.options.connect_timeout).await
+        let options = &self.endpoint.options;
+        mecha_transport::connect(&self.endpoint.address, options.connect_timeout, None).await
     }
 
     fn opened(&self) {
