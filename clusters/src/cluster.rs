@@ -329,7 +329,7 @@ impl<P: Framed> Ticks for Cluster<P> {
 impl Slip {
     /// For a translator's frame, which always gets a reply.
     pub fn of(op: mecha_core::OpId) -> Self {
-        Self { op, replies: ReplyCount::One }
+        Self { op, echo: 0, replies: ReplyCount::One }
     }
 }
 

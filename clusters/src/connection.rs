@@ -147,7 +147,7 @@ impl<P: Framed> Connection<P> {
         let (mut bytes, mut is_plain) = (0, true);
         let slips = inner.runs.slips_mut();
         for call in calls {
-            slips.push_back(Slip { op: call.op, replies: call.replies });
+            slips.push_back(Slip { op: call.op, echo: call.echo, replies: call.replies });
             bytes += call.span.len();
             is_plain &= !call.span.is_local() && call.replies == ReplyCount::One;
         }

@@ -3,17 +3,26 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use mecha_core::{Batch, ConnKey, Framed, OpId, Outcome, Peer, Refusal, ReplyCount};
+use mecha_core::{Asked, Batch, ConnKey, Framed, OpId, Outcome, Peer, Refusal, ReplyCount};
 
 use crate::Connection;
 
-/// What is remembered of a call while its reply is awaited: 4 bytes.
+/// What is remembered of a call while its reply is awaited: 8 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slip {
     /// For metrics and refusals.
     pub op: OpId,
+    /// For refusals: [`mecha_core::Call::echo`].
+    pub echo: u32,
     /// Whether the client may not see the reply.
     pub replies: ReplyCount,
+}
+
+impl Slip {
+    /// What a refusal needs to know of the call.
+    pub fn asked(&self) -> Asked {
+        Asked { op: self.op, echo: self.echo }
+    }
 }
 
 /// Consecutive replies for one connection, starting with call `first`.

@@ -193,6 +193,8 @@ pub struct Call {
     pub timeout_ms: u32,
     /// Row of the protocol's table.
     pub op: OpId,
+    /// What an answer must repeat of the request, in protocols that have such a thing (an opaque, a correlation id).
+    pub echo: u32,
     /// What it does.
     pub class: OpClass,
     /// Which upstream connection it needs.
@@ -201,6 +203,22 @@ pub struct Call {
     pub replies: ReplyCount,
     /// What becomes of it.
     pub verdict: Verdict,
+}
+
+impl Call {
+    /// What an answer needs to know of this call.
+    pub fn asked(&self) -> Asked {
+        Asked { op: self.op, echo: self.echo }
+    }
+}
+
+/// What an answer that is made in this process needs to know of its request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Row of the protocol's table.
+    pub op: OpId,
+    /// [`Call::echo`].
+    pub echo: u32,
 }
 
 /// How a call ended.

@@ -16,7 +16,8 @@ mod frame;
 mod protocol;
 
 pub use call::{
-    Affinity, Call, ConnKey, Done, OpClass, OpId, OpInfo, Outcome, Refusal, ReplyCount, Ticket, Verdict,
+    Affinity, Asked, Call, ConnKey, Done, OpClass, OpId, OpInfo, Outcome, Refusal, ReplyCount, Ticket,
+    Verdict,
 };
 pub use chain::{Batch, Chain, Cx, Filter, Identity, Peer, Policy, Replies};
 pub use frame::{Decode, Decoded, Limits, ProtocolError, Span};

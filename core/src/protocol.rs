@@ -1,6 +1,8 @@
 //! What a protocol must tell mecha about itself.
 
-use crate::{Affinity, Batch, Call, Decode, Limits, OpId, OpInfo, Outcome, ProtocolError, Refusal, Ticket};
+use crate::{
+    Affinity, Asked, Batch, Call, Decode, Limits, OpId, OpInfo, Outcome, ProtocolError, Refusal, Ticket,
+};
 
 /// A protocol that clients speak.
 pub trait Protocol: Sized + 'static {
@@ -27,8 +29,8 @@ pub trait Protocol: Sized + 'static {
         Outcome::Ok
     }
 
-    /// Appends this protocol's native error for `why` in answer to `op`.
-    fn refuse(op: OpId, why: Refusal, out: &mut Vec<u8>);
+    /// Appends this protocol's native error for `why`; nothing if the client reads no errors of such a request.
+    fn refuse(asked: Asked, why: Refusal, out: &mut Vec<u8>);
 }
 
 /// Which request a reply frame belongs to. Framed protocols answer in order on one connection.
@@ -91,6 +93,13 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
     fn silent(op: OpId, reply: &Self::Reply) -> bool {
         let _ = (op, reply);
         false
+    }
+
+    /// What takes the place of the first bytes of the reply to an un-quieted request, so that it is the reply to the
+    /// request as the client sent it. Empty where nothing differs.
+    fn reply_start(op: OpId) -> &'static [u8] {
+        let _ = op;
+        &[]
     }
 
     /// Makes the forwarded copy of a quiet request (`ReplyCount::Maybe`) one that the server always answers, without

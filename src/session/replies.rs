@@ -43,7 +43,7 @@ impl<P: Framed> ReplySink<P> for EngineCell<P> {
         }
         let mut done = Vec::with_capacity(slips.len());
         for (seq, slip) in (first..=u32::MAX).chain(0..).zip(slips) {
-            state.fail(seq, slip.op, slip.replies, why);
+            state.fail(seq, slip.asked(), why);
             done.push(Done {
                 ticket: Ticket { conn, seq },
                 op: slip.op,
@@ -218,9 +218,14 @@ impl<P: Framed> State<P> {
             let Some(slip) = slips.get(index).copied().or(parts_open) else { return };
             let is_last = P::matched(head) == Matched::Last;
             let is_silent = slip.replies == ReplyCount::Maybe && P::silent(slip.op, head);
-            let bytes = if is_silent { &[] } else { P::reply_span(head).of(wire, local) };
+            let mut bytes = if is_silent { &[] } else { P::reply_span(head).of(wire, local) };
             let goes_on = open && at + 1 == heads.len();
             let seq = first.wrapping_add(index as u32);
+            if slip.replies == ReplyCount::Maybe && !is_silent {
+                let start = P::reply_start(slip.op);
+                self.ledger.answer(seq, start, false, self.outbox.buffer());
+                bytes = bytes.get(start.len()..).unwrap_or_default();
+            }
             self.ledger.answer(seq, bytes, is_last && !goes_on, self.outbox.buffer());
             index += usize::from(is_last);
         }

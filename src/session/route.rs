@@ -7,9 +7,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use mecha_clusters::{ReplySink, SubmitCx, Submitted};
-use mecha_core::{
-    Affinity, Batch, Call, Cx, Done, Framed, OpId, Outcome, Refusal, ReplyCount, Session, Verdict,
-};
+use mecha_core::{Affinity, Asked, Batch, Call, Cx, Done, Framed, Outcome, Refusal, Session, Verdict};
 use mecha_telemetry::CloseReason;
 
 use super::connection::{OpenRequest, Position, Route, State, Wait};
@@ -295,7 +293,7 @@ impl<P: Framed> State<P> {
         if self.open_request == OpenRequest::Waiting {
             self.open_request = OpenRequest::Swallowing;
         }
-        let error = refusal::<P>(call.op, call.replies, why);
+        let error = refusal::<P>(call.asked(), why);
         self.answer_here(call, &error, Outcome::Refused(why), cx);
     }
 
@@ -306,18 +304,16 @@ impl<P: Framed> State<P> {
     }
 
     /// Appends the refusal of a call that was sent.
-    pub(super) fn fail(&mut self, seq: u32, op: OpId, replies: ReplyCount, why: Refusal) {
-        let error = refusal::<P>(op, replies, why);
+    pub(super) fn fail(&mut self, seq: u32, asked: Asked, why: Refusal) {
+        let error = refusal::<P>(asked, why);
         self.ledger.answer(seq, &error, true, self.outbox.buffer());
     }
 }
 
-/// The native error; nothing for a quiet call.
-fn refusal<P: Framed>(op: OpId, replies: ReplyCount, why: Refusal) -> Vec<u8> {
+/// The native error.
+fn refusal<P: Framed>(asked: Asked, why: Refusal) -> Vec<u8> {
     let mut error = Vec::new();
-    if replies == ReplyCount::One {
-        P::refuse(op, why, &mut error);
-    }
+    P::refuse(asked, why, &mut error);
     error
 }
 

@@ -196,6 +196,24 @@ impl Store {
         }
     }
 
+    /// As [`Store::get`], and sets the expiry.
+    fn get_touch(&self, key: &[u8], expire: Expire, now_ms: u64, read: impl FnOnce(&StepReply<'_>)) {
+        match self.lock(self.stripe_of(self.hash(key))) {
+            Some(mut stripe) => {
+                // Read before an expiry in the past hides it.
+                stripe.get(key, now_ms, read);
+                stripe.touch(key, expire, now_ms);
+            }
+            None => read(&StepReply::Missing),
+        }
+    }
+
+    /// Sets the expiry of a key of any type. Returns whether it exists.
+    fn touch(&self, key: &[u8], expire: Expire, now_ms: u64) -> bool {
+        let stripe = self.lock(self.stripe_of(self.hash(key)));
+        stripe.is_some_and(|mut stripe| stripe.touch(key, expire, now_ms))
+    }
+
     fn delete(&self, key: &[u8], now_ms: u64) -> StepReply<'static> {
         let removed = self.lock(self.stripe_of(self.hash(key))).and_then(|mut stripe| stripe.take_out(key));
         match removed.filter(|entry| is_alive(entry, now_ms)) {
@@ -224,6 +242,7 @@ impl Store {
                 let Some(mut stripe) = self.lock(self.stripe_of(hash)) else {
                     return Err(KvError::BackFailed);
                 };
+                let cx = &RunCx { token: stripe.next_token(), ..*cx };
                 let mut slots = [Slot::default()];
                 let [slot] = &mut slots;
                 let taken = stripe.take(key, cx.now_ms, slot);

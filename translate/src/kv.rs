@@ -5,9 +5,11 @@
 //! program, and stores what changed with compare-and-swap, starting over (a bounded number of times) when it lost a
 //! race. The plans that dominate real traffic are single [`Step`]s and need no loading at all: [`Plan::Fast`].
 
-use mecha_core::{Framed, OpId, Outcome, Span};
+use std::cell::Cell;
 
-use crate::slot::{Entry, Slot};
+use mecha_core::{Asked, Framed, OpId, Outcome, Span};
+
+use crate::slot::{Entry, Marks, Slot};
 
 /// What a program may use besides its slots.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +20,9 @@ pub struct RunCx {
     pub random: u64,
     /// Largest value in bytes that the back can hold.
     pub max_value: usize,
+    /// The token that the slot gets if this command changes it, so that a reply can tell it. 0 if that is not known
+    /// yet: a program of several keys, or a back that makes the tokens itself.
+    pub token: u64,
 }
 
 /// A command over the slots of its keys. Owns copies of its arguments, since it may run long after its request's bytes
@@ -66,6 +71,15 @@ pub enum Want {
     /// Everything but the value's content; the type is right. The program may delete the entry or put another one,
     /// never change it in place.
     Header,
+    /// Value, type, flags, token; the expiry is not told. For programs and steps that only read.
+    Value,
+}
+
+impl Want {
+    /// Whether an entry that was loaded for this has everything in it that a program with `other` looks at and keeps.
+    pub(crate) fn serves(self, other: Self) -> bool {
+        self == other || self == Self::Everything
+    }
 }
 
 /// What a remote back has to know about a program's writes.
@@ -123,11 +137,18 @@ pub enum Step<'w> {
         /// How much of it.
         want: Want,
     },
+    /// Reads a string, as with [`Want::Value`], and sets its expiry. A back may have nothing like it.
+    GetTouch {
+        /// The key.
+        key: &'w [u8],
+        /// The new expiry, never `Keep`.
+        expire: Expire,
+    },
     /// Writes a whole entry of any type.
     Put {
         /// The key.
         key: &'w [u8],
-        /// What to write.
+        /// What to write. Its token is the one that it has from now on, at a back that leaves that to the writer.
         entry: &'w Entry,
         /// Only if.
         guard: Guard,
@@ -144,15 +165,24 @@ pub enum Step<'w> {
         expire: Expire,
         /// Only if.
         guard: Guard,
+        /// The new token, at a back that leaves that to the writer: [`KvBack::fresh_token`].
+        token: u64,
+    },
+    /// Sets the expiry of a key of any type; the token stays. A back may have nothing like it.
+    Touch {
+        /// The key.
+        key: &'w [u8],
+        /// The new expiry, never `Keep`.
+        expire: Expire,
     },
 }
 
 /// What a back said to a [`Step`].
 #[derive(Clone, Debug)]
 pub enum StepReply<'w> {
-    /// Written, removed, flushed.
+    /// Written, touched, removed, flushed.
     Applied {
-        /// The new token, if the back tells.
+        /// The new token, if it is known.
         token: Option<u64>,
     },
     /// The back cannot hold or decode this, or answered with an error of its own.
@@ -171,6 +201,8 @@ pub enum StepReply<'w> {
         expire_at_ms: Option<u64>,
         /// Token for compare-and-swap.
         token: u64,
+        /// For the front to read and change, if the back keeps any.
+        marks: Option<&'w Cell<Marks>>,
     },
     /// The key holds something else. Boxed: decoding an aggregate allocates anyway.
     Typed(Box<Entry>),
@@ -279,6 +311,8 @@ pub struct Fast {
     pub key: Span,
     /// What to do.
     pub action: FastAction,
+    /// What the front wants to see again with the reply; empty is nothing.
+    pub keep: Span,
     /// What the front must remember to format the reply.
     pub memo: u32,
 }
@@ -295,6 +329,8 @@ pub enum FastAction {
     },
     /// [`Step::Get`].
     Get(Want),
+    /// [`Step::GetTouch`]. Only for backs that have it.
+    GetTouch(Expire),
     /// [`Step::PutStr`].
     Set {
         /// The string.
@@ -303,9 +339,24 @@ pub enum FastAction {
         flags: u32,
         /// Its expiry, never `Keep`.
         expire: Expire,
-        /// Only if; never `Token`.
+        /// Only if.
         guard: Guard,
     },
+    /// [`Step::Touch`]. Only for backs that have it.
+    Touch(Expire),
+}
+
+/// A fast plan that is done, as far as its reply depends on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Recall<'a> {
+    /// The request.
+    pub asked: Asked,
+    /// [`Fast::memo`].
+    pub memo: u32,
+    /// What [`Fast::keep`] pointed to.
+    pub kept: &'a [u8],
+    /// Unix time in milliseconds.
+    pub now_ms: u64,
 }
 
 /// Facts that a front needs to plan.
@@ -352,10 +403,10 @@ pub trait KvFront: Framed {
 
     /// Formats the reply to a [`Plan::Fast`]; never called with [`StepReply::Failed`], which goes to
     /// [`KvFront::error`]. A write or delete whose guard does not hold is `Guarded` or `Missing`, as the back says.
-    fn fast_reply(memo: u32, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome;
+    fn fast_reply(recall: &Recall<'_>, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome;
 
     /// Appends the native error.
-    fn error(op: OpId, error: KvError, back: &'static str, out: &mut Vec<u8>) -> Outcome;
+    fn error(asked: Asked, error: KvError, back: &'static str, out: &mut Vec<u8>) -> Outcome;
 }
 
 /// A protocol that stores of the `kv` family speak.
@@ -373,6 +424,11 @@ pub trait KvBack: Framed {
     /// # Errors
     /// [`KvError::ValueTooLarge`] or [`KvError::Unsupported`], with `out` unchanged.
     fn encode(step: &Step<'_>, now_ms: u64, max_value: usize, out: &mut Vec<u8>) -> Result<Encoded, KvError>;
+
+    /// A token for something that is about to be written, at a back that leaves that to the writer. 0 at others.
+    fn fresh_token() -> u64 {
+        0
+    }
 
     /// Whether [`KvBack::decode`] has to see this key: a reply to [`Step::Get`] must be checked against it.
     fn needs_key(key: &[u8]) -> bool {
@@ -401,10 +457,12 @@ pub enum StepKind {
     Delete,
     /// [`Step::Flush`].
     Flush,
-    /// [`Step::Get`].
+    /// [`Step::Get`]; [`Step::GetTouch`] is one with [`Want::Value`].
     Get(Want),
     /// [`Step::Put`] and [`Step::PutStr`].
     Put,
+    /// [`Step::Touch`].
+    Touch,
 }
 
 /// Frames that a translator wants sent, gathered over a batch.

@@ -18,6 +18,9 @@ mod toy;
 mod translator;
 pub mod zset;
 
+/// The name of the back in this process.
+pub(crate) const EMBEDDED: &str = "embedded";
+
 pub use embedded::{Store, serve};
 pub use kv::{KvBack, KvError, KvFront};
 pub use redis_front::{Row, Support, supported};

@@ -47,6 +47,8 @@ mod keys;
 pub(crate) mod tests;
 mod values;
 
+use std::cell::Cell;
+
 use mecha_core::{OpId, Span};
 use mecha_memcached::{Memcached, ops};
 
@@ -87,8 +89,9 @@ fn op(step: &Step<'_>) -> OpId {
     match step {
         Step::Delete { .. } => ops::MD,
         Step::Flush { .. } => ops::FLUSH_ALL,
-        Step::Get { .. } => ops::MG,
+        Step::Get { .. } | Step::GetTouch { .. } => ops::MG,
         Step::Put { .. } | Step::PutStr { .. } => ops::MS,
+        Step::Touch { .. } => ops::TOUCH,
     }
 }
 
@@ -99,7 +102,7 @@ fn encode(step: &Step<'_>, now_ms: u64, max_value: usize, out: &mut Vec<u8>) -> 
             out.extend_from_slice(b"mg ");
             let (span, form) = keys::write(key, out);
             // The envelope of a digested key has to be seen in any case.
-            let whole = want == Want::Everything || form == keys::Form::Digest;
+            let whole = want != Want::Header || form == keys::Form::Digest;
             out.extend_from_slice(if whole { b" v t f c" } else { b" t f c" });
             end_line(form, out);
             Ok(span)
@@ -116,6 +119,8 @@ fn encode(step: &Step<'_>, now_ms: u64, max_value: usize, out: &mut Vec<u8>) -> 
             end_line(form, out);
             Ok(span)
         }
+        // The exact expiry is in the client flags, which these would leave as they are.
+        Step::GetTouch { .. } | Step::Touch { .. } => Err(KvError::Unsupported),
         Step::Flush { delay_s } => {
             out.extend_from_slice(b"flush_all");
             if delay_s > 0 {
@@ -137,7 +142,7 @@ fn encode(step: &Step<'_>, now_ms: u64, max_value: usize, out: &mut Vec<u8>) -> 
                 }
             }
         }
-        Step::PutStr { key, value, flags, expire, guard } => {
+        Step::PutStr { key, value, flags, expire, guard, token: _ } => {
             let expire_at_ms = match expire {
                 Expire::AtMs(at) => Some(at),
                 Expire::Keep => return Err(KvError::Unsupported),
@@ -336,16 +341,24 @@ fn found<'w>(meta: Meta, value: Option<&'w [u8]>, want: Want, key: &[u8], now_ms
     if !enveloped && !key.is_empty() && keys::is_digested(key) {
         return StepReply::Failed(KvError::Corrupt);
     }
-    let content = value.filter(|_| want == Want::Everything);
+    let content = value.filter(|_| want != Want::Header);
     if kind == 0 {
-        return StepReply::Str { value: content.unwrap_or_default(), flags, expire_at_ms, token };
+        return StepReply::Str {
+            value: content.unwrap_or_default(),
+            flags,
+            expire_at_ms,
+            token,
+            marks: None,
+        };
     }
     let aggregate = match content {
         Some(bytes) => values::read(kind, bytes),
         None => values::vacant(kind),
     };
     match aggregate {
-        Some(value) => StepReply::Typed(Box::new(Entry { value, expire_at_ms, flags, token })),
+        Some(value) => {
+            StepReply::Typed(Box::new(Entry { value, expire_at_ms, flags, token, marks: Cell::default() }))
+        }
         None => StepReply::Failed(KvError::Corrupt),
     }
 }

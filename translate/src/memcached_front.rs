@@ -1,9 +1,8 @@
 //! Memcached as a front: classic and meta commands as programs over slots.
 //!
-//! Answers are memcached 1.6.18's, byte for byte, for everything that an entry can express. What needs more than an
-//! entry has is refused with a `CLIENT_ERROR` that says so: who has already been told to recache (`N` and `R` of `mg`,
-//! `I` of `ms` and `md`), hits and access times (`h`, `l`), and the cas unique of what is being written (`c` of `ms`
-//! and `ma`), which only the back knows.
+//! Answers are memcached 1.6.18's, byte for byte. What needs marks on an item that only the embedded store keeps is
+//! refused at other backs with a `CLIENT_ERROR` that says so: who has already been told to recache (`N` and `R` of `mg`,
+//! `I` of `ms` and `md`), and hits and access times (`h`, `l`).
 //!
 //! A key that holds something other than a string, written by a Redis client, is no miss: it is answered with
 //! `SERVER_ERROR mecha: key holds a hash`. Storing over it and deleting it works.
@@ -16,17 +15,19 @@
 //! Deliberately absent: `stats` beyond what is known here, and everything that [`mecha_memcached`] refuses itself.
 
 mod classic;
+mod fast;
 mod meta;
 mod number;
 #[cfg(test)]
 mod tests;
 
-use mecha_core::{OpId, Outcome, Protocol, Refusal};
+use mecha_core::{Asked, Outcome, Protocol, Refusal};
 use mecha_memcached::command::StoreMode;
 use mecha_memcached::{Command, Connection, Fault, Memcached, Request, ops, parse, write};
 
+use self::fast::Form;
 use crate::kv::{
-    Atomicity, Expire, Fast, FastAction, Guard, KvError, KvFront, Plan, PlanCx, Program, RunCx, StepReply,
+    Atomicity, Expire, FastAction, Guard, KvError, KvFront, Plan, PlanCx, Program, Recall, RunCx, StepReply,
     Txn, Want,
 };
 use crate::slot::{Slot, Value};
@@ -38,16 +39,6 @@ const VERSION: &str = concat!("1.6.18-mecha-", env!("CARGO_PKG_VERSION"));
 const TOO_LARGE: &str = "SERVER_ERROR object too large for cache";
 const NON_NUMERIC: &str = "CLIENT_ERROR cannot increment or decrement non-numeric value";
 
-/// What a fast step's reply is formatted as, in a memo's low bits.
-const STORED: u32 = 0;
-const DELETED: u32 = 1;
-const FLUSHED: u32 = 2;
-const META: u32 = 3;
-const META_DELETED: u32 = 4;
-const FORM: u32 = 0xff;
-/// `noreply`: nothing is answered. `q`: success is not.
-const QUIET: u32 = 0x100;
-
 impl KvFront for Memcached {
     fn plan(request: &Request, frame: &[u8], _: &mut Connection, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
         match request.op() {
@@ -55,13 +46,13 @@ impl KvFront for Memcached {
             _ if request.fault() == Some(Fault::Http) => return Plan::Close,
             ops::MN => return answered("MN", Outcome::Ok, out),
             op if request.fault().is_none() && (ops::SHUTDOWN.0..=ops::REFRESH_CERTS.0).contains(&op.0) => {
-                Self::refuse(op, Refusal::Unsupported, out);
+                Self::refuse(Asked { op, echo: 0 }, Refusal::Unsupported, out);
                 return Plan::Answered(Outcome::Refused(Refusal::Unsupported));
             }
             _ => {}
         }
         // A meta command's `q` hides no error; a fault knows itself.
-        let hides_errors = request.is_quiet() && (hides_errors(request.op()) || request.fault().is_some());
+        let hides_errors = request.is_quiet() && (ops::is_noreply(request.op()) || request.fault().is_some());
         match parse(request, frame) {
             Ok(command) => plan_command(request, command, cx, out),
             Err(_) if hides_errors => Plan::Answered(Outcome::ClientError),
@@ -69,27 +60,11 @@ impl KvFront for Memcached {
         }
     }
 
-    fn fast_reply(memo: u32, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome {
-        let done = matches!(reply, StepReply::Applied { .. });
-        let is_meta = matches!(memo & FORM, META | META_DELETED);
-        if memo & QUIET != 0 && (done || !is_meta) {
-            return Outcome::Ok;
-        }
-        let answer: &[u8] = match (memo & FORM, done) {
-            (STORED, true) => b"STORED\r\n",
-            (STORED, false) => b"NOT_STORED\r\n",
-            (DELETED, true) => b"DELETED\r\n",
-            (DELETED, false) => b"NOT_FOUND\r\n",
-            (META | META_DELETED, true) => b"HD\r\n",
-            (META, false) => b"NS\r\n",
-            (META_DELETED, false) => b"NF\r\n",
-            _ => b"OK\r\n",
-        };
-        out.extend_from_slice(answer);
-        Outcome::Ok
+    fn fast_reply(recall: &Recall<'_>, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome {
+        fast::reply(recall, reply, out)
     }
 
-    fn error(op: OpId, error: KvError, back: &'static str, out: &mut Vec<u8>) -> Outcome {
+    fn error(asked: Asked, error: KvError, back: &'static str, out: &mut Vec<u8>) -> Outcome {
         let (outcome, message) = match error {
             KvError::BackFailed => {
                 (Outcome::ServerError, "SERVER_ERROR mecha: the backend answered with an error")
@@ -106,7 +81,7 @@ impl KvFront for Memcached {
             }
             KvError::ValueTooLarge => (Outcome::ClientError, TOO_LARGE),
         };
-        if !hides_errors(op) {
+        if !ops::is_noreply(asked.op) {
             out.extend_from_slice(message.as_bytes());
             if error == KvError::Unsupported {
                 out.extend_from_slice(back.as_bytes());
@@ -117,13 +92,6 @@ impl KvFront for Memcached {
     }
 }
 
-/// Whether the operation is one of `noreply`.
-fn hides_errors(op: OpId) -> bool {
-    !matches!(op, ops::MG_UPDATE | ops::MG_UPDATE_QUIET)
-        && !(ops::MG_QUIET.0..=ops::MA_QUIET.0).contains(&op.0)
-        && ops::spoken(op) != op
-}
-
 fn answered(line: &str, outcome: Outcome, out: &mut Vec<u8>) -> Plan {
     out.extend_from_slice(line.as_bytes());
     out.extend_from_slice(b"\r\n");
@@ -132,26 +100,28 @@ fn answered(line: &str, outcome: Outcome, out: &mut Vec<u8>) -> Plan {
 
 fn plan_command(request: &Request, command: Command<'_>, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
     let quiet = request.is_quiet();
-    let memo = if quiet { QUIET } else { 0 };
+    let fast = |action, form: Form| Plan::Fast(fast::of(request, action, form));
     match command {
         Command::Arithmetic { key, delta, is_decrement } => {
             let change = number::Change { delta, is_decrement };
             one(key, Want::Everything, classic::Arithmetic { change, quiet })
         }
-        Command::Delete { .. } => {
-            Plan::Fast(Fast { key: request.key_span(), action: FastAction::Delete, memo: memo | DELETED })
-        }
+        Command::Delete { .. } => fast(FastAction::Delete, Form::Deleted),
         Command::FlushAll { delay } => {
+            // As with an item's time to live: a past moment is now, a large number is a date.
             let delay_s = match expire(delay, cx.now_ms) {
                 Expire::AtMs(at) => at.saturating_sub(cx.now_ms).div_ceil(1000),
                 Expire::Keep | Expire::Never => 0,
             };
             let delay_s = u32::try_from(delay_s).unwrap_or(u32::MAX);
-            let action = FastAction::Flush { delay_s };
-            Plan::Fast(Fast { key: request.key_span(), action, memo: memo | FLUSHED })
+            fast(FastAction::Flush { delay_s }, Form::Flushed)
         }
         Command::Get { keys, with_unique, exptime } => {
             let expire = exptime.map(|exptime| expire(exptime, cx.now_ms));
+            if keys.clone().count() == 1 {
+                let action = expire.map_or(FastAction::Get(Want::Value), FastAction::GetTouch);
+                return fast(action, if with_unique { Form::ValueWithUnique } else { Form::Value });
+            }
             classic::retrieve(keys, with_unique, expire, out)
         }
         Command::Meta(meta) => meta::plan(request, &meta, cx, out),
@@ -173,21 +143,19 @@ fn plan_command(request: &Request, command: Command<'_>, cx: &PlanCx<'_>, out: &
         }
         Command::Store { mode, key, flags, exptime, unique, value } => {
             let expire = expire(exptime, cx.now_ms);
-            let guard = match mode {
-                StoreMode::Add => Guard::Absent,
-                StoreMode::Replace => Guard::Present,
-                StoreMode::Set => Guard::Always,
-                StoreMode::Append | StoreMode::Cas | StoreMode::Prepend => {
-                    let store = classic::Store { mode, flags, expire, unique, value: value.to_vec(), quiet };
-                    return one(key, classic::want(mode), store);
+            let (guard, form) = match mode {
+                StoreMode::Add => (Guard::Absent, Form::Stored),
+                StoreMode::Cas => (Guard::Token(unique), Form::Compared),
+                StoreMode::Replace => (Guard::Present, Form::Stored),
+                StoreMode::Set => (Guard::Always, Form::Stored),
+                StoreMode::Append | StoreMode::Prepend => {
+                    let store = classic::Store { mode, flags, expire, value: value.to_vec(), quiet };
+                    return one(key, Want::Everything, store);
                 }
             };
-            let action = FastAction::Set { value: request.value_span(), flags, expire, guard };
-            Plan::Fast(Fast { key: request.key_span(), action, memo: memo | STORED })
+            fast(FastAction::Set { value: request.value_span(), flags, expire, guard }, form)
         }
-        Command::Touch { key, exptime } => {
-            one(key, Want::Everything, classic::Touch { expire: expire(exptime, cx.now_ms), quiet })
-        }
+        Command::Touch { exptime, .. } => fast(FastAction::Touch(expire(exptime, cx.now_ms)), Form::Touched),
         Command::Verbosity if quiet => Plan::Answered(Outcome::Ok),
         Command::Verbosity => answered("OK", Outcome::Ok, out),
         Command::Version => answered(&format!("VERSION {VERSION}"), Outcome::Ok, out),

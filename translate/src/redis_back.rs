@@ -21,8 +21,9 @@
 //!
 //! # Steps
 //!
-//! Writes without a token are a `SET` or `DEL`. Reading takes a script, since no command gives value and expiry in one
-//! reply, and so does comparing a token. Scripts are sent whole: Redis caches them by content, and an `EVALSHA` that
+//! Writes without a token are a `SET` or `DEL`. A read that does not ask for the expiry is a `GET`, one that sets it a
+//! `GETEX`. Any other reading takes a script, since no command gives value and expiry in one reply, and so does comparing a
+//! token. Scripts are sent whole: Redis caches them by content, and an `EVALSHA` that
 //! is not known would need a second frame. All commands exist since Redis 6.2; exact expiry needs 7.0, and is put
 //! together from `PTTL` and `TIME` before.
 //!
@@ -75,7 +76,10 @@ const THEN_SET: &[u8] = b"if ARGV[4]=='never' then redis.call('SET',KEYS[1],ARGV
 elseif ARGV[4]=='keep' then redis.call('SET',KEYS[1],ARGV[3],'KEEPTTL') \
 else redis.call('SET',KEYS[1],ARGV[3],'PXAT',ARGV[4]) end return 1";
 const THEN_DELETE: &[u8] = b"redis.call('DEL',KEYS[1]) return 1";
-/// A deletion of what does not exist has nothing to do.
+
+/// PERSIST itself does not tell a key without expiry from none.
+const PERSIST: &[u8] = b"if redis.call('EXISTS',KEYS[1])==0 then return 0 end \
+redis.call('PERSIST',KEYS[1]) return 1";
 const ABSENT: &[u8] = b"if redis.call('EXISTS',KEYS[1])==1 then return 3 end return 0";
 
 impl KvBack for Resp {
@@ -104,15 +108,49 @@ impl KvBack for Resp {
             Step::Flush { .. } => Err(KvError::Unsupported),
             Step::Get { key, want: Want::Everything } => Ok(script(&[GET], key, 0, out)),
             Step::Get { key, want: Want::Header } => Ok(script(&[HEAD], key, 0, out)),
+            Step::Get { key, want: Want::Value } => {
+                array(2, out);
+                bulk(b"GET", out);
+                Ok(Encoded { key: bulk(key, out), op: op::GET })
+            }
+            Step::GetTouch { key, expire } => {
+                let at = moment(expire, now_ms);
+                array(if at.is_some() { 4 } else { 3 }, out);
+                bulk(b"GETEX", out);
+                let key = bulk(key, out);
+                match at {
+                    Some(at) => {
+                        bulk(b"PXAT", out);
+                        number(at, out);
+                    }
+                    None => _ = bulk(b"PERSIST", out),
+                }
+                Ok(Encoded { key, op: op::GETEX })
+            }
+            Step::Touch { key, expire } => match moment(expire, now_ms) {
+                Some(at) => {
+                    array(3, out);
+                    bulk(b"PEXPIREAT", out);
+                    let key = bulk(key, out);
+                    number(at, out);
+                    Ok(Encoded { key, op: op::PEXPIREAT })
+                }
+                None => Ok(script(&[PERSIST], key, 0, out)),
+            },
             Step::Put { key, entry, guard } => {
                 let Value::Str(value) = &entry.value else { return Err(KvError::Unsupported) };
                 let expire = entry.expire_at_ms.map_or(Expire::Never, Expire::AtMs);
-                Put { key, value, flags: entry.flags, expire, guard }.encode(now_ms, max_value, out)
+                Put { key, value, flags: entry.flags, expire, guard, token: entry.token }
+                    .encode(now_ms, max_value, out)
             }
-            Step::PutStr { key, value, flags, expire, guard } => {
-                Put { key, value, flags, expire, guard }.encode(now_ms, max_value, out)
+            Step::PutStr { key, value, flags, expire, guard, token } => {
+                Put { key, value, flags, expire, guard, token }.encode(now_ms, max_value, out)
             }
         }
+    }
+
+    fn fresh_token() -> u64 {
+        new_token()
     }
 
     fn decode<'w>(kind: StepKind, _key: &[u8], frame: &'w [u8], now_ms: u64) -> StepReply<'w> {
@@ -124,11 +162,22 @@ impl KvBack for Resp {
             }
             (Item::Error(_), _) => StepReply::Failed(KvError::BackFailed),
             (Item::Array(2 | 3), StepKind::Get(want)) => found(&mut wire, want, now_ms),
+            (Item::Bulk(bytes), StepKind::Get(Want::Value)) => {
+                string(bytes, None).unwrap_or_else(|| StepReply::Str {
+                    value: bytes,
+                    flags: 0,
+                    expire_at_ms: None,
+                    token: digest_token(&sha1(bytes)),
+                    marks: None,
+                })
+            }
             (Item::Nil, StepKind::Get(_)) => StepReply::Missing,
             (Item::Nil, StepKind::Put) => StepReply::Guarded,
             (Item::Ok, StepKind::Flush | StepKind::Put) => StepReply::Applied { token: None },
-            (Item::Number(0), StepKind::Delete | StepKind::Put) => StepReply::Missing,
-            (Item::Number(1), StepKind::Delete | StepKind::Put) => StepReply::Applied { token: None },
+            (Item::Number(0), StepKind::Delete | StepKind::Put | StepKind::Touch) => StepReply::Missing,
+            (Item::Number(1), StepKind::Delete | StepKind::Put | StepKind::Touch) => {
+                StepReply::Applied { token: None }
+            }
             (Item::Number(3), StepKind::Delete | StepKind::Put) => StepReply::Guarded,
             _ => StepReply::Failed(KvError::BackFailed),
         }
@@ -141,6 +190,7 @@ struct Put<'a> {
     flags: u32,
     expire: Expire,
     guard: Guard,
+    token: u64,
 }
 
 impl Put<'_> {
@@ -148,11 +198,9 @@ impl Put<'_> {
         if self.value.len() > max_value {
             return Err(KvError::ValueTooLarge);
         }
-        // Redis takes any moment of the past but 0.
         let expire = match self.expire {
-            Expire::AtMs(at) if at <= now_ms => Expire::AtMs(1),
-            Expire::AtMs(at) if i64::try_from(at).is_err() => Expire::Never,
-            expire => expire,
+            Expire::Keep => Expire::Keep,
+            expire => moment(expire, now_ms).map_or(Expire::Never, Expire::AtMs),
         };
         if let Guard::Token(token) = self.guard {
             let encoded = script(&[COMPARE, THEN_SET], self.key, 4, out);
@@ -196,9 +244,19 @@ impl Put<'_> {
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&self.flags.to_be_bytes());
-        out.extend_from_slice(&new_token().to_be_bytes());
+        out.extend_from_slice(&self.token.to_be_bytes());
         out.extend_from_slice(self.value);
         out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The moment that a key ceases to exist, as Redis takes it: any of the past but 0, and none that no clock reaches.
+fn moment(expire: Expire, now_ms: u64) -> Option<u64> {
+    match expire {
+        Expire::AtMs(at) if at <= now_ms => Some(1),
+        Expire::AtMs(at) if i64::try_from(at).is_err() => None,
+        Expire::AtMs(at) => Some(at),
+        Expire::Keep | Expire::Never => None,
     }
 }
 
@@ -318,17 +376,11 @@ fn found<'w>(wire: &mut Wire<'w>, want: Want, now_ms: u64) -> StepReply<'w> {
         Err(_) if expiry == -2 => return StepReply::Missing,
         Err(_) => None,
     };
-    if let Some((header, value)) = bytes.split_first_chunk::<HEADER>()
-        && let Some((magic, rest)) = header.split_first_chunk::<4>()
-        && magic == MAGIC
-        && let Some((flags, token)) = rest.split_first_chunk::<4>()
-        && let Some(token) = token.first_chunk::<8>()
-    {
-        let (flags, token) = (u32::from_be_bytes(*flags), u64::from_be_bytes(*token));
-        return StepReply::Str { value, flags, expire_at_ms, token };
+    if let Some(reply) = string(bytes, expire_at_ms) {
+        return reply;
     }
     let token = match want {
-        Want::Everything => digest_token(&sha1(bytes)),
+        Want::Everything | Want::Value => digest_token(&sha1(bytes)),
         Want::Header => {
             let Some(Item::Bulk(hex)) = wire.item() else { return StepReply::Failed(KvError::BackFailed) };
             let digits = hex.get(..15).and_then(|hex| std::str::from_utf8(hex).ok());
@@ -338,5 +390,14 @@ fn found<'w>(wire: &mut Wire<'w>, want: Want, now_ms: u64) -> StepReply<'w> {
             token
         }
     };
-    StepReply::Str { value: bytes, flags: 0, expire_at_ms, token }
+    StepReply::Str { value: bytes, flags: 0, expire_at_ms, token, marks: None }
+}
+
+/// A string that mecha wrote.
+fn string(bytes: &[u8], expire_at_ms: Option<u64>) -> Option<StepReply<'_>> {
+    let (header, value) = bytes.split_first_chunk::<HEADER>()?;
+    let rest = header.strip_prefix(MAGIC)?;
+    let (flags, token) = rest.split_first_chunk::<4>()?;
+    let token = u64::from_be_bytes(*token.first_chunk::<8>()?);
+    Some(StepReply::Str { value, flags: u32::from_be_bytes(*flags), expire_at_ms, token, marks: None })
 }

@@ -43,14 +43,14 @@ mod transaction;
 mod walk;
 mod zset;
 
-use mecha_core::{OpId, Outcome};
+use mecha_core::{Asked, OpId, Outcome};
 use mecha_resp::reply::Writer;
 use mecha_resp::{Request, Resp, Session, args, inline_to_array, op, op_info};
 
 use self::aggregate::Error;
 pub use self::support::{Row, Support, supported};
 use self::support::{is_local, resp_support};
-use crate::kv::{KvError, KvFront, Plan, PlanCx, RunCx, StepReply, Walk};
+use crate::kv::{KvError, KvFront, Plan, PlanCx, Recall, RunCx, StepReply, Walk};
 
 impl KvFront for Resp {
     fn plan(
@@ -78,11 +78,11 @@ impl KvFront for Resp {
         }
     }
 
-    fn fast_reply(memo: u32, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome {
-        fast::reply(memo, reply, out)
+    fn fast_reply(recall: &Recall<'_>, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome {
+        fast::reply(recall.memo, reply, out)
     }
 
-    fn error(op: OpId, error: KvError, back: &'static str, out: &mut Vec<u8>) -> Outcome {
+    fn error(asked: Asked, error: KvError, back: &'static str, out: &mut Vec<u8>) -> Outcome {
         let (outcome, text) = match error {
             KvError::BackFailed => {
                 (Outcome::ServerError, format!("ERR the {back} backend answered with an error"))
@@ -94,7 +94,7 @@ impl KvFront for Resp {
                 (Outcome::ServerError, "ERR mecha: the stored bytes cannot be decoded".into())
             }
             KvError::KeyCollision => (Outcome::ServerError, "ERR mecha: two keys share a digest".into()),
-            KvError::Unsupported => (Outcome::ClientError, unsupported(op, back)),
+            KvError::Unsupported => (Outcome::ClientError, unsupported(asked.op, back)),
             KvError::ValueTooLarge => {
                 (Outcome::ClientError, format!("ERR the value is larger than an item of the {back} backend"))
             }
@@ -152,7 +152,7 @@ fn plan_general(
         return Plan::Answered(outcome);
     }
     if let Some(spec) = aggregate::find(name) {
-        let run_cx = RunCx { now_ms: cx.now_ms, random: cx.random, max_value: cx.max_value };
+        let run_cx = RunCx { now_ms: cx.now_ms, random: cx.random, max_value: cx.max_value, token: 0 };
         return aggregate::plan(spec, words, proto, &run_cx, out);
     }
     if let Some(plan) = transaction::plan(op, &words, session, cx, out) {

@@ -1,9 +1,11 @@
 //! One key and what it holds: the neutral model that every front reads and writes, and every back stores.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use indexmap::{IndexMap, IndexSet};
 
+use crate::kv::Expire;
 use crate::zset::ZSet;
 
 /// What a key holds. Aggregates keep insertion order.
@@ -45,12 +47,34 @@ pub struct Entry {
     pub flags: u32,
     /// Changes with every write; memcached's cas unique. Fronts read it and never write it.
     pub token: u64,
+    /// Changed by reads too, so they are in a cell. Only the embedded store keeps them.
+    pub marks: Cell<Marks>,
+}
+
+/// What memcached's meta protocol knows about an item besides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Unix seconds of the last read or, before the first, of the write; 0 is unknown.
+    pub accessed_s: u32,
+    /// Has been read since it was written.
+    pub is_fetched: bool,
+    /// Marked as outdated: still readable, and some client should renew it.
+    pub is_stale: bool,
+    /// A client has been told that it is the one to renew it.
+    pub is_won: bool,
+}
+
+impl Marks {
+    /// Those of something that is written now.
+    pub fn written(now_ms: u64) -> Self {
+        Self { accessed_s: (now_ms / 1000) as u32, ..Self::default() }
+    }
 }
 
 impl Entry {
     /// A fresh value without expiry.
     pub fn new(value: Value) -> Self {
-        Self { value, expire_at_ms: None, flags: 0, token: 0 }
+        Self { value, expire_at_ms: None, flags: 0, token: 0, marks: Cell::default() }
     }
 }
 
@@ -62,6 +86,9 @@ pub struct Slot {
     pub entry: Option<Entry>,
     /// Set by the program when the back must store (or delete) the entry.
     pub changed: bool,
+    /// Set by the program when the back must store the entry with the token that it has: only its expiry is another, or
+    /// its marks.
+    pub touched: bool,
 }
 
 impl Slot {
@@ -76,6 +103,19 @@ impl Slot {
         let existed = self.entry.take().is_some();
         self.changed |= existed;
         existed
+    }
+
+    /// Sets the expiry of what is there. Returns whether there is anything.
+    pub fn touch(&mut self, expire: Expire) -> bool {
+        let Some(entry) = &mut self.entry else { return false };
+        let at = match expire {
+            Expire::AtMs(at) => Some(at),
+            Expire::Keep => entry.expire_at_ms,
+            Expire::Never => None,
+        };
+        self.touched |= entry.expire_at_ms != at;
+        entry.expire_at_ms = at;
+        true
     }
 
     /// To be called after changing the value in place: deletes a vacant aggregate and marks the slot.

@@ -3,13 +3,13 @@
 //! A request is a list of byte strings; a reply is a line of text. The commands are chosen to use every kind of plan.
 
 use mecha_core::{
-    Batch, Call, ConnKey, Decode, Decoded, Framed, Keys, Limits, Looked, Matched, OpClass, OpId, OpInfo,
+    Asked, Batch, Call, ConnKey, Decode, Decoded, Framed, Keys, Limits, Looked, Matched, OpClass, OpInfo,
     Outcome, Peer, Protocol, ProtocolError, Refusal, Session, Span, Ticket, Verdict,
 };
 
 use crate::kv::{
-    Atomicity, Expire, Fast, FastAction, Guard, KeySpace, KvError, KvFront, Plan, PlanCx, Program, RunCx,
-    StepReply, Txn, Walk, Want,
+    Atomicity, Expire, Fast, FastAction, Guard, KeySpace, KvError, KvFront, Plan, PlanCx, Program, Recall,
+    RunCx, StepReply, Txn, Walk, Want,
 };
 use crate::slot::{Entry, Slot, Value};
 use crate::zset::ZSet;
@@ -46,7 +46,7 @@ impl Protocol for Toy {
         Outcome::Ok
     }
 
-    fn refuse(_: OpId, why: Refusal, out: &mut Vec<u8>) {
+    fn refuse(_: Asked, why: Refusal, out: &mut Vec<u8>) {
         out.extend_from_slice(format!("refused:{}", why.name()).as_bytes());
     }
 }
@@ -195,7 +195,7 @@ impl KvFront for Toy {
         let spans = args(frame);
         let all: Vec<&[u8]> = spans.iter().map(|span| span.of(frame, &[])).collect();
         let key = spans.get(1).copied().unwrap_or_default();
-        let fast = |action| Plan::Fast(Fast { key, action, memo: 0 });
+        let fast = |action| Plan::Fast(Fast { key, action, keep: Span::default(), memo: 0 });
         match all.as_slice() {
             [b"ping"] => {
                 out.extend_from_slice(b"pong");
@@ -216,7 +216,12 @@ impl KvFront for Toy {
             }
             [b"flush", delay] => fast(FastAction::Flush { delay_s: number(delay) as u32 }),
             [b"get", _] => fast(FastAction::Get(Want::Everything)),
-            [b"type", _] => Plan::Fast(Fast { key, action: FastAction::Get(Want::Header), memo: 1 }),
+            [b"type", _] => Plan::Fast(Fast {
+                key,
+                action: FastAction::Get(Want::Header),
+                keep: Span::default(),
+                memo: 1,
+            }),
             [b"del", _] => fast(FastAction::Delete),
             [b"set", _, _, rest @ ..] => {
                 let guard = match rest.first().copied() {
@@ -317,13 +322,13 @@ impl KvFront for Toy {
         }
     }
 
-    fn fast_reply(memo: u32, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome {
+    fn fast_reply(recall: &Recall<'_>, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome {
         let text = match reply {
             StepReply::Applied { .. } => "ok".into(),
             StepReply::Failed(_) => "translators never pass failures".into(),
             StepReply::Guarded => "guarded".into(),
             StepReply::Missing => "nil".into(),
-            StepReply::Str { .. } if memo == 1 => "string".into(),
+            StepReply::Str { .. } if recall.memo == 1 => "string".into(),
             StepReply::Str { value, flags: 0, .. } => format!("str:{}", String::from_utf8_lossy(value)),
             StepReply::Str { value, flags, .. } => format!("str:{}:{flags}", String::from_utf8_lossy(value)),
             StepReply::Typed(entry) => kind(&entry.value).into(),
@@ -332,7 +337,7 @@ impl KvFront for Toy {
         Outcome::Ok
     }
 
-    fn error(_: OpId, error: KvError, _: &'static str, out: &mut Vec<u8>) -> Outcome {
+    fn error(_: Asked, error: KvError, _: &'static str, out: &mut Vec<u8>) -> Outcome {
         out.extend_from_slice(format!("error:{error:?}").as_bytes());
         Outcome::ServerError
     }

@@ -37,7 +37,7 @@ use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use mecha_core::{Batch, Call, ConnKey, OpClass, OpId, Outcome, Peer, Refusal, Ticket, Verdict};
+use mecha_core::{Asked, Batch, Call, ConnKey, OpClass, OpId, Outcome, Peer, Refusal, Ticket, Verdict};
 use slab::Slab;
 
 use self::fast_program::fast_txn;
@@ -46,7 +46,7 @@ use self::machine::Machine;
 use self::ring::Ring;
 use crate::kv::{
     Answer, Answers, BackFrame, BackFrames, Fast, FastAction, Guard, KvBack, KvError, KvFront, Plan, PlanCx,
-    RunCx, Started, Step, StepKind, StepReply, Txn,
+    Recall, RunCx, Started, Step, StepKind, StepReply, Txn, Want,
 };
 
 /// What became of the leading calls of a range.
@@ -105,6 +105,8 @@ pub struct Translator<A: KvFront, B: KvBack> {
     ready: VecDeque<usize>,
     flushes: Slab<Flush>,
     scratch: Vec<u8>,
+    /// Memory for [`Kept`].
+    spare: Vec<Vec<u8>>,
     _protocols: PhantomData<fn(A, B)>,
 }
 
@@ -114,14 +116,22 @@ struct Pending {
 }
 
 enum Owner {
-    Fast { ticket: Ticket, op: OpId, memo: u32, key: Option<Box<[u8]>> },
+    Fast { ticket: Ticket, asked: Asked, memo: u32, token: u64, kept: Option<Kept> },
     Flush { group: usize },
     Machine { index: usize, serial: u32, slot: usize },
 }
 
+/// Copies of what a reply cannot be read or written without. The memory is used again.
+struct Kept {
+    /// What the front wants to see, and behind it the key, if the back does.
+    bytes: Vec<u8>,
+    /// Where the key starts.
+    key_at: usize,
+}
+
 struct Flush {
     ticket: Ticket,
-    op: OpId,
+    asked: Asked,
     memo: u32,
     left: usize,
     failed: Option<Failure>,
@@ -144,6 +154,9 @@ enum Begun {
 }
 
 const MAX_IN_FLIGHT: usize = 1 << 22;
+/// How much memory is kept for use again: so many pieces of at most so many bytes.
+const MOST_SPARE: usize = 1024;
+const LARGEST_SPARE: usize = 512;
 
 // === impl Translator ===
 
@@ -161,6 +174,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
             ready: VecDeque::new(),
             flushes: Slab::new(),
             scratch: Vec::new(),
+            spare: Vec::new(),
             _protocols: PhantomData,
         }
     }
@@ -245,14 +259,23 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
     ) {
         let Some(pending) = self.pending.remove(token) else { return };
         match pending.owner {
-            Owner::Fast { ticket, op, memo, key } => {
-                let reply = B::decode(pending.kind, key.as_deref().unwrap_or_default(), frame, now_ms);
+            Owner::Fast { ticket, asked, memo, token, kept } => {
+                let (shown, key) = kept.as_ref().map_or((&[][..], &[][..]), |kept| {
+                    kept.bytes.split_at_checked(kept.key_at).unwrap_or_default()
+                });
+                let reply = B::decode(pending.kind, key, frame, now_ms);
                 let start = answers.wire.len();
+                let recall = Recall { asked, memo, kept: shown, now_ms };
                 let outcome = match alive(reply, now_ms) {
-                    StepReply::Failed(error) => A::error(op, error, B::BACK, &mut answers.wire),
-                    reply => A::fast_reply(memo, &reply, &mut answers.wire),
+                    StepReply::Failed(error) => A::error(asked, error, B::BACK, &mut answers.wire),
+                    StepReply::Applied { token: None } if token != 0 => {
+                        let reply = StepReply::Applied { token: Some(token) };
+                        A::fast_reply(&recall, &reply, &mut answers.wire)
+                    }
+                    reply => A::fast_reply(&recall, &reply, &mut answers.wire),
                 };
-                push_answer(answers, start, ticket, op, outcome);
+                push_answer(answers, start, ticket, asked.op, outcome);
+                self.spare(kept);
             }
             Owner::Flush { group } => {
                 let failure = match B::decode(pending.kind, &[], frame, now_ms) {
@@ -260,7 +283,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
                     StepReply::Failed(error) => Some(Failure::Kv(error)),
                     _ => Some(Failure::Kv(KvError::BackFailed)),
                 };
-                self.flush_step(group, failure, answers);
+                self.flush_step(group, failure, now_ms, answers);
             }
             Owner::Machine { index, serial, slot } => {
                 let Some(machine) = self.machines.get_mut(index).filter(|machine| machine.serial == serial)
@@ -288,8 +311,11 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
     ) {
         let Some(pending) = self.pending.remove(token) else { return };
         match pending.owner {
-            Owner::Fast { ticket, op, .. } => self.answer_failure(Failure::Refused(why), ticket, op, answers),
-            Owner::Flush { group } => self.flush_step(group, Some(Failure::Refused(why)), answers),
+            Owner::Fast { ticket, asked, kept, .. } => {
+                self.spare(kept);
+                self.answer_failure(Failure::Refused(why), ticket, asked, answers);
+            }
+            Owner::Flush { group } => self.flush_step(group, Some(Failure::Refused(why)), now_ms, answers),
             Owner::Machine { index, serial, .. } => {
                 if self.machines.get(index).is_some_and(|machine| machine.serial == serial) {
                     self.finish(index, Some(Failure::Refused(why)), answers);
@@ -300,7 +326,12 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
     }
 
     fn run_cx(&mut self, now_ms: u64) -> RunCx {
-        RunCx { now_ms, random: self.random.next(), max_value: self.options.max_value }
+        RunCx {
+            now_ms,
+            random: self.random.next(),
+            max_value: self.options.max_value,
+            token: B::fresh_token(),
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -319,7 +350,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
             Plan::Answered(_) => Begun::Answered,
             Plan::Close => Begun::Close,
             Plan::Txn(txn) => self.begin_txn(txn, call, now_ms, out),
-            Plan::Sequence(_) | Plan::Walk(_) => self.answer_error(call.op, KvError::Unsupported),
+            Plan::Sequence(_) | Plan::Walk(_) => self.answer_error(call.asked(), KvError::Unsupported),
         }
     }
 
@@ -335,27 +366,53 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
         let looks_first = match fast.action {
             FastAction::Delete => B::OUTLIVES_EXPIRY,
             FastAction::Flush { delay_s } => return self.begin_flush(fast.memo, delay_s, call, now_ms, out),
-            FastAction::Get(_) => false,
+            FastAction::Get(_) | FastAction::GetTouch(_) | FastAction::Touch(_) => false,
             FastAction::Set { guard, .. } => B::OUTLIVES_EXPIRY && guard != Guard::Always,
         };
         if looks_first || (!self.locks.is_empty() && self.locks.has(key, call.ticket.conn)) {
-            return self.begin_txn(fast_txn::<A>(fast, frame), call, now_ms, out);
+            return self.begin_txn(fast_txn::<A>(fast, frame, call.asked()), call, now_ms, out);
         }
+        let mut token = 0;
         let (step, kind) = match fast.action {
             FastAction::Get(want) => (Step::Get { key, want }, StepKind::Get(want)),
+            FastAction::GetTouch(expire) => (Step::GetTouch { key, expire }, StepKind::Get(Want::Value)),
             FastAction::Set { value, flags, expire, guard } => {
                 let value = value.of(frame, &[]);
-                (Step::PutStr { key, value, flags, expire, guard }, StepKind::Put)
+                token = B::fresh_token();
+                (Step::PutStr { key, value, flags, expire, guard, token }, StepKind::Put)
             }
+            FastAction::Touch(expire) => (Step::Touch { key, expire }, StepKind::Touch),
             FastAction::Delete | FastAction::Flush { .. } => {
                 (Step::Delete { key, guard: Guard::Always }, StepKind::Delete)
             }
         };
-        let kept = (matches!(kind, StepKind::Get(_)) && B::needs_key(key)).then(|| key.into());
-        let owner = Owner::Fast { ticket: call.ticket, op: call.op, memo: fast.memo, key: kept };
+        let shown = fast.keep.of(frame, &[]);
+        let checked = if matches!(kind, StepKind::Get(_)) && B::needs_key(key) { key } else { &[] };
+        let kept = self.keep(shown, checked);
+        let owner = Owner::Fast { ticket: call.ticket, asked: call.asked(), memo: fast.memo, token, kept };
         match self.send(&step, kind, owner, None, call.timeout_ms, now_ms, out) {
             Ok(()) => Begun::InFlight,
-            Err(error) => self.answer_error(call.op, error),
+            Err(error) => self.answer_error(call.asked(), error),
+        }
+    }
+
+    fn keep(&mut self, shown: &[u8], key: &[u8]) -> Option<Kept> {
+        if shown.is_empty() && key.is_empty() {
+            return None;
+        }
+        let mut bytes = self.spare.pop().unwrap_or_default();
+        bytes.extend_from_slice(shown);
+        bytes.extend_from_slice(key);
+        Some(Kept { bytes, key_at: shown.len() })
+    }
+
+    fn spare(&mut self, kept: Option<Kept>) {
+        if let Some(Kept { mut bytes, .. }) = kept
+            && self.spare.len() < MOST_SPARE
+            && bytes.capacity() <= LARGEST_SPARE
+        {
+            bytes.clear();
+            self.spare.push(bytes);
         }
     }
 
@@ -371,7 +428,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
             return Begun::Stalled;
         }
         let left = self.options.endpoints;
-        let flush = Flush { ticket: call.ticket, op: call.op, memo, left, failed: None };
+        let flush = Flush { ticket: call.ticket, asked: call.asked(), memo, left, failed: None };
         let group = self.flushes.insert(flush);
         for endpoint in 0..left {
             let (step, owner) = (Step::Flush { delay_s }, Owner::Flush { group });
@@ -381,13 +438,13 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
             {
                 // The back has no flush; that shows at the first endpoint, before anything is in flight.
                 self.flushes.try_remove(group);
-                return self.answer_error(call.op, error);
+                return self.answer_error(call.asked(), error);
             }
         }
         if left == 0 {
             self.flushes.try_remove(group);
             self.scratch.clear();
-            A::refuse(call.op, Refusal::NoRoute, &mut self.scratch);
+            A::refuse(call.asked(), Refusal::NoRoute, &mut self.scratch);
             return Begun::Answered;
         }
         Begun::InFlight
@@ -404,7 +461,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
         self.serial = self.serial.wrapping_add(1);
         self.reserved += txn.keys.len();
         let deadline_ms = (call.timeout_ms > 0).then(|| now_ms.saturating_add(u64::from(call.timeout_ms)));
-        let machine = Machine::new(self.serial, call.ticket, call.op, deadline_ms, txn);
+        let machine = Machine::new(self.serial, call.ticket, call.asked(), deadline_ms, txn);
         let index = self.machines.insert(machine);
         let Some(machine) = self.machines.get_mut(index) else { return Begun::Stalled };
         // What only reads may go beside others: its load goes out now, before anything that comes behind it. But not
@@ -421,15 +478,15 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
             Err(failure) => {
                 self.remove(index);
                 self.scratch.clear();
-                write_failure::<A, B>(failure, call.op, &mut self.scratch);
+                write_failure::<A, B>(failure, call.asked(), &mut self.scratch);
                 Begun::Answered
             }
         }
     }
 
-    fn answer_error(&mut self, op: OpId, error: KvError) -> Begun {
+    fn answer_error(&mut self, asked: Asked, error: KvError) -> Begun {
         self.scratch.clear();
-        A::error(op, error, B::BACK, &mut self.scratch);
+        A::error(asked, error, B::BACK, &mut self.scratch);
         Begun::Answered
     }
 
@@ -462,7 +519,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
         self.machines.iter().any(|(_, machine)| machine.ticket.conn == conn)
     }
 
-    fn flush_step(&mut self, group: usize, failure: Option<Failure>, answers: &mut Answers) {
+    fn flush_step(&mut self, group: usize, failure: Option<Failure>, now_ms: u64, answers: &mut Answers) {
         let Some(flush) = self.flushes.get_mut(group) else { return };
         flush.left = flush.left.saturating_sub(1);
         flush.failed = flush.failed.or(failure);
@@ -471,28 +528,28 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
         }
         let Some(flush) = self.flushes.try_remove(group) else { return };
         match flush.failed {
-            Some(failure) => self.answer_failure(failure, flush.ticket, flush.op, answers),
+            Some(failure) => self.answer_failure(failure, flush.ticket, flush.asked, answers),
             None => {
                 let start = answers.wire.len();
-                let outcome =
-                    A::fast_reply(flush.memo, &StepReply::Applied { token: None }, &mut answers.wire);
-                push_answer(answers, start, flush.ticket, flush.op, outcome);
+                let recall = Recall { asked: flush.asked, memo: flush.memo, kept: &[], now_ms };
+                let outcome = A::fast_reply(&recall, &StepReply::Applied { token: None }, &mut answers.wire);
+                push_answer(answers, start, flush.ticket, flush.asked.op, outcome);
             }
         }
     }
 
-    fn answer_failure(&self, failure: Failure, ticket: Ticket, op: OpId, answers: &mut Answers) {
+    fn answer_failure(&self, failure: Failure, ticket: Ticket, asked: Asked, answers: &mut Answers) {
         let start = answers.wire.len();
-        let outcome = write_failure::<A, B>(failure, op, &mut answers.wire);
-        push_answer(answers, start, ticket, op, outcome);
+        let outcome = write_failure::<A, B>(failure, asked, &mut answers.wire);
+        push_answer(answers, start, ticket, asked.op, outcome);
     }
 }
 
-fn write_failure<A: KvFront, B: KvBack>(failure: Failure, op: OpId, out: &mut Vec<u8>) -> Outcome {
+fn write_failure<A: KvFront, B: KvBack>(failure: Failure, asked: Asked, out: &mut Vec<u8>) -> Outcome {
     match failure {
-        Failure::Kv(error) => A::error(op, error, B::BACK, out),
+        Failure::Kv(error) => A::error(asked, error, B::BACK, out),
         Failure::Refused(why) => {
-            A::refuse(op, why, out);
+            A::refuse(asked, why, out);
             Outcome::Refused(why)
         }
     }

@@ -150,6 +150,8 @@ pub struct Meta<'w> {
     /// `T`, as the client gave it.
     pub exptime: i32,
     words: Words<'w>,
+    /// The whole line: see [`MetaWords`].
+    pub line: &'w [u8],
 }
 
 const BAD_LINE: &str = "CLIENT_ERROR bad command line format";
@@ -178,6 +180,7 @@ impl<'w> Meta<'w> {
         raw_key: &'w [u8],
         value: &'w [u8],
         words: Words<'w>,
+        line: &'w [u8],
     ) -> Result<Self, &'static str> {
         let mut meta = Self {
             verb,
@@ -193,6 +196,7 @@ impl<'w> Meta<'w> {
             recache: 0,
             exptime: 0,
             words,
+            line,
         };
         // memcached reads all flags and complains about the last one that is wrong, except for these two.
         let mut wrong = None;
@@ -239,6 +243,35 @@ impl<'w> Meta<'w> {
             _ => return Err("CLIENT_ERROR invalid flag"),
         };
         Ok(read)
+    }
+}
+
+/// A meta command's line, for those who answer it.
+#[derive(Clone, Debug)]
+pub struct MetaWords<'w> {
+    /// As the frame has it.
+    pub key: &'w [u8],
+    /// Whether the key is in base64.
+    pub is_base64: bool,
+    words: Words<'w>,
+}
+
+impl<'w> MetaWords<'w> {
+    /// Reads a line that was understood before.
+    pub fn of(line: &'w [u8]) -> Self {
+        let mut words = Words::new(without_end(line));
+        let has_size = words.next().is_some_and(|verb| verb.bytes == b"ms");
+        let key = words.next().map_or(&[][..], |word| word.bytes);
+        if has_size {
+            words.next();
+        }
+        let is_base64 = words.clone().any(|word| word.bytes == b"b");
+        Self { key, is_base64, words }
+    }
+
+    /// The flags with their tokens, in the client's order.
+    pub fn flags(&self) -> impl Iterator<Item = (u8, &'w [u8])> + use<'w> {
+        self.words.clone().filter_map(|word| word.bytes.split_first().map(|(&flag, token)| (flag, token)))
     }
 }
 
@@ -339,7 +372,7 @@ pub fn parse<'w>(request: &Request, frame: &'w [u8]) -> Result<Command<'w>, &'st
                     _ => "CLIENT_ERROR options flags too long",
                 });
             }
-            match Meta::read(verb, key, value, words) {
+            match Meta::read(verb, key, value, words, line) {
                 Ok(meta) => Ok(Command::Meta(meta)),
                 Err("CLIENT_ERROR opaque token too long") => Err("CLIENT_ERROR opaque token too long"),
                 Err(_) if hides => Err("CLIENT_ERROR invalid or duplicate flag"),

@@ -38,8 +38,8 @@ mod session;
 pub mod write;
 
 use mecha_core::{
-    Call, Framed, Keys, Limits, Matched, OpId, OpInfo, Outcome, Protocol, ProtocolError, Refusal, ReplyCount,
-    Span, Ticket,
+    Asked, Call, Framed, Keys, Limits, Matched, OpId, OpInfo, Outcome, Protocol, ProtocolError, Refusal,
+    ReplyCount, Span, Ticket,
 };
 
 pub use command::{Command, parse};
@@ -83,9 +83,10 @@ impl Protocol for Memcached {
         reply::answer_outcome(reply)
     }
 
-    fn refuse(op: OpId, why: Refusal, out: &mut Vec<u8>) {
-        let _ = op;
-        write_refusal(why, out);
+    fn refuse(asked: Asked, why: Refusal, out: &mut Vec<u8>) {
+        if !ops::is_noreply(asked.op) {
+            write_refusal(why, out);
+        }
     }
 }
 

@@ -28,6 +28,8 @@ table! {
     UNKNOWN = "unknown", Session, false;
     /// A command whose line or data block is wrong; answered here.
     MALFORMED = "malformed", Session, false;
+    /// The same of a command that wanted no answer.
+    MALFORMED_NOREPLY = "malformed|noreply", Session, false;
     /// Closes the connection.
     QUIT = "quit", Session, true;
     /// Meta no-op; answered here, in its place among the answers.
@@ -138,8 +140,9 @@ pub(crate) fn is_local(op: OpId) -> bool {
 }
 
 /// Whether a request that wants no answer at all is of this operation.
-pub(crate) fn is_noreply(op: OpId) -> bool {
-    (SET_NOREPLY.0..=TOUCH_NOREPLY.0).contains(&op.0) || op == FLUSH_ALL_NOREPLY || op == VERBOSITY_NOREPLY
+pub fn is_noreply(op: OpId) -> bool {
+    (SET_NOREPLY.0..=TOUCH_NOREPLY.0).contains(&op.0)
+        || matches!(op, MALFORMED_NOREPLY | FLUSH_ALL_NOREPLY | VERBOSITY_NOREPLY)
 }
 
 /// Whether a frame is a meta set, whose errors are never hidden.
@@ -157,6 +160,7 @@ pub fn spoken(op: OpId) -> OpId {
     }
     match op {
         FLUSH_ALL_NOREPLY => FLUSH_ALL,
+        MALFORMED_NOREPLY => MALFORMED,
         MG_UPDATE | MG_UPDATE_QUIET => MG,
         VERBOSITY_NOREPLY => VERBOSITY,
         other => other,
@@ -173,6 +177,7 @@ pub(crate) fn quiet(op: OpId) -> OpId {
     }
     match op {
         FLUSH_ALL => FLUSH_ALL_NOREPLY,
+        MALFORMED => MALFORMED_NOREPLY,
         MG_UPDATE => MG_UPDATE_QUIET,
         VERBOSITY => VERBOSITY_NOREPLY,
         other => other,

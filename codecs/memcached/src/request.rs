@@ -165,8 +165,8 @@ impl Decode for RequestDecoder {
             head.span = Span::wire(at, seen);
             if !streams && !head.ends_well(rest) {
                 head.fault = Some(Fault::BadChunk);
-                head.op = ops::MALFORMED;
                 head.quiet &= !ops::is_meta_store(rest);
+                head.op = if head.quiet { ops::MALFORMED_NOREPLY } else { ops::MALFORMED };
             }
             heads.push(head);
             at += seen;
@@ -250,7 +250,11 @@ fn parse(full: &[u8], limits: &Limits) -> (Request, usize) {
     };
     if let Err(fault) = read {
         head.fault = Some(fault);
-        head.op = if fault == Fault::Unknown { ops::UNKNOWN } else { ops::MALFORMED };
+        head.op = match fault {
+            Fault::Unknown => ops::UNKNOWN,
+            _ if head.quiet => ops::MALFORMED_NOREPLY,
+            _ => ops::MALFORMED,
+        };
         if fault != Fault::TooLarge {
             head.value = Span::default();
             total = full.len();

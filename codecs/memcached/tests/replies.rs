@@ -1,6 +1,6 @@
 //! Replies, as a real memcached 1.6.18 sent them.
 
-use mecha_core::{Decode, Framed, Limits, Matched, Outcome, Protocol, ProtocolError};
+use mecha_core::{Asked, Decode, Framed, Limits, Matched, Outcome, Protocol, ProtocolError, Refusal};
 use mecha_memcached::{Memcached, Reply, ReplyDecoder, ReplyKind, ops};
 use proptest::prelude::*;
 
@@ -96,6 +96,29 @@ fn quiet_forms_hide_what_memcached_hides() {
         }
     }
     assert!(silent(ops::MA_QUIET, b"VA 1\r\n5\r\n"));
+}
+
+#[test]
+fn refusals_are_kept_from_noreply_alone() {
+    let refusal = |op| {
+        let mut out = Vec::new();
+        Memcached::refuse(Asked { op, echo: 0 }, Refusal::TimedOut, &mut out);
+        String::from_utf8_lossy(&out).into_owned()
+    };
+    for op in [
+        ops::MG_QUIET,
+        ops::MG_UPDATE_QUIET,
+        ops::MS_QUIET,
+        ops::MD_QUIET,
+        ops::MA_QUIET,
+        ops::SET,
+        ops::MALFORMED,
+    ] {
+        assert_eq!(refusal(op), "SERVER_ERROR mecha: backend did not answer in time\r\n");
+    }
+    for op in [ops::SET_NOREPLY, ops::TOUCH_NOREPLY, ops::FLUSH_ALL_NOREPLY, ops::MALFORMED_NOREPLY] {
+        assert_eq!(refusal(op), "");
+    }
 }
 
 #[test]

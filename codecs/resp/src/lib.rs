@@ -37,7 +37,7 @@ mod session;
 mod slot;
 
 use mecha_core::{
-    Affinity, Call, Decode, Framed, Keys, Limits, Matched, OpId, OpInfo, Outcome, Protocol, ProtocolError,
+    Affinity, Asked, Call, Decode, Framed, Keys, Limits, Matched, OpInfo, Outcome, Protocol, ProtocolError,
     Refusal, ReplyCount, Span, Ticket, Verdict,
 };
 
@@ -70,6 +70,7 @@ impl Protocol for Resp {
             span: request.span,
             timeout_ms: 0,
             op: request.op,
+            echo: 0,
             class: facts.class,
             // Only a mark that the session must look: it decides.
             affinity: if facts.is_special || request.is_inline { Affinity::Pin } else { Affinity::Shared },
@@ -89,12 +90,12 @@ impl Protocol for Resp {
         }
     }
 
-    fn refuse(op: OpId, why: Refusal, out: &mut Vec<u8>) {
+    fn refuse(asked: Asked, why: Refusal, out: &mut Vec<u8>) {
         let code = match why {
             Refusal::Denied => "NOPERM",
             _ => "ERR",
         };
-        for part in ["-", code, " mecha: ", why.reason(), " (", op_info(op).name, ")\r\n"] {
+        for part in ["-", code, " mecha: ", why.reason(), " (", op_info(asked.op).name, ")\r\n"] {
             out.extend_from_slice(part.as_bytes());
         }
     }

@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use mecha_core::{Batch, Call, Peer, Span, Verdict};
+use mecha_core::{Asked, Batch, Call, Peer, Span, Verdict};
 
 use super::Store;
 use super::space::{Own, View};
-use crate::kv::{Fast, FastAction, KvError, KvFront, Plan, PlanCx, RunCx, Started, StepReply};
+use crate::kv::{Fast, FastAction, KvError, KvFront, Plan, PlanCx, Recall, RunCx, Started, StepReply};
 use crate::translator::{Random, Taken};
 
-const BACK: &str = "embedded";
+use crate::EMBEDDED as BACK;
 
 /// Answers the calls of `batch` in `range` whose verdict is [`Verdict::Forward`]: sets their verdicts to
 /// [`Verdict::Answered`] and says [`Taken::Answered`], or [`Taken::Close`] when a call closes the connection, behind
@@ -55,10 +55,10 @@ pub fn serve<A: KvFront>(
         let start = local.len();
         let plan = A::plan(head, frame, session, &cx, local);
         let closes = matches!(plan, Plan::Close);
-        let run = RunCx { now_ms, random: cx.random, max_value: cx.max_value };
+        let run = RunCx { now_ms, random: cx.random, max_value: cx.max_value, token: 0 };
         if let Err(error) = answer::<A>(store, plan, frame, call, &run, local) {
             local.truncate(start);
-            A::error(call.op, error, BACK, local);
+            A::error(call.asked(), error, BACK, local);
         }
         call.verdict = Verdict::Answered(Span::local(start, local.len() - start));
         answered += 1;
@@ -79,7 +79,7 @@ fn answer<A: KvFront>(
 ) -> Result<(), KvError> {
     match plan {
         Plan::Answered(_) | Plan::Close => Ok(()),
-        Plan::Fast(fast) => answer_fast::<A>(store, &fast, frame, cx.now_ms, out),
+        Plan::Fast(fast) => answer_fast::<A>(store, &fast, frame, call.asked(), cx.now_ms, out),
         Plan::Txn(mut txn) => store.run(&mut txn, cx, call.class, frame.len(), out).map(drop),
         Plan::Sequence(mut sequence) => {
             let mut own = Own::new(store, sequence.as_ref(), cx.now_ms);
@@ -97,10 +97,12 @@ fn answer_fast<A: KvFront>(
     store: &Store,
     fast: &Fast,
     frame: &[u8],
+    asked: Asked,
     now_ms: u64,
     out: &mut Vec<u8>,
 ) -> Result<(), KvError> {
     let key = fast.key.of(frame, &[]);
+    let recall = Recall { asked, memo: fast.memo, kept: fast.keep.of(frame, &[]), now_ms };
     let reply = match fast.action {
         FastAction::Delete => store.delete(key, now_ms),
         FastAction::Flush { delay_s: 0 } => {
@@ -112,17 +114,24 @@ fn answer_fast<A: KvFront>(
             StepReply::Applied { token: None }
         }
         FastAction::Get(_) => {
-            store.get(key, now_ms, |reply| A::fast_reply(fast.memo, reply, out));
+            store.get(key, now_ms, |reply| A::fast_reply(&recall, reply, out));
+            return Ok(());
+        }
+        FastAction::GetTouch(expire) => {
+            let read = |reply: &StepReply<'_>| _ = A::fast_reply(&recall, reply, out);
+            store.get_touch(key, expire, now_ms, read);
             return Ok(());
         }
         FastAction::Set { value, flags, expire, guard } => {
             store.set(key, value.of(frame, &[]), flags, expire, guard, now_ms)
         }
+        FastAction::Touch(expire) if store.touch(key, expire, now_ms) => StepReply::Applied { token: None },
+        FastAction::Touch(_) => StepReply::Missing,
     };
     match reply {
         StepReply::Failed(error) => Err(error),
         reply => {
-            A::fast_reply(fast.memo, &reply, out);
+            A::fast_reply(&recall, &reply, out);
             Ok(())
         }
     }

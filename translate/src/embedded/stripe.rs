@@ -1,5 +1,6 @@
 //! One stripe of the store: everything under one lock.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,7 +12,7 @@ use quick_cache::{DefaultHashBuilder, Lifecycle, Weighter};
 use super::measure::{self, Shape};
 use super::{Cost, Expiries, is_alive};
 use crate::kv::{Expire, Guard, KvError, StepReply};
-use crate::slot::{Entry, Slot, Value};
+use crate::slot::{Entry, Marks, Slot, Value};
 
 /// A key's place in the cache.
 pub(super) struct Item {
@@ -170,9 +171,9 @@ impl Stripe {
                 self.remove(key);
                 read(&StepReply::Missing)
             }
-            Some(Entry { value: Value::Str(value), expire_at_ms, flags, token }) => {
+            Some(Entry { value: Value::Str(value), expire_at_ms, flags, token, marks }) => {
                 let (flags, expire_at_ms, token) = (*flags, *expire_at_ms, *token);
-                read(&StepReply::Str { value, flags, expire_at_ms, token })
+                read(&StepReply::Str { value, flags, expire_at_ms, token, marks: Some(marks) })
             }
             Some(_) => {
                 // Lent out in its box instead of copied.
@@ -204,12 +205,13 @@ impl Stripe {
             Expire::AtMs(at) => Some(at),
             Expire::Keep | Expire::Never => None,
         };
+        let marks = Cell::new(Marks::written(now_ms));
         let mut known_expiry = None;
         match self.cache.get_mut(key) {
             Some(mut item) => {
                 let alive = item.entry.as_ref().filter(|entry| is_alive(entry, now_ms));
                 if !holds(guard, alive) {
-                    return StepReply::Guarded;
+                    return refused(guard, alive.is_some());
                 }
                 known_expiry = item.entry.as_ref().and_then(|entry| entry.expire_at_ms);
                 if expire == Expire::Keep && alive.is_some() {
@@ -220,12 +222,12 @@ impl Stripe {
                 item.assumed = 0;
                 self.census.note_expiry(item.expires, expire_at_ms.is_some());
                 item.expires = expire_at_ms.is_some();
-                item.entry = Some(Entry { value: Value::Str(bytes), expire_at_ms, flags, token });
+                item.entry = Some(Entry { value: Value::Str(bytes), expire_at_ms, flags, token, marks });
             }
-            None if !holds(guard, None) => return StepReply::Guarded,
+            None if !holds(guard, None) => return refused(guard, false),
             None => {
                 let bytes = measure::string(key, value.len(), expire_at_ms.is_some());
-                let entry = Entry { value: Value::Str(value.to_vec()), expire_at_ms, flags, token };
+                let entry = Entry { value: Value::Str(value.to_vec()), expire_at_ms, flags, token, marks };
                 self.insert(key, Item { entry: Some(entry), hash, bytes, assumed: 0, expires: false });
             }
         }
@@ -233,6 +235,33 @@ impl Stripe {
         self.note_expiry(key, known_expiry, expire_at_ms);
         self.make_room();
         StepReply::Applied { token: Some(token) }
+    }
+
+    /// The token of the next write.
+    pub(super) fn next_token(&self) -> u64 {
+        self.token + 1
+    }
+
+    /// Sets the expiry of a key of any type. Returns whether it exists.
+    pub(super) fn touch(&mut self, key: &[u8], expire: Expire, now_ms: u64) -> bool {
+        let (before, after) = {
+            let Some(mut item) = self.cache.get_mut(key) else { return false };
+            let Some(entry) = item.entry.as_mut().filter(|entry| is_alive(entry, now_ms)) else {
+                return false;
+            };
+            let before = entry.expire_at_ms;
+            entry.expire_at_ms = match expire {
+                Expire::AtMs(at) => Some(at),
+                Expire::Keep => before,
+                Expire::Never => None,
+            };
+            let after = entry.expire_at_ms;
+            self.census.note_expiry(item.expires, after.is_some());
+            item.expires = after.is_some();
+            (before, after)
+        };
+        self.note_expiry(key, before, after);
+        true
     }
 
     fn insert(&mut self, key: &[u8], mut item: Item) {
@@ -278,15 +307,17 @@ impl Stripe {
             self.remove(key);
             return Ok(());
         };
-        if !slot.changed {
+        if !slot.changed && !slot.touched {
             // If it is gone, another key of the same program has pushed it out, and it goes in again below.
             if let Some(mut item) = self.cache.get_mut(key) {
                 item.entry = Some(entry);
                 return Ok(());
             }
         }
-        self.token += 1;
-        entry.token = self.token;
+        if slot.changed {
+            self.token += 1;
+            entry.token = self.token;
+        }
         let expire_at_ms = entry.expire_at_ms;
         let item = self.cache.get_mut(key);
         let assumed = item.as_ref().map_or(0, |item| item.assumed);
@@ -368,6 +399,11 @@ fn holds(guard: Guard, entry: Option<&Entry>) -> bool {
         Guard::Present => entry.is_some(),
         Guard::Token(token) => entry.is_some_and(|entry| entry.token == token),
     }
+}
+
+/// Why a write had no effect.
+fn refused(guard: Guard, is_there: bool) -> StepReply<'static> {
+    if matches!(guard, Guard::Token(_)) && !is_there { StepReply::Missing } else { StepReply::Guarded }
 }
 
 /// The new string, in the old one's memory where that fits.

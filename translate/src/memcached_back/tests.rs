@@ -107,6 +107,8 @@ impl Connection {
             Step::Delete { key, .. } => (key, StepKind::Delete),
             Step::Flush { .. } => (&b""[..], StepKind::Flush),
             Step::Get { key, want } => (key, StepKind::Get(want)),
+            Step::GetTouch { key, .. } => (key, StepKind::Get(Want::Value)),
+            Step::Touch { key, .. } => (key, StepKind::Touch),
             Step::Put { key, .. } | Step::PutStr { key, .. } => (key, StepKind::Put),
         };
         let mut frame = Vec::new();
@@ -137,7 +139,7 @@ impl Connection {
         guard: Guard,
         now_ms: u64,
     ) -> String {
-        self.step(Step::PutStr { key, value, flags, expire, guard }, now_ms)
+        self.step(Step::PutStr { key, value, flags, expire, guard, token: 0 }, now_ms)
     }
 
     fn get(&mut self, key: &[u8], now_ms: u64) -> String {

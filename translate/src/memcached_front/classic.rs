@@ -1,13 +1,15 @@
 //! The classic commands that are more than one step.
 
+use std::cell::Cell;
+
 use mecha_core::Outcome;
 use mecha_memcached::command::{KeyWords, StoreMode};
 use mecha_memcached::write;
 
-use super::number::Change;
+use super::number::{Change, Changed};
 use super::{NON_NUMERIC, expire_at_ms, line, wrong_type};
 use crate::kv::{Atomicity, Expire, Plan, Program, RunCx, Txn, Want};
-use crate::slot::{Entry, Slot, Value};
+use crate::slot::{Entry, Marks, Slot, Value};
 
 /// `get` and its kin. Keys that occur twice are answered twice, from one slot.
 pub(super) fn retrieve(
@@ -30,9 +32,10 @@ pub(super) fn retrieve(
         line("END", out);
         return Plan::Answered(Outcome::Ok);
     }
+    let want = if expire.is_some() { Want::Everything } else { Want::Value };
     let program = Retrieve { keys: distinct.clone(), order, with_unique, expire };
     let (program, atomicity) = (Box::new(program), Atomicity::PerKey);
-    Plan::Txn(Txn { keys: distinct, program, want: Want::Everything, atomicity })
+    Plan::Txn(Txn { keys: distinct, program, want, atomicity })
 }
 
 struct Retrieve {
@@ -44,7 +47,7 @@ struct Retrieve {
 }
 
 impl Program for Retrieve {
-    fn run(&mut self, slots: &mut [Slot], _: &RunCx, out: &mut Vec<u8>) -> Outcome {
+    fn run(&mut self, slots: &mut [Slot], cx: &RunCx, out: &mut Vec<u8>) -> Outcome {
         // Before anything is changed: an error is the whole answer.
         if let Some(message) = slots.iter().find_map(|slot| wrong_type(&slot.entry.as_ref()?.value)) {
             line(message, out);
@@ -52,12 +55,15 @@ impl Program for Retrieve {
         }
         for &place in &self.order {
             let (Some(key), Some(slot)) = (self.keys.get(place), slots.get_mut(place)) else { continue };
-            let Some(Entry { value: Value::Str(value), flags, token, .. }) = &slot.entry else { continue };
+            let Some(Entry { value: Value::Str(value), flags, token, marks, .. }) = &slot.entry else {
+                continue;
+            };
+            read(marks, cx.now_ms);
             write::value(key, *flags, self.with_unique.then_some(*token), value, out);
         }
         if let Some(expire) = self.expire {
             for slot in slots {
-                touch(slot, expire);
+                slot.touch(expire);
             }
         }
         line("END", out);
@@ -65,31 +71,10 @@ impl Program for Retrieve {
     }
 }
 
-/// Whether there is something to touch.
-pub(super) fn touch(slot: &mut Slot, expire: Expire) -> bool {
-    let Some(entry) = &mut slot.entry else { return false };
-    let at = expire_at_ms(expire, entry.expire_at_ms);
-    if entry.expire_at_ms != at {
-        entry.expire_at_ms = at;
-        slot.changed = true;
-    }
-    true
-}
-
-/// `touch`.
-pub(super) struct Touch {
-    pub(super) expire: Expire,
-    pub(super) quiet: bool,
-}
-
-impl Program for Touch {
-    fn run(&mut self, slots: &mut [Slot], _: &RunCx, out: &mut Vec<u8>) -> Outcome {
-        let touched = slots.first_mut().is_some_and(|slot| touch(slot, self.expire));
-        if !self.quiet {
-            line(if touched { "TOUCHED" } else { "NOT_FOUND" }, out);
-        }
-        Outcome::Ok
-    }
+/// Notes that an item has been read.
+pub(super) fn read(marks: &Cell<Marks>, now_ms: u64) {
+    let accessed_s = (now_ms / 1000) as u32;
+    marks.set(Marks { is_fetched: true, accessed_s, ..marks.get() });
 }
 
 /// `incr`, `decr`.
@@ -99,9 +84,9 @@ pub(super) struct Arithmetic {
 }
 
 impl Program for Arithmetic {
-    fn run(&mut self, slots: &mut [Slot], _: &RunCx, out: &mut Vec<u8>) -> Outcome {
+    fn run(&mut self, slots: &mut [Slot], cx: &RunCx, out: &mut Vec<u8>) -> Outcome {
         let start = out.len();
-        let outcome = self.answer(slots, out);
+        let outcome = self.answer(slots, cx, out);
         if self.quiet {
             out.truncate(start);
         }
@@ -110,36 +95,28 @@ impl Program for Arithmetic {
 }
 
 impl Arithmetic {
-    fn answer(&self, slots: &mut [Slot], out: &mut Vec<u8>) -> Outcome {
+    fn answer(&self, slots: &mut [Slot], cx: &RunCx, out: &mut Vec<u8>) -> Outcome {
         let Some(slot) = slots.first_mut() else { return Outcome::Ok };
         let Some(entry) = &mut slot.entry else {
             line("NOT_FOUND", out);
             return Outcome::Ok;
         };
-        let Value::Str(value) = &mut entry.value else {
-            line(wrong_type(&entry.value).unwrap_or_default(), out);
-            return Outcome::ServerError;
-        };
-        match self.change.apply(value) {
-            Some(number) => {
+        match self.change.apply_to(entry, cx) {
+            Changed::WrongType(message) => {
+                line(message, out);
+                Outcome::ServerError
+            }
+            Changed::To(number) => {
                 slot.changed = true;
                 write::number(number, out);
                 out.extend_from_slice(b"\r\n");
                 Outcome::Ok
             }
-            None => {
+            Changed::NonNumeric => {
                 line(NON_NUMERIC, out);
                 Outcome::ClientError
             }
         }
-    }
-}
-
-/// How much of the old entry a mode needs.
-pub(super) fn want(mode: StoreMode) -> Want {
-    match mode {
-        StoreMode::Append | StoreMode::Prepend => Want::Everything,
-        _ => Want::Header,
     }
 }
 
@@ -153,12 +130,11 @@ pub(super) enum Stored {
     WrongType(&'static str),
 }
 
-/// `append`, `prepend`, `cas`.
+/// `append`, `prepend`.
 pub(super) struct Store {
     pub(super) mode: StoreMode,
     pub(super) flags: u32,
     pub(super) expire: Expire,
-    pub(super) unique: u64,
     pub(super) value: Vec<u8>,
     pub(super) quiet: bool,
 }
@@ -166,9 +142,14 @@ pub(super) struct Store {
 impl Program for Store {
     fn run(&mut self, slots: &mut [Slot], cx: &RunCx, out: &mut Vec<u8>) -> Outcome {
         let Some(slot) = slots.first_mut() else { return Outcome::Ok };
-        let unique = (self.mode == StoreMode::Cas).then_some(self.unique);
-        let write =
-            Write { mode: self.mode, unique, flags: self.flags, expire: self.expire, value: &self.value };
+        let write = Write {
+            mode: self.mode,
+            unique: None,
+            accepts_older: false,
+            flags: self.flags,
+            expire: self.expire,
+            value: &self.value,
+        };
         let (text, outcome) = match write.apply(slot, cx) {
             Stored::Exists => ("EXISTS", Outcome::Ok),
             Stored::Missing => ("NOT_FOUND", Outcome::Ok),
@@ -188,6 +169,8 @@ pub(super) struct Write<'a> {
     pub(super) mode: StoreMode,
     /// The cas unique to compare with, 0 included, which never matches for [`StoreMode::Cas`] and is none for others.
     pub(super) unique: Option<u64>,
+    /// Whether [`StoreMode::Cas`] with a unique older than the item's stores all the same, as a stale item.
+    pub(super) accepts_older: bool,
     pub(super) flags: u32,
     pub(super) expire: Expire,
     pub(super) value: &'a [u8],
@@ -203,6 +186,15 @@ impl Write<'_> {
             (StoreMode::Add, Some(_)) => return Stored::Refused,
             (StoreMode::Cas, None) => return Stored::Missing,
             (StoreMode::Append | StoreMode::Prepend | StoreMode::Replace, None) => return Stored::Refused,
+            (StoreMode::Cas, Some(entry))
+                if self.accepts_older
+                    && self.unique.is_some_and(|unique| unique != 0 && unique < entry.token) =>
+            {
+                let (expire_at_ms, was) = (entry.expire_at_ms, entry.marks.get());
+                let marks = Marks { is_stale: true, is_won: was.is_won, ..Marks::written(cx.now_ms) };
+                self.put(slot, expire_at_ms, marks);
+                return Stored::Done;
+            }
             (StoreMode::Append | StoreMode::Cas | StoreMode::Prepend, Some(_)) if !matches => {
                 return Stored::Exists;
             }
@@ -215,17 +207,18 @@ impl Write<'_> {
                 }
                 let at = if self.mode == StoreMode::Append { old.len() } else { 0 };
                 old.splice(at..at, self.value.iter().copied());
+                entry.marks.set(Marks::written(cx.now_ms));
                 slot.changed = true;
                 return Stored::Done;
             }
             _ => {}
         }
-        slot.put(Entry {
-            value: Value::Str(self.value.to_vec()),
-            expire_at_ms: expire_at_ms(self.expire, None),
-            flags: self.flags,
-            token: 0,
-        });
+        self.put(slot, expire_at_ms(self.expire, None), Marks::written(cx.now_ms));
         Stored::Done
+    }
+
+    fn put(&self, slot: &mut Slot, expire_at_ms: Option<u64>, marks: Marks) {
+        let fresh = Entry::new(Value::Str(self.value.to_vec()));
+        slot.put(Entry { expire_at_ms, flags: self.flags, marks: Cell::new(marks), ..fresh });
     }
 }

@@ -1,45 +1,47 @@
 //! The meta commands.
 
+use std::cell::Cell;
+
 use mecha_core::Outcome;
-use mecha_memcached::command::{Meta, MetaVerb, StoreMode};
+use mecha_memcached::command::{Meta, MetaVerb, MetaWords, StoreMode};
 use mecha_memcached::{Request, write};
 
-use super::classic::{Stored, Write};
-use super::number::Change;
-use super::{
-    Dropped, META, META_DELETED, NON_NUMERIC, QUIET, TOO_LARGE, answered, expire, expire_at_ms, line, one,
-    wrong_type,
-};
-use crate::kv::{Expire, Fast, FastAction, Guard, Plan, PlanCx, Program, RunCx, Want};
-use crate::slot::{Entry, Slot, Value};
+use super::classic::{Stored, Write, read};
+use super::fast::{self, Form};
+use super::number::{Change, Changed};
+use super::{Dropped, NON_NUMERIC, TOO_LARGE, answered, expire, expire_at_ms, line, one, wrong_type};
+use crate::kv::{Expire, FastAction, Guard, Plan, PlanCx, Program, RunCx, Want};
+use crate::slot::{Entry, Marks, Slot, Value};
 
-/// Flags whose meaning an entry cannot carry, by command.
+/// Flags that need marks on the item, by command.
 fn unsupported(verb: MetaVerb) -> &'static [u8] {
     match verb {
-        MetaVerb::Arithmetic => b"c",
-        MetaVerb::Delete => b"I",
+        MetaVerb::Arithmetic => b"",
+        MetaVerb::Delete | MetaVerb::Set => b"I",
         MetaVerb::Get => b"NRhl",
-        MetaVerb::Set => b"Ic",
     }
 }
 
 pub(super) fn plan(request: &Request, meta: &Meta<'_>, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
-    if let Some(&flag) = unsupported(meta.verb).iter().find(|&&flag| meta.has(flag)) {
-        let text = format!("CLIENT_ERROR mecha: flag {} is not supported here", char::from(flag));
+    let unsupported = if cx.back == crate::EMBEDDED { b"" } else { unsupported(meta.verb) };
+    if let Some(&flag) = unsupported.iter().find(|&&flag| meta.has(flag)) {
+        let text = format!(
+            "CLIENT_ERROR mecha: flag {} is not supported on a {} backend",
+            char::from(flag),
+            cx.back
+        );
         return answered(&text, Outcome::ClientError, out);
     }
     let Some(key) = meta.key() else {
         return answered("CLIENT_ERROR error decoding key", Outcome::ClientError, out);
     };
-    let echo = Echo {
-        raw_key: meta.raw_key.to_vec(),
-        is_base64: meta.has(b'b'),
-        flags: meta.flags().map(|(flag, token)| (flag, token.to_vec())).collect(),
-    };
     let quiet = request.is_quiet();
-    let memo = if quiet { QUIET } else { 0 };
-    let is_plain = !meta.has(b'b') && !meta.has(b'k') && !meta.has(b'O') && !meta.has(b'C');
+    let echo = Echo { line: meta.line.to_vec() };
     let touch = meta.has(b'T').then(|| expire(meta.exptime, cx.now_ms));
+    let vivify = meta.has(b'N').then(|| expire(meta.vivify, cx.now_ms));
+    // The key in the frame is the key.
+    let is_plain = !meta.has(b'b');
+    let fast = |action, form| Plan::Fast(fast::of(request, action, form));
     match meta.verb {
         MetaVerb::Arithmetic => {
             let is_decrement = match meta.mode {
@@ -53,7 +55,7 @@ pub(super) fn plan(request: &Request, meta: &Meta<'_>, cx: &PlanCx<'_>, out: &mu
                 change: Change { delta: meta.delta, is_decrement },
                 // As in memcached, comparing with 0 is comparing with nothing.
                 compare: meta.has(b'C').then_some(meta.compare).filter(|&unique| unique != 0),
-                vivify: meta.has(b'N').then(|| (meta.initial, expire(meta.vivify, cx.now_ms))),
+                vivify: vivify.map(|expire| (meta.initial, expire)),
                 touch,
                 with_value: meta.has(b'v'),
                 echo,
@@ -61,21 +63,37 @@ pub(super) fn plan(request: &Request, meta: &Meta<'_>, cx: &PlanCx<'_>, out: &mu
             };
             one(&key, Want::Everything, program)
         }
-        MetaVerb::Delete if is_plain => {
-            let action = FastAction::Delete;
-            Plan::Fast(Fast { key: request.key_span(), action, memo: memo | META_DELETED })
+        MetaVerb::Delete if is_plain && !meta.has(b'C') && !meta.has(b'I') => {
+            fast(FastAction::Delete, Form::MetaDeleted)
         }
         MetaVerb::Delete => {
             let compare = meta.has(b'C').then_some(meta.compare);
-            one(&key, Want::Header, Delete { compare, echo, quiet })
+            let (invalidates, want) = match meta.has(b'I') {
+                true => (Some(touch.unwrap_or(Expire::Keep)), Want::Everything),
+                false => (None, Want::Header),
+            };
+            one(&key, want, Delete { compare, invalidates, echo, quiet })
         }
         MetaVerb::Get => {
-            let want = if meta.has(b'v') || meta.has(b's') || touch.is_some() {
+            let sees_expiry = meta.has(b't') || meta.has(b'N') || meta.has(b'R');
+            let want = if sees_expiry {
                 Want::Everything
+            } else if meta.has(b'v') || meta.has(b's') {
+                Want::Value
             } else {
                 Want::Header
             };
-            one(&key, want, Get { touch, with_value: meta.has(b'v'), echo, quiet })
+            match touch {
+                Some(expire) if is_plain && !sees_expiry => fast(FastAction::GetTouch(expire), Form::MetaGot),
+                None if is_plain && !meta.has(b'N') && !meta.has(b'R') => {
+                    fast(FastAction::Get(want), Form::MetaGot)
+                }
+                touch => {
+                    let recache = meta.has(b'R').then(|| expire(meta.recache, cx.now_ms));
+                    let want = if touch.is_some() { Want::Everything } else { want };
+                    one(&key, want, Get { touch, vivify, recache, echo, quiet })
+                }
+            }
         }
         MetaVerb::Set => {
             let mode = match meta.mode {
@@ -92,68 +110,74 @@ pub(super) fn plan(request: &Request, meta: &Meta<'_>, cx: &PlanCx<'_>, out: &mu
                 return one(&key, Want::Header, Dropped { message: Some(TOO_LARGE) });
             }
             let compares = meta.has(b'C') && matches!(mode, StoreMode::Set | StoreMode::Replace);
-            let expire_at = touch.unwrap_or(Expire::Never);
+            let expire = touch.unwrap_or(Expire::Never);
             let guard = match mode {
-                StoreMode::Add => Some(Guard::Absent),
-                StoreMode::Replace => Some(Guard::Present),
-                StoreMode::Set => Some(Guard::Always),
+                _ if meta.has(b'C') && !compares => None,
+                StoreMode::Replace | StoreMode::Set if compares => {
+                    Some((Guard::Token(meta.compare), Form::MetaCompared))
+                }
+                StoreMode::Add => Some((Guard::Absent, Form::MetaStored)),
+                StoreMode::Replace => Some((Guard::Present, Form::MetaStored)),
+                StoreMode::Set => Some((Guard::Always, Form::MetaStored)),
                 _ => None,
             };
-            if let (true, Some(guard)) = (is_plain, guard) {
+            if let (true, Some((guard, form))) = (is_plain && !meta.has(b'I'), guard) {
                 let (value, flags) = (request.value_span(), meta.client_flags);
-                let action = FastAction::Set { value, flags, expire: expire_at, guard };
-                return Plan::Fast(Fast { key: request.key_span(), action, memo: memo | META });
+                return fast(FastAction::Set { value, flags, expire, guard }, form);
             }
             let program = Set {
                 mode: if compares { StoreMode::Cas } else { mode },
                 compare: meta.has(b'C').then_some(meta.compare),
-                vivify: meta.has(b'N').then(|| expire(meta.vivify, cx.now_ms)),
+                accepts_older: meta.has(b'I'),
+                vivify,
                 flags: meta.client_flags,
-                expire: expire_at,
+                expire,
                 value: meta.value.to_vec(),
                 echo,
                 quiet,
             };
-            let want = super::classic::want(mode);
-            one(&key, want, program)
+            let sees_all = meta.has(b'I') || matches!(mode, StoreMode::Append | StoreMode::Prepend);
+            one(&key, if sees_all { Want::Everything } else { Want::Header }, program)
         }
     }
 }
 
 /// What a reply repeats of its request.
 struct Echo {
-    raw_key: Vec<u8>,
-    is_base64: bool,
-    /// In the client's order, which is the reply's.
-    flags: Vec<(u8, Vec<u8>)>,
+    line: Vec<u8>,
 }
 
 impl Echo {
-    /// Appends what `flag` asks for, if it is a repetition.
-    fn flag(&self, flag: u8, token: &[u8], out: &mut Vec<u8>) {
-        match flag {
-            b'O' => {
-                out.extend_from_slice(b" O");
-                out.extend_from_slice(token);
-            }
-            b'k' => {
-                out.extend_from_slice(b" k");
-                out.extend_from_slice(&self.raw_key);
-                if self.is_base64 {
-                    out.extend_from_slice(b" b");
-                }
-            }
-            _ => {}
-        }
-    }
-
     /// Appends a reply that has nothing but repetitions.
     fn line(&self, code: &str, out: &mut Vec<u8>) {
-        out.extend_from_slice(code.as_bytes());
-        for (flag, token) in &self.flags {
-            self.flag(*flag, token, out);
+        lead(code, &MetaWords::of(&self.line), None, out);
+    }
+}
+
+/// Appends a reply that repeats what its request has of `O` and `k`, and tells the cas unique if there is one and `c`
+/// asks for it.
+pub(super) fn lead(code: &str, words: &MetaWords<'_>, unique: Option<u64>, out: &mut Vec<u8>) {
+    out.extend_from_slice(code.as_bytes());
+    for (flag, token) in words.flags() {
+        match (flag, unique) {
+            (b'c', Some(unique)) => number(b'c', unique, out),
+            _ => repeat(flag, token, words, out),
         }
-        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends what `flag` asks for, if it is a repetition.
+fn repeat(flag: u8, token: &[u8], words: &MetaWords<'_>, out: &mut Vec<u8>) {
+    let token = match flag {
+        b'O' => token,
+        b'k' => words.key,
+        _ => return,
+    };
+    out.extend_from_slice(&[b' ', flag]);
+    out.extend_from_slice(token);
+    if flag == b'k' && words.is_base64 {
+        out.extend_from_slice(b" b");
     }
 }
 
@@ -163,16 +187,97 @@ fn number(before: u8, number: u64, out: &mut Vec<u8>) {
 }
 
 /// `t`: whole seconds, rounded up; -1 is forever.
-fn time_left(expire_at_ms: Option<u64>, cx: &RunCx, out: &mut Vec<u8>) {
+fn time_left(expire_at_ms: Option<u64>, now_ms: u64, out: &mut Vec<u8>) {
     match expire_at_ms {
         None => out.extend_from_slice(b" t-1"),
-        Some(at) => number(b't', at.saturating_sub(cx.now_ms).div_ceil(1000), out),
+        Some(at) => number(b't', at.saturating_sub(now_ms).div_ceil(1000), out),
     }
+}
+
+/// An item that `mg` has found, or made.
+pub(super) struct Hit<'a> {
+    pub(super) value: &'a [u8],
+    pub(super) flags: u32,
+    pub(super) token: u64,
+    /// Before this command.
+    pub(super) expire_at_ms: Option<u64>,
+    /// `T`.
+    pub(super) touch: Option<Expire>,
+    /// `N`, if the item has just been made for it.
+    pub(super) vivified: Option<Expire>,
+    /// `R`.
+    pub(super) recache: Option<Expire>,
+    pub(super) marks: Option<&'a Cell<Marks>>,
+    pub(super) now_ms: u64,
+}
+
+/// Answers `mg`, and marks the item as read, and as won by a client that is told so. Returns its new expiry.
+pub(super) fn hit(words: &MetaWords<'_>, found: Hit<'_>, out: &mut Vec<u8>) -> Option<u64> {
+    let Hit { value, now_ms, .. } = found;
+    let mut marks = found.marks.map(Cell::get).unwrap_or_default();
+    let mut expires = found.expire_at_ms;
+    let (mut wins, mut updates) = (found.vivified.is_some(), true);
+    let with_value = words.flags().any(|(flag, _)| flag == b'v');
+    if with_value {
+        out.extend_from_slice(b"VA ");
+        write::number(value.len() as u64, out);
+    } else {
+        out.extend_from_slice(b"HD");
+    }
+    for (flag, token) in words.flags() {
+        match flag {
+            b'N' => expires = expire_at_ms(found.vivified.unwrap_or(Expire::Keep), expires),
+            b'R' => {
+                let is_due = match (found.recache, expires) {
+                    (Some(Expire::AtMs(limit)), Some(at)) => at < limit,
+                    _ => false,
+                };
+                wins |= is_due && !marks.is_won && found.vivified.is_none();
+            }
+            b'T' => expires = expire_at_ms(found.touch.unwrap_or(Expire::Keep), expires),
+            b'c' => number(b'c', found.token, out),
+            b'f' => number(b'f', u64::from(found.flags), out),
+            b'h' => number(b'h', u64::from(marks.is_fetched), out),
+            b'l' => {
+                let now_s = (now_ms / 1000) as u32;
+                let idle_s = if marks.accessed_s == 0 { 0 } else { now_s.saturating_sub(marks.accessed_s) };
+                number(b'l', u64::from(idle_s), out);
+            }
+            b's' => number(b's', value.len() as u64, out),
+            b't' => time_left(expires, now_ms, out),
+            b'u' => updates = false,
+            _ => repeat(flag, token, words, out),
+        }
+    }
+    if marks.is_won {
+        out.extend_from_slice(b" Z");
+    }
+    if marks.is_stale {
+        out.extend_from_slice(b" X");
+        wins |= !marks.is_won;
+    }
+    if wins {
+        out.extend_from_slice(b" W");
+        marks.is_won = true;
+    }
+    out.extend_from_slice(b"\r\n");
+    if with_value {
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    }
+    if let Some(cell) = found.marks {
+        cell.set(marks);
+        if updates {
+            read(cell, now_ms);
+        }
+    }
+    expires
 }
 
 struct Get {
     touch: Option<Expire>,
-    with_value: bool,
+    vivify: Option<Expire>,
+    recache: Option<Expire>,
     echo: Echo,
     quiet: bool,
 }
@@ -180,41 +285,38 @@ struct Get {
 impl Program for Get {
     fn run(&mut self, slots: &mut [Slot], cx: &RunCx, out: &mut Vec<u8>) -> Outcome {
         let Some(slot) = slots.first_mut() else { return Outcome::Ok };
-        let Some(entry) = &slot.entry else {
-            if !self.quiet {
-                self.echo.line("EN", out);
+        let mut vivified = None;
+        if slot.entry.is_none() {
+            if self.vivify.is_none() {
+                if !self.quiet {
+                    self.echo.line("EN", out);
+                }
+                return Outcome::Ok;
             }
-            return Outcome::Ok;
-        };
+            vivified = self.vivify;
+            let marks = Cell::new(Marks::written(cx.now_ms));
+            slot.put(Entry { token: cx.token, marks, ..Entry::new(Value::Str(Vec::new())) });
+        }
+        let Some(entry) = &mut slot.entry else { return Outcome::Ok };
         let Value::Str(value) = &entry.value else {
             line(wrong_type(&entry.value).unwrap_or_default(), out);
             return Outcome::ServerError;
         };
-        if self.with_value {
-            out.extend_from_slice(b"VA ");
-            write::number(value.len() as u64, out);
-        } else {
-            out.extend_from_slice(b"HD");
-        }
-        let mut expires = entry.expire_at_ms;
-        for (flag, token) in &self.echo.flags {
-            match flag {
-                b'T' => expires = expire_at_ms(self.touch.unwrap_or(Expire::Keep), expires),
-                b'c' => number(b'c', entry.token, out),
-                b'f' => number(b'f', u64::from(entry.flags), out),
-                b's' => number(b's', value.len() as u64, out),
-                b't' => time_left(expires, cx, out),
-                _ => self.echo.flag(*flag, token, out),
-            }
-        }
-        out.extend_from_slice(b"\r\n");
-        if self.with_value {
-            out.extend_from_slice(value);
-            out.extend_from_slice(b"\r\n");
-        }
-        if let Some(expire) = self.touch {
-            super::classic::touch(slot, expire);
-        }
+        let found = Hit {
+            value,
+            flags: entry.flags,
+            token: entry.token,
+            expire_at_ms: entry.expire_at_ms,
+            touch: self.touch,
+            vivified,
+            recache: self.recache,
+            marks: Some(&entry.marks),
+            now_ms: cx.now_ms,
+        };
+        let words = MetaWords::of(&self.echo.line);
+        let expires = hit(&words, found, out);
+        slot.touched |= entry.expire_at_ms != expires;
+        entry.expire_at_ms = expires;
         Outcome::Ok
     }
 }
@@ -222,6 +324,8 @@ impl Program for Get {
 struct Set {
     mode: StoreMode,
     compare: Option<u64>,
+    /// `I`.
+    accepts_older: bool,
     /// For append and prepend: store a missing key with this expiry.
     vivify: Option<Expire>,
     flags: u32,
@@ -238,24 +342,35 @@ impl Program for Set {
         if let (StoreMode::Append | StoreMode::Prepend, Some(at), None) = (mode, self.vivify, &slot.entry) {
             (mode, expire) = (StoreMode::Add, at);
         }
-        let write = Write { mode, unique: self.compare, flags: self.flags, expire, value: &self.value };
-        match write.apply(slot, cx) {
-            Stored::Exists => self.echo.line("EX", out),
-            Stored::Missing => self.echo.line("NF", out),
-            Stored::Refused => self.echo.line("NS", out),
-            Stored::Done if self.quiet => {}
-            Stored::Done => self.echo.line("HD", out),
+        let write = Write {
+            mode,
+            unique: self.compare,
+            accepts_older: self.accepts_older,
+            flags: self.flags,
+            expire,
+            value: &self.value,
+        };
+        let (code, unique) = match write.apply(slot, cx) {
+            Stored::Exists => ("EX", 0),
+            Stored::Missing => ("NF", 0),
+            Stored::Refused => ("NS", 0),
+            Stored::Done if self.quiet => return Outcome::Ok,
+            Stored::Done => ("HD", cx.token),
             Stored::WrongType(message) => {
                 line(message, out);
                 return Outcome::ServerError;
             }
-        }
+        };
+        let words = MetaWords::of(&self.echo.line);
+        lead(code, &words, Some(unique), out);
         Outcome::Ok
     }
 }
 
 struct Delete {
     compare: Option<u64>,
+    /// `I`: the item stays, marked as stale, and with this expiry.
+    invalidates: Option<Expire>,
     echo: Echo,
     quiet: bool,
 }
@@ -263,13 +378,21 @@ struct Delete {
 impl Program for Delete {
     fn run(&mut self, slots: &mut [Slot], _: &RunCx, out: &mut Vec<u8>) -> Outcome {
         let Some(slot) = slots.first_mut() else { return Outcome::Ok };
-        match &slot.entry {
+        match &mut slot.entry {
             None => self.echo.line("NF", out),
             Some(entry) if self.compare.is_some_and(|unique| unique != entry.token) => {
                 self.echo.line("EX", out)
             }
-            Some(_) => {
-                slot.delete();
+            entry => {
+                match (entry, self.invalidates) {
+                    (Some(entry), Some(expire)) => {
+                        entry.expire_at_ms = expire_at_ms(expire, entry.expire_at_ms);
+                        let marks = Marks { is_stale: true, is_won: false, ..entry.marks.get() };
+                        entry.marks.set(marks);
+                        slot.changed = true;
+                    }
+                    _ => _ = slot.delete(),
+                }
                 if !self.quiet {
                     self.echo.line("HD", out);
                 }
@@ -301,25 +424,30 @@ impl Program for Arithmetic {
             (None, Some((initial, expire))) => {
                 let mut value = Vec::with_capacity(20);
                 write::number(initial, &mut value);
-                slot.put(Entry::new(Value::Str(value)));
+                let marks = Cell::new(Marks::written(cx.now_ms));
+                slot.put(Entry { marks, ..Entry::new(Value::Str(value)) });
                 (initial, Some(expire))
             }
             (Some(entry), _) => {
                 let matches = self.compare.is_none_or(|unique| unique == entry.token);
-                let Value::Str(value) = &mut entry.value else {
-                    line(wrong_type(&entry.value).unwrap_or_default(), out);
-                    return Outcome::ServerError;
-                };
-                if !matches && !value.is_empty() {
+                if !matches && !matches!(&entry.value, Value::Str(value) if value.is_empty()) {
                     self.echo.line("EX", out);
                     return Outcome::Ok;
                 }
-                let Some(number) = self.change.apply(value) else {
-                    line(NON_NUMERIC, out);
-                    return Outcome::ClientError;
-                };
-                slot.changed = true;
-                (number, None)
+                match self.change.apply_to(entry, cx) {
+                    Changed::NonNumeric => {
+                        line(NON_NUMERIC, out);
+                        return Outcome::ClientError;
+                    }
+                    Changed::To(number) => {
+                        slot.changed = true;
+                        (number, None)
+                    }
+                    Changed::WrongType(message) => {
+                        line(message, out);
+                        return Outcome::ServerError;
+                    }
+                }
             }
         };
         let mut digits = Vec::with_capacity(20);
@@ -332,7 +460,8 @@ impl Program for Arithmetic {
         } else {
             out.extend_from_slice(b"HD");
         }
-        for (flag, token) in &self.echo.flags {
+        let words = MetaWords::of(&self.echo.line);
+        for (flag, token) in words.flags() {
             match flag {
                 b'N' => {
                     entry.expire_at_ms = expire_at_ms(created.unwrap_or(Expire::Keep), entry.expire_at_ms)
@@ -340,8 +469,9 @@ impl Program for Arithmetic {
                 b'T' => {
                     entry.expire_at_ms = expire_at_ms(self.touch.unwrap_or(Expire::Keep), entry.expire_at_ms)
                 }
-                b't' => time_left(entry.expire_at_ms, cx, out),
-                _ => self.echo.flag(*flag, token, out),
+                b'c' => self::number(b'c', cx.token, out),
+                b't' => time_left(entry.expire_at_ms, cx.now_ms, out),
+                _ => repeat(flag, token, &words, out),
             }
         }
         out.extend_from_slice(b"\r\n");
@@ -378,9 +508,15 @@ impl Program for Debug {
             None => out.extend_from_slice(b"-1"),
             Some(at) => write::number(at.saturating_sub(cx.now_ms).div_ceil(1000), out),
         }
+        let marks = entry.marks.get();
+        let idle_s = (cx.now_ms / 1000).saturating_sub(u64::from(marks.accessed_s));
+        out.extend_from_slice(b" la=");
+        write::number(if marks.accessed_s == 0 { 0 } else { idle_s }, out);
         out.extend_from_slice(b" cas=");
         write::number(entry.token, out);
-        out.extend_from_slice(b" size=");
+        out.extend_from_slice(if marks.is_fetched { b" fetch=yes" } else { b" fetch=no" });
+        // There are no slab classes here.
+        out.extend_from_slice(b" cls=0 size=");
         write::number(value.len() as u64, out);
         out.extend_from_slice(b"\r\n");
         Outcome::Ok

@@ -1,6 +1,12 @@
 //! Memcached's arithmetic: unsigned 64 bits, wrapping at the top, stopping at 0, padded to the length of the old value.
 
+use std::cell::Cell;
+
 use mecha_memcached::write;
+
+use super::wrong_type;
+use crate::kv::RunCx;
+use crate::slot::{Entry, Marks, Value};
 
 /// What to do with a number.
 #[derive(Clone, Copy, Debug)]
@@ -9,10 +15,30 @@ pub(super) struct Change {
     pub(super) is_decrement: bool,
 }
 
+/// What came of a change.
+pub(super) enum Changed {
+    NonNumeric,
+    To(u64),
+    WrongType(&'static str),
+}
+
 impl Change {
+    /// Changes the number that `entry` holds. One that outgrows its place is a new item to memcached, without marks.
+    pub(super) fn apply_to(self, entry: &mut Entry, cx: &RunCx) -> Changed {
+        let Value::Str(value) = &mut entry.value else {
+            return Changed::WrongType(wrong_type(&entry.value).unwrap_or_default());
+        };
+        let before = value.len();
+        let Some(number) = self.apply(value) else { return Changed::NonNumeric };
+        if value.len() > before {
+            entry.marks = Cell::new(Marks::written(cx.now_ms));
+        }
+        Changed::To(number)
+    }
+
     /// The new number, written over the old one as memcached does: in place if it fits, and then padded with spaces.
     /// `None` if `value` holds no number.
-    pub(super) fn apply(self, value: &mut Vec<u8>) -> Option<u64> {
+    fn apply(self, value: &mut Vec<u8>) -> Option<u64> {
         let old = read(value)?;
         let new =
             if self.is_decrement { old.saturating_sub(self.delta) } else { old.wrapping_add(self.delta) };

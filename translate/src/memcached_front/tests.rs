@@ -6,12 +6,12 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command as Process, Stdio};
 use std::time::Duration;
 
-use mecha_core::{Decode, Framed, Limits, Matched, Outcome};
+use mecha_core::{Decode, Framed, Limits, Matched, Outcome, Protocol};
 use mecha_memcached::{Connection, Memcached, ReplyDecoder, RequestDecoder};
 use proptest::prelude::*;
 
-use crate::kv::{Expire, FastAction, Guard, KvFront, Plan, PlanCx, RunCx, Started, StepReply};
-use crate::slot::{Entry, Slot, Value};
+use crate::kv::{FastAction, Guard, KvFront, Plan, PlanCx, Recall, RunCx, Started, StepReply};
+use crate::slot::{Entry, Marks, Slot, Value};
 
 /// A back in memory, single-threaded.
 #[derive(Default)]
@@ -19,21 +19,26 @@ struct Map {
     entries: HashMap<Vec<u8>, Entry>,
     token: u64,
     now_ms: u64,
+    back: &'static str,
 }
 
 impl Map {
     fn new() -> Self {
-        Self { now_ms: 1_800_000_000_000, ..Self::default() }
+        Self { now_ms: 1_800_000_000_000, back: "map", ..Self::default() }
     }
 
     fn load(&mut self, key: &[u8]) -> Slot {
         let now_ms = self.now_ms;
         let entry = self.entries.get(key).filter(|entry| entry.expire_at_ms.is_none_or(|at| at > now_ms));
-        Slot { entry: entry.cloned(), changed: false }
+        Slot { entry: entry.cloned(), ..Slot::default() }
     }
 
     fn store(&mut self, key: &[u8], slot: Slot) {
         if !slot.changed {
+            // Reads leave marks.
+            if let Some(entry) = slot.entry {
+                self.entries.insert(key.to_vec(), entry);
+            }
             return;
         }
         self.token += 1;
@@ -60,7 +65,7 @@ impl Map {
     fn run(&mut self, head: &mecha_memcached::Request, frame: &[u8], out: &mut Vec<u8>) {
         let cx = PlanCx {
             now_ms: self.now_ms,
-            back: "map",
+            back: self.back,
             max_value: 1 << 20,
             random: 1,
             key_count: None,
@@ -72,42 +77,79 @@ impl Map {
             Plan::Txn(mut txn) => {
                 let mut slots: Vec<_> = txn.keys.iter().map(|key| self.load(key)).collect();
                 let before = slots.clone();
-                let cx = RunCx { now_ms: self.now_ms, random: 1, max_value: 1 << 20 };
+                let cx = RunCx { now_ms: self.now_ms, random: 1, max_value: 1 << 20, token: self.token + 1 };
                 txn.program.run(&mut slots, &cx, out);
                 for ((key, slot), before) in txn.keys.iter().zip(slots).zip(before) {
-                    assert!(slot.changed || slot == before, "a slot changed without being marked");
+                    let ours = slot.entry.as_ref().map(|entry| (&entry.value, entry.expire_at_ms));
+                    let theirs = before.entry.as_ref().map(|entry| (&entry.value, entry.expire_at_ms));
+                    assert!(
+                        slot.changed || slot.touched || ours == theirs,
+                        "a slot changed without being marked"
+                    );
                     self.store(key, slot);
                 }
             }
             Plan::Fast(fast) => {
+                let call = Memcached::call(head, mecha_core::Ticket::default());
                 let key = fast.key.of(frame, &[]).to_vec();
+                let kept = fast.keep.of(frame, &[]);
+                let recall = Recall { asked: call.asked(), memo: fast.memo, kept, now_ms: self.now_ms };
                 let mut slot = self.load(&key);
+                let there = slot.entry.clone();
+                let marks = self.entries.get(&key).map(|entry| &entry.marks);
+                let found = there.as_ref().map_or(StepReply::Missing, |entry| match &entry.value {
+                    Value::Str(value) => StepReply::Str {
+                        value,
+                        flags: entry.flags,
+                        expire_at_ms: entry.expire_at_ms,
+                        token: entry.token,
+                        marks,
+                    },
+                    _ => StepReply::Typed(Box::new(entry.clone())),
+                });
+                let (applied, token) = (StepReply::Applied { token: None }, Some(self.token + 1));
                 let reply = match fast.action {
-                    FastAction::Delete if slot.delete() => StepReply::Applied { token: None },
-                    FastAction::Delete | FastAction::Get(_) => StepReply::Missing,
+                    FastAction::Delete if slot.delete() => applied,
+                    FastAction::Delete => StepReply::Missing,
+                    FastAction::Get(_) => found,
+                    FastAction::GetTouch(expire) => {
+                        slot.touch(expire);
+                        found
+                    }
+                    FastAction::Touch(expire) if slot.touch(expire) => applied,
+                    FastAction::Touch(_) => StepReply::Missing,
                     FastAction::Flush { delay_s } => {
                         assert_eq!(delay_s, 0);
                         self.entries.clear();
-                        StepReply::Applied { token: None }
+                        applied
                     }
-                    FastAction::Set { guard: Guard::Absent, .. } if slot.entry.is_some() => {
-                        StepReply::Guarded
-                    }
-                    FastAction::Set { guard: Guard::Present, .. } if slot.entry.is_none() => {
+                    FastAction::Set { guard: Guard::Absent, .. } if there.is_some() => StepReply::Guarded,
+                    FastAction::Set { guard: Guard::Present | Guard::Token(_), .. } if there.is_none() => {
                         StepReply::Missing
                     }
+                    FastAction::Set { guard: Guard::Token(token), .. }
+                        if there.as_ref().is_some_and(|entry| entry.token != token) =>
+                    {
+                        StepReply::Guarded
+                    }
                     FastAction::Set { value, flags, expire, .. } => {
-                        let expire_at_ms = match expire {
-                            Expire::AtMs(at) => Some(at),
-                            _ => None,
-                        };
                         let value = Value::Str(value.of(frame, &[]).to_vec());
-                        slot.put(Entry { value, expire_at_ms, flags, token: 0 });
-                        StepReply::Applied { token: None }
+                        let marks = std::cell::Cell::new(Marks::written(self.now_ms));
+                        slot.put(Entry { flags, marks, ..Entry::new(value) });
+                        slot.touch(expire);
+                        StepReply::Applied { token }
                     }
                 };
-                self.store(&key, slot);
-                Memcached::fast_reply(fast.memo, &reply, out);
+                Memcached::fast_reply(&recall, &reply, out);
+                if slot.changed || slot.touched {
+                    // The reply has marked the stored entry, of which the slot is a copy.
+                    if let (Some(marked), Some(entry), false) =
+                        (self.entries.get(&key), &slot.entry, slot.changed)
+                    {
+                        entry.marks.set(marked.marks.get());
+                    }
+                    self.store(&key, slot);
+                }
             }
             Plan::Answered(_) | Plan::Close => {}
             Plan::Sequence(_) | Plan::Walk(_) => panic!("the front walks nowhere"),
@@ -178,16 +220,7 @@ fn a_key_of_another_type_is_an_error_and_no_miss() {
 #[test]
 fn what_an_entry_cannot_carry_is_refused() {
     let mut map = Map::new();
-    for command in [
-        "mg k N30",
-        "mg k R30 v",
-        "mg k h",
-        "mg k l",
-        "md k I",
-        "ma k c",
-        "ms k 1 c\r\nx",
-        "ms k 1 I C5\r\nx",
-    ] {
+    for command in ["mg k N30", "mg k R30 v", "mg k h", "mg k l", "md k I", "ms k 1 I C5\r\nx"] {
         assert!(map.text(&format!("{command}\r\n")).starts_with("CLIENT_ERROR mecha: flag "), "{command}");
     }
 }
@@ -206,7 +239,8 @@ fn errors_of_the_back_are_kept_from_noreply_alone() {
     use mecha_memcached::ops;
     let error = |op| {
         let mut out = Vec::new();
-        let outcome = Memcached::error(op, KvError::Unsupported, "redis", &mut out);
+        let asked = mecha_core::Asked { op, echo: 0 };
+        let outcome = Memcached::error(asked, KvError::Unsupported, "redis", &mut out);
         (outcome, String::from_utf8_lossy(&out).into_owned())
     };
     let text = "CLIENT_ERROR mecha: not supported on this backend: redis\r\n".to_owned();
@@ -271,24 +305,51 @@ impl Drop for Server {
     }
 }
 
-/// Cas uniques are numbers of the store's own.
-fn without_uniques(bytes: &[u8]) -> Vec<String> {
-    let mut heads = Vec::new();
-    ReplyDecoder::new(Limits::default()).decode(bytes, &mut heads).expect("the answer is well formed");
-    heads
-        .iter()
-        .map(|head| {
+/// Cas uniques are numbers of the store's own, and their order is what can be compared.
+#[derive(Default)]
+struct Uniques(Vec<String>);
+
+impl Uniques {
+    /// `@` is the unique seen last, `^` the one seen first.
+    fn fill(&self, command: &str) -> String {
+        let none = "999999999".to_owned();
+        command.replace('@', self.0.last().unwrap_or(&none)).replace('^', self.0.first().unwrap_or(&none))
+    }
+
+    fn named(&mut self, unique: &str) -> String {
+        if unique == "0" {
+            return "<none>".into();
+        }
+        let place = self.0.iter().position(|known| known == unique).unwrap_or_else(|| {
+            self.0.push(unique.to_owned());
+            self.0.len() - 1
+        });
+        format!("<{place}>")
+    }
+
+    /// The replies, with uniques named by the order in which they were seen.
+    fn name(&mut self, bytes: &[u8]) -> Vec<String> {
+        let mut heads = Vec::new();
+        ReplyDecoder::new(Limits::default()).decode(bytes, &mut heads).expect("the answer is well formed");
+        let mut lines = Vec::new();
+        for head in &heads {
             let frame = Memcached::reply_span(head).of(bytes, &[]);
             let text = String::from_utf8_lossy(frame).into_owned();
             let (line, data) = text.split_once("\r\n").unwrap_or((&text, ""));
             let is_value = Memcached::matched(head) == Matched::Part;
-            let words = line.split(' ').enumerate().map(|(place, word)| {
-                let is_unique = (is_value && place == 4) || (!is_value && place > 0 && word.starts_with('c'));
-                if is_unique { "<cas>" } else { word }
-            });
-            words.collect::<Vec<_>>().join(" ") + "|" + data
-        })
-        .collect()
+            let words: Vec<String> = line
+                .split(' ')
+                .enumerate()
+                .map(|(place, word)| match word.strip_prefix('c') {
+                    _ if is_value && place == 4 => self.named(word),
+                    Some(unique) if !is_value && place > 0 => self.named(unique),
+                    _ => word.to_owned(),
+                })
+                .collect();
+            lines.push(words.join(" ") + "|" + data);
+        }
+        lines
+    }
 }
 
 fn command() -> impl Strategy<Value = String> {
@@ -310,24 +371,63 @@ fn command() -> impl Strategy<Value = String> {
         || prop_oneof![Just("0"), Just("1"), Just("99"), Just("18446744073709551615"), Just("-1"), Just("x")];
     let store = prop_oneof![Just("set"), Just("add"), Just("replace"), Just("append"), Just("prepend")];
     let mg = prop::sample::subsequence(
-        vec!["v", "f", "t", "s", "k", "O12", "q", "T50", "u", "E1", "Z", "Tx", "M"],
-        0..5,
+        vec![
+            "v", "f", "t", "s", "k", "O12", "q", "T50", "u", "c", "h", "N30", "R60", "R20", "E1", "Z", "Tx",
+            "M",
+        ],
+        0..6,
     );
     let ms = prop::sample::subsequence(
-        vec!["k", "O7", "q", "T50", "F9", "C0", "C999999999", "MA", "ME", "MR", "MP", "MS", "MX", "I9x"],
-        0..4,
+        vec![
+            "k",
+            "O7",
+            "q",
+            "T50",
+            "F9",
+            "c",
+            "C0",
+            "C@",
+            "C^",
+            "C999999999",
+            "I",
+            "MA",
+            "ME",
+            "MR",
+            "MP",
+            "MS",
+            "MX",
+        ],
+        0..5,
     );
-    let md = prop::sample::subsequence(vec!["k", "O7", "q", "C0", "C999999999", "T5", "v", "Z"], 0..4);
+    let md =
+        prop::sample::subsequence(vec!["k", "O7", "q", "C0", "C@", "C999999999", "I", "T50", "v", "Z"], 0..4);
     let ma = prop::sample::subsequence(
-        vec!["k", "O7", "v", "t", "T60", "N30", "J7", "D5", "MD", "M-", "MI", "MX", "C999999999", "Dx"],
+        vec![
+            "k",
+            "O7",
+            "v",
+            "t",
+            "T60",
+            "N30",
+            "J7",
+            "D5",
+            "MD",
+            "M-",
+            "MI",
+            "MX",
+            "C999999999",
+            "Dx",
+            "c",
+            "C@",
+        ],
         0..5,
     );
     prop_oneof![
         4 => (store, key(), 0_u32..9, exptime(), value(), quiet()).prop_map(|(verb, key, flags, exptime, value, quiet)| {
             format!("{verb} {key} {flags} {exptime} {}{quiet}\r\n{value}\r\n", value.len())
         }),
-        1 => (key(), value(), quiet()).prop_map(|(key, value, quiet)| {
-            format!("cas {key} 0 0 {} 999999999{quiet}\r\n{value}\r\n", value.len())
+        1 => (key(), value(), quiet(), prop_oneof![Just("@"), Just("^"), Just("999999999"), Just("0")]).prop_map(|(key, value, quiet, unique)| {
+            format!("cas {key} 0 0 {} {unique}{quiet}\r\n{value}\r\n", value.len())
         }),
         2 => prop::collection::vec(key(), 0..5).prop_map(|keys| format!("get {}\r\n", keys.join(" "))),
         1 => prop::collection::vec(key(), 1..4).prop_map(|keys| format!("gets {}\r\n", keys.join(" "))),
@@ -339,7 +439,6 @@ fn command() -> impl Strategy<Value = String> {
             .prop_map(|(key, more)| format!("delete {key}{more}\r\n")),
         2 => (key(), mg).prop_map(|(key, flags)| format!("mg {key} {}\r\n", flags.join(" "))),
         2 => (key(), value(), ms).prop_map(|(key, value, flags)| {
-            let flags: Vec<_> = flags.into_iter().filter(|flag| *flag != "I9x").collect();
             format!("ms {key} {} {}\r\n{value}\r\n", value.len(), flags.join(" "))
         }),
         1 => (key(), md).prop_map(|(key, flags)| format!("md {key} {}\r\n", flags.join(" "))),
@@ -370,13 +469,14 @@ fn answers_are_those_of_a_real_memcached() {
         server.ask(
             b"delete a\r\ndelete b\r\ndelete c\r\ndelete d\r\ndelete e\r\ndelete noreply\r\ndelete foo\r\n",
         );
-        let mut map = Map::new();
+        let mut map = Map { back: "embedded", ..Map::new() };
+        let (mut own, mut theirs) = (Uniques::default(), Uniques::default());
         map.now_ms = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |now| now.as_millis() as u64);
         for command in &commands {
-            let real = without_uniques(&server.ask(command.as_bytes()));
-            let ours = without_uniques(&map.serve(command.as_bytes()));
+            let real = theirs.name(&server.ask(theirs.fill(command).as_bytes()));
+            let ours = own.name(&map.serve(own.fill(command).as_bytes()));
             let near = |(a, b): (&String, &String)| {
                 a == b
                     || a.replace(" t99", " t100")

@@ -68,7 +68,9 @@ impl Server {
             Step::Delete { .. } => StepKind::Delete,
             Step::Flush { .. } => StepKind::Flush,
             Step::Get { want, .. } => StepKind::Get(*want),
+            Step::GetTouch { .. } => StepKind::Get(Want::Value),
             Step::Put { .. } | Step::PutStr { .. } => StepKind::Put,
+            Step::Touch { .. } => StepKind::Touch,
         };
         let mut request = Vec::new();
         let encoded = Resp::encode(step, now_ms(), 1 << 20, &mut request).expect("the step can be encoded");
@@ -81,7 +83,7 @@ impl Server {
             StepReply::Failed(error) => Said::Failed(error),
             StepReply::Guarded => Said::Guarded,
             StepReply::Missing => Said::Missing,
-            StepReply::Str { value, flags, expire_at_ms, token } => {
+            StepReply::Str { value, flags, expire_at_ms, token, .. } => {
                 Said::Str { value: value.to_vec(), flags, expire_at_ms, token }
             }
             StepReply::Typed(_) => panic!("no aggregates here"),
@@ -89,7 +91,7 @@ impl Server {
     }
 
     fn put(&mut self, value: &[u8], expire: Expire, guard: Guard) -> Said {
-        self.step(&Step::PutStr { key: b"k", value, flags: 7, expire, guard })
+        self.step(&Step::PutStr { key: b"k", value, flags: 7, expire, guard, token: Resp::fresh_token() })
     }
 
     fn get(&mut self, want: Want) -> Said {
@@ -153,7 +155,7 @@ fn a_real_redis_keeps_flags_tokens_and_expiry() {
     assert_eq!(server.put(b"e", Expire::Keep, Guard::Present), Said::Applied);
     let token = server.token();
     assert_eq!(server.get(Want::Everything), found(b"e", token, Some(at)));
-    let entry = Entry { value: Value::Str(b"f".to_vec()), expire_at_ms: None, flags: 7, token: 0 };
+    let entry = Entry { flags: 7, token: Resp::fresh_token(), ..Entry::new(Value::Str(b"f".to_vec())) };
     assert_eq!(
         server.step(&Step::Put { key: b"k", entry: &entry, guard: Guard::Token(token) }),
         Said::Applied
@@ -211,8 +213,14 @@ fn aggregates_of_redis_programs_are_reported() {
 fn what_redis_cannot_hold_leaves_no_bytes() {
     let mut out = Vec::new();
     let hash = Entry::new(Value::Hash([(vec![1], vec![2])].into_iter().collect()));
-    let large =
-        Step::PutStr { key: b"k", value: &[0; 9], flags: 0, expire: Expire::Never, guard: Guard::Always };
+    let large = Step::PutStr {
+        key: b"k",
+        value: &[0; 9],
+        flags: 0,
+        expire: Expire::Never,
+        guard: Guard::Always,
+        token: 1,
+    };
     for (step, error) in [
         (Step::Put { key: b"k", entry: &hash, guard: Guard::Always }, KvError::Unsupported),
         (Step::Flush { delay_s: 5 }, KvError::Unsupported),
@@ -250,4 +258,35 @@ fn tokens_differ_between_writes_and_threads() {
     let distinct: std::collections::HashSet<_> = here.iter().chain([&there]).collect();
     assert_eq!(distinct.len(), 1001);
     assert!(here.iter().all(|&token| token != 0 && i64::try_from(token).is_ok()));
+}
+
+#[test]
+fn plain_reads_and_touches_are_single_commands_that_keep_flags_token_and_type() {
+    let Some(mut server) = Server::start() else { return };
+    let far = now_ms() + 1_000_000;
+    assert_eq!(server.step(&Step::Touch { key: b"k", expire: Expire::Never }), Said::Missing);
+    assert_eq!(server.step(&Step::Touch { key: b"k", expire: Expire::AtMs(far) }), Said::Missing);
+    assert_eq!(server.get(Want::Value), Said::Missing);
+    assert_eq!(server.put(b"v", Expire::Never, Guard::Always), Said::Applied);
+    let token = server.token();
+    let plain = Said::Str { value: b"v".to_vec(), flags: 7, expire_at_ms: None, token };
+    assert_eq!(server.get(Want::Value), plain);
+    assert_eq!(server.step(&Step::Touch { key: b"k", expire: Expire::AtMs(far) }), Said::Applied);
+    let timed = |expire_at_ms| Said::Str { value: b"v".to_vec(), flags: 7, expire_at_ms, token };
+    assert_eq!(server.get(Want::Everything), timed(Some(far)));
+    assert_eq!(server.step(&Step::GetTouch { key: b"k", expire: Expire::AtMs(far + 5) }), plain);
+    assert_eq!(server.get(Want::Everything), timed(Some(far + 5)));
+    assert_eq!(server.step(&Step::GetTouch { key: b"k", expire: Expire::Never }), plain);
+    assert_eq!(server.get(Want::Everything), timed(None));
+    assert_eq!(server.step(&Step::Touch { key: b"k", expire: Expire::Never }), Said::Applied);
+    assert_eq!(server.step(&Step::GetTouch { key: b"k", expire: Expire::AtMs(1) }), plain);
+    assert_eq!(server.get(Want::Value), Said::Missing);
+    // What a Redis program wrote.
+    server.native(&[b"SET", b"k", b"theirs"]);
+    let token = server.token();
+    let theirs = Said::Str { value: b"theirs".to_vec(), flags: 0, expire_at_ms: None, token };
+    assert_eq!(server.get(Want::Value), theirs);
+    server.native(&[b"DEL", b"k"]);
+    server.native(&[b"LPUSH", b"k", b"x"]);
+    assert_eq!(server.get(Want::Value), Said::Failed(KvError::Unsupported));
 }

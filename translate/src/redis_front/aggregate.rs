@@ -336,11 +336,11 @@ pub(crate) fn test_run(
     random: u64,
 ) -> Vec<u8> {
     let spec = args.first().and_then(|name| find(name)).expect("a known command");
-    let cx = RunCx { now_ms: 0, random, max_value: 1 << 20 };
+    let cx = RunCx { now_ms: 0, random, max_value: 1 << 20, token: 0 };
     let mut out = Vec::new();
     let Plan::Txn(mut txn) = plan(spec, args.to_vec(), proto, &cx, &mut out) else { return out };
     let mut slots: Vec<_> =
-        txn.keys.iter().map(|key| Slot { entry: world.get(key).cloned(), changed: false }).collect();
+        txn.keys.iter().map(|key| Slot { entry: world.get(key).cloned(), ..Slot::default() }).collect();
     txn.program.run(&mut slots, &cx, &mut out);
     for (key, slot) in txn.keys.into_iter().zip(slots) {
         if !slot.changed {

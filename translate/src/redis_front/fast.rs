@@ -26,7 +26,7 @@ const RESP3: u32 = 0x100;
 pub(super) fn plan(request: &Request, frame: &[u8], proto: u8, cx: &PlanCx<'_>) -> Option<Fast> {
     let memo = if proto >= 3 { RESP3 } else { 0 };
     let key = Span::wire(request.key_at as usize, request.key_len as usize);
-    let fast = |action, form| Some(Fast { key, action, memo: memo | form });
+    let fast = |action, form| Some(Fast { key, action, keep: Span::default(), memo: memo | form });
     let value_at = |at: usize| {
         let value = args(frame).nth(at)?;
         let start = (value.as_ptr() as usize).checked_sub(frame.as_ptr() as usize)?;
@@ -67,7 +67,7 @@ pub(super) fn flush<'w>(mut words: impl Iterator<Item = &'w [u8]>, proto: u8) ->
         return None;
     }
     let memo = if proto >= 3 { RESP3 } else { 0 } | FLUSHED;
-    Some(Fast { key: Span::default(), action: FastAction::Flush { delay_s: 0 }, memo })
+    Some(Fast { key: Span::default(), action: FastAction::Flush { delay_s: 0 }, keep: Span::default(), memo })
 }
 
 /// The options of SET, if they are a time to live and a condition and nothing else.

@@ -110,13 +110,17 @@ const MEMCACHED_REFUSED: &[&str] =
     &["cache_memlimit", "extstore", "lru", "lru_crawler", "refresh_certs", "shutdown", "slabs", "watch"];
 
 const MEMCACHED_EMULATED: &[(&str, &str)] = &[
-    ("ma", "without the cas unique of what is written"),
-    ("md", "without I"),
-    ("me", "without access times"),
-    ("mg", "without N, R, h and l"),
-    ("ms", "without I and the cas unique of what is written"),
+    ("me", "there are no slab classes; size is that of the value"),
     ("stats", "what is known here; no arguments but reset"),
     ("verbosity", "without effect"),
+];
+
+/// What only the embedded store can do in full.
+const MEMCACHED_REMOTE: &[(&str, &str)] = &[
+    ("flush_all", "without a delay"),
+    ("md", "without I on redis"),
+    ("mg", "without N, R, h and l on redis"),
+    ("ms", "without I on redis"),
 ];
 
 /// Whether a back with this name lives in this process.
@@ -182,10 +186,8 @@ fn memcached_row(command: &'static str, back: &str) -> Row {
     if MEMCACHED_REFUSED.contains(&command) {
         return Row { command, support: Refused, note: "" };
     }
-    if command == "flush_all" && !is_local(back) {
-        return Row { command, support: Emulated, note: "without a delay" };
-    }
-    match MEMCACHED_EMULATED.iter().find(|(name, _)| *name == command) {
+    let remote = if is_local(back) { &[] } else { MEMCACHED_REMOTE };
+    match MEMCACHED_EMULATED.iter().chain(remote).find(|(name, _)| *name == command) {
         Some((_, note)) => Row { command, support: Emulated, note },
         None => Row { command, support: Exact, note: "" },
     }

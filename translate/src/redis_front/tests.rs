@@ -72,7 +72,7 @@ const PLAN: PlanCx<'static> = PlanCx {
     started_at: &Started { unix_seconds: 0 },
 };
 
-const RUN: RunCx = RunCx { now_ms: 1_000_000, random: 1, max_value: 1 << 20 };
+const RUN: RunCx = RunCx { now_ms: 1_000_000, random: 1, max_value: 1 << 20, token: 0 };
 
 fn plan_on(back: &'static str, session: &mut Session, line: &str) -> (Plan, String) {
     let mut frame = Vec::new();
@@ -173,7 +173,7 @@ fn a_remote_transaction_over_two_changed_keys_changes_none() {
     let mut exec = txn(plan(&mut session, "EXEC"));
     assert_eq!(exec.keys, [b"b", b"a"]);
     let entry = Entry::new(Value::Str(b"1".to_vec()));
-    let before = [Slot { entry: Some(entry), changed: false }, Slot::default()];
+    let before = [Slot { entry: Some(entry), ..Slot::default() }, Slot::default()];
     let mut slots = before.clone();
     assert!(
         run(&mut exec, &mut slots).starts_with("-EXECABORT Transaction discarded because it changes several")

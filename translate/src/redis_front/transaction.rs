@@ -185,7 +185,7 @@ fn exec(session: &mut Session, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
     let (items, keys) = remote_items(steps, cx.back);
     let mut program = RemoteExec { items, proto, back: cx.back, progress: Rc::clone(&progress) };
     if keys.is_empty() {
-        let run_cx = RunCx { now_ms: cx.now_ms, random: cx.random, max_value: cx.max_value };
+        let run_cx = RunCx { now_ms: cx.now_ms, random: cx.random, max_value: cx.max_value, token: 0 };
         let outcome = program.run(&mut [], &run_cx, out);
         progress.begun.set(true);
         settle(op::EXEC, session);

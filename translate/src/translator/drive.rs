@@ -143,9 +143,9 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
             None => {
                 let start = answers.wire.len();
                 answers.wire.extend_from_slice(&machine.reply);
-                push_answer(answers, start, machine.ticket, machine.op, machine.outcome);
+                push_answer(answers, start, machine.ticket, machine.asked.op, machine.outcome);
             }
-            Some(failure) => self.answer_failure(failure, machine.ticket, machine.op, answers),
+            Some(failure) => self.answer_failure(failure, machine.ticket, machine.asked, answers),
         }
     }
 

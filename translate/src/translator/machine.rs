@@ -9,7 +9,7 @@
 //! slot too, one after the other, and all are stored together. However many clients count on one key, they take one
 //! load and one store.
 
-use mecha_core::{OpId, Outcome, Ticket};
+use mecha_core::{Asked, Outcome, Ticket};
 
 use crate::kv::{Atomicity, Guard, KvError, Program, RunCx, Step, StepKind, StepReply, Txn, Want};
 use crate::slot::{Entry, Slot, Value};
@@ -34,7 +34,7 @@ pub(super) enum Next {
 pub(super) struct Machine {
     pub(super) serial: u32,
     pub(super) ticket: Ticket,
-    pub(super) op: OpId,
+    pub(super) asked: Asked,
     /// In how many queues others are first.
     pub(super) waits_for: usize,
     /// The queues that it is in.
@@ -86,12 +86,12 @@ impl Program for NoProgram {
 // === impl Machine ===
 
 impl Machine {
-    pub(super) fn new(serial: u32, ticket: Ticket, op: OpId, deadline_ms: Option<u64>, txn: Txn) -> Self {
+    pub(super) fn new(serial: u32, ticket: Ticket, asked: Asked, deadline_ms: Option<u64>, txn: Txn) -> Self {
         let count = txn.keys.len();
         Self {
             serial,
             ticket,
-            op,
+            asked,
             waits_for: 0,
             locks: Vec::new(),
             reply: Vec::new(),
@@ -118,7 +118,7 @@ impl Machine {
             want: Want::Header,
             atomicity: Atomicity::PerKey,
         };
-        Self::new(0, Ticket::default(), OpId::UNKNOWN, None, txn)
+        Self::new(0, Ticket::default(), Asked::default(), None, txn)
     }
 
     pub(super) fn keys(&self) -> &[Vec<u8>] {
@@ -156,7 +156,12 @@ impl Machine {
     /// The write that the current phase has for this slot.
     pub(super) fn to_store(&self, slot: usize) -> Option<(Step<'_>, StepKind)> {
         let (key, cell) = (self.key(slot), self.cells.get(slot)?);
-        let entry = self.slots.get(slot).filter(|slot| slot.changed && !cell.stored)?.entry.as_ref();
+        let entry = self
+            .slots
+            .get(slot)
+            .filter(|slot| (slot.changed || slot.touched) && !cell.stored)?
+            .entry
+            .as_ref();
         match (self.phase, entry) {
             (Phase::Put, Some(entry)) => {
                 let guard = cell.token.map_or(Guard::Absent, Guard::Token);
@@ -200,8 +205,8 @@ impl Machine {
 
     fn loaded(&mut self, slot: usize, reply: StepReply<'_>, now_ms: u64) {
         let entry = match reply {
-            StepReply::Str { value, flags, expire_at_ms, token } => {
-                Some(Entry { value: Value::Str(value.to_vec()), expire_at_ms, flags, token })
+            StepReply::Str { value, flags, expire_at_ms, token, .. } => {
+                Some(Entry { expire_at_ms, flags, token, ..Entry::new(Value::Str(value.to_vec())) })
             }
             StepReply::Typed(entry) => Some(*entry),
             StepReply::Missing => None,
@@ -214,7 +219,7 @@ impl Machine {
         cell.token = entry.as_ref().map(|entry| entry.token);
         let entry = entry.filter(|entry| entry.expire_at_ms.is_none_or(|at| at > now_ms));
         cell.expired = entry.is_none() && cell.token.is_some();
-        *slot = Slot { entry, changed: false };
+        *slot = Slot { entry, ..Slot::default() };
     }
 
     /// Runs the program on the loaded slots.
@@ -231,13 +236,14 @@ impl Machine {
         }
         self.reply.clear();
         self.outcome = self.txn.program.run(&mut self.slots, cx, &mut self.reply);
+        self.slots.iter_mut().for_each(|slot| renew(slot, cx));
     }
 
     /// Whether `follower`, which waits behind this machine, can run on its slot.
     pub(super) fn leads(&self, follower: &Self) -> bool {
         follower.txn.keys == self.txn.keys
             && follower.waits_for == 1
-            && (self.txn.want == Want::Everything || follower.txn.want == Want::Header)
+            && self.txn.want.serves(follower.txn.want)
     }
 
     /// Whether another machine could run on its slot.
@@ -248,9 +254,11 @@ impl Machine {
     /// Runs a follower's program on what this machine's program left.
     pub(super) fn run_follower(&mut self, follower: &mut Self, cx: &RunCx) {
         let Some(slot) = self.slots.first_mut() else { return };
+        // A follower that sees the slot must see the token too that it will have by then.
         let changed = std::mem::take(&mut slot.changed);
         follower.reply.clear();
         follower.outcome = follower.txn.program.run(std::slice::from_mut(slot), cx, &mut follower.reply);
+        renew(slot, cx);
         slot.changed |= changed;
     }
 
@@ -301,5 +309,12 @@ impl Machine {
         self.followers.clear();
         (self.failed, self.raced, self.outstanding) = (None, false, 0);
         self.phase = Phase::Load;
+    }
+}
+
+/// Gives what the program has changed its new token.
+fn renew(slot: &mut Slot, cx: &RunCx) {
+    if let (true, Some(entry)) = (slot.changed, &mut slot.entry) {
+        entry.token = cx.token;
     }
 }

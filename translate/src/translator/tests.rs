@@ -585,6 +585,7 @@ fn two_keys_with_one_digest_are_told_apart() {
             flags: 0,
             expire: crate::kv::Expire::Never,
             guard: Guard::Always,
+            token: 0,
         };
         Memcached::encode(&step, NOW, 10_000, out).unwrap()
     };

@@ -116,7 +116,7 @@ impl Sequence for LocalExec {
                 Step::Run { op, txn, request_len } => {
                     if let Err(error) = space.run(txn, *request_len, &cx, out) {
                         out.truncate(before);
-                        Resp::error(*op, error, self.back, out);
+                        Resp::error(mecha_core::Asked { op: *op, echo: 0 }, error, self.back, out);
                     }
                 }
                 Step::Sequence(sequence) => drop(sequence.run(space, &cx, out)),
