@@ -202,16 +202,16 @@ impl Store {
             Some(mut stripe) => {
                 // Read before an expiry in the past hides it.
                 stripe.get(key, now_ms, read);
-                stripe.touch(key, expire, now_ms);
+                stripe.touch(key, expire, false, now_ms);
             }
             None => read(&StepReply::Missing),
         }
     }
 
-    /// Sets the expiry of a key of any type. Returns whether it exists.
+    /// Sets the expiry of a key of any type, which counts as reading it. Returns whether it exists.
     fn touch(&self, key: &[u8], expire: Expire, now_ms: u64) -> bool {
         let stripe = self.lock(self.stripe_of(self.hash(key)));
-        stripe.is_some_and(|mut stripe| stripe.touch(key, expire, now_ms))
+        stripe.is_some_and(|mut stripe| stripe.touch(key, expire, true, now_ms))
     }
 
     fn delete(&self, key: &[u8], now_ms: u64) -> StepReply<'static> {

@@ -69,6 +69,11 @@ impl Marks {
     pub fn written(now_ms: u64) -> Self {
         Self { accessed_s: (now_ms / 1000) as u32, ..Self::default() }
     }
+
+    /// The same after a read.
+    pub fn read(self, now_ms: u64) -> Self {
+        Self { is_fetched: true, accessed_s: (now_ms / 1000) as u32, ..self }
+    }
 }
 
 impl Entry {

@@ -242,13 +242,16 @@ impl Stripe {
         self.token + 1
     }
 
-    /// Sets the expiry of a key of any type. Returns whether it exists.
-    pub(super) fn touch(&mut self, key: &[u8], expire: Expire, now_ms: u64) -> bool {
+    /// Sets the expiry of a key of any type, which may count as reading it. Returns whether it exists.
+    pub(super) fn touch(&mut self, key: &[u8], expire: Expire, is_read: bool, now_ms: u64) -> bool {
         let (before, after) = {
             let Some(mut item) = self.cache.get_mut(key) else { return false };
             let Some(entry) = item.entry.as_mut().filter(|entry| is_alive(entry, now_ms)) else {
                 return false;
             };
+            if is_read {
+                entry.marks.set(entry.marks.get().read(now_ms));
+            }
             let before = entry.expire_at_ms;
             entry.expire_at_ms = match expire {
                 Expire::AtMs(at) => Some(at),

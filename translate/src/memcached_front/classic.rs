@@ -73,8 +73,7 @@ impl Program for Retrieve {
 
 /// Notes that an item has been read.
 pub(super) fn read(marks: &Cell<Marks>, now_ms: u64) {
-    let accessed_s = (now_ms / 1000) as u32;
-    marks.set(Marks { is_fetched: true, accessed_s, ..marks.get() });
+    marks.set(marks.get().read(now_ms));
 }
 
 /// `incr`, `decr`.

@@ -116,7 +116,12 @@ impl Map {
                         slot.touch(expire);
                         found
                     }
-                    FastAction::Touch(expire) if slot.touch(expire) => applied,
+                    FastAction::Touch(expire) if slot.touch(expire) => {
+                        if let Some(marks) = marks {
+                            marks.set(marks.get().read(self.now_ms));
+                        }
+                        applied
+                    }
                     FastAction::Touch(_) => StepReply::Missing,
                     FastAction::Flush { delay_s } => {
                         assert_eq!(delay_s, 0);
@@ -460,7 +465,7 @@ fn command() -> impl Strategy<Value = String> {
 fn answers_are_those_of_a_real_memcached() {
     let Some(server) = Server::start() else { return };
     let server = std::cell::RefCell::new(server);
-    let config = ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() };
     let mut runner = proptest::test_runner::TestRunner::new(config);
     let sequences = prop::collection::vec(command(), 1..40);
     let result = runner.run(&sequences, |commands| {
