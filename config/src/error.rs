@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// Characters of a line that are shown.
+const SHOWN: usize = 120;
+
 /// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
@@ -46,21 +49,34 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "error: {}", self.message)?;
-        if self.line > 0 {
-            let file = self.file.as_deref().unwrap_or("configuration");
-            writeln!(f, "  --> {file}:{}:{} at {}", self.line, self.column, self.path)?;
-            let number = self.line.to_string();
-            writeln!(f, "  {number} | {}", self.source)?;
-            let margin = " ".repeat(number.len());
-            let indent = " ".repeat(self.column.saturating_sub(1).min(200) as usize);
-            writeln!(f, "  {margin} | {indent}^")?;
-        } else if !self.path.is_empty() {
-            writeln!(f, "  --> {}", self.path)?;
+        let path = if self.path.is_empty() { String::new() } else { format!(" at {}", self.path) };
+        match (&self.file, self.line) {
+            (Some(file), 0) => writeln!(f, "  --> {file}{path}")?,
+            (None, 0) if self.path.is_empty() => {}
+            (None, 0) => writeln!(f, "  --> {}", self.path)?,
+            (file, line) => {
+                let file = file.as_deref().unwrap_or("configuration");
+                writeln!(f, "  --> {file}:{line}:{}{path}", self.column)?;
+                self.show_source(f)?;
+            }
         }
         if let Some(hint) = &self.hint {
             writeln!(f, "  hint: {hint}")?;
         }
         Ok(())
+    }
+}
+
+impl ConfigError {
+    /// The line with a mark below it; of a long line, what is around the mark.
+    fn show_source(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.column.saturating_sub(1) as usize;
+        let from = if at > SHOWN * 3 / 4 { at - SHOWN / 2 } else { 0 };
+        let clean = |c: char| if c.is_control() { ' ' } else { c };
+        let shown: String = self.source.chars().skip(from).take(SHOWN).map(clean).collect();
+        let number = self.line.to_string();
+        writeln!(f, "  {number} | {}", shown.trim_end())?;
+        writeln!(f, "  {} | {}^", " ".repeat(number.len()), " ".repeat(at - from))
     }
 }
 

@@ -11,6 +11,7 @@ mod flags;
 mod node;
 mod options;
 mod read;
+mod repair;
 mod schema;
 mod sharding;
 mod target;

@@ -44,8 +44,11 @@ pub(crate) enum Kind {
 
 impl Node {
     /// The tree of `text`; an empty text is null.
-    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
-        let mut builder = Builder { stack: Vec::new(), root: None, count: 0 };
+    ///
+    /// # Errors
+    /// Text that is no tree. Keys that are given twice do not prevent one: they are added to `errors`.
+    pub(crate) fn parse(text: &str, errors: &mut Vec<ConfigError>) -> Result<Self, ConfigError> {
+        let mut builder = Builder { stack: Vec::new(), root: None, count: 0, errors: Vec::new() };
         for event in Parser::new_from_str(text) {
             let (event, span) = event.map_err(|error| {
                 let place = Place::of(error.marker());
@@ -54,6 +57,7 @@ impl Node {
             })?;
             builder.event(event, Place::of(&span.start))?;
         }
+        errors.append(&mut builder.errors);
         Ok(builder.root.unwrap_or_default())
     }
 
@@ -142,6 +146,7 @@ struct Builder {
     stack: Vec<Open>,
     root: Option<Node>,
     count: usize,
+    errors: Vec<ConfigError>,
 }
 
 impl Builder {
@@ -171,7 +176,8 @@ impl Builder {
                 None => {}
             },
             Event::DocumentStart(_) if self.root.is_some() => {
-                return Err(at(place, "only one YAML document is read".into()));
+                return Err(at(place, "only one YAML document is read".into())
+                    .hint("remove `---` and what follows, or make it a file of its own"));
             }
             _ => {}
         }
@@ -180,7 +186,9 @@ impl Builder {
 
     fn open(&mut self, open: Open, place: Place) -> Result<(), ConfigError> {
         if self.stack.len() >= MAX_DEPTH {
-            return Err(at(place, format!("nested deeper than {MAX_DEPTH} levels")));
+            return Err(
+                at(place, format!("nested deeper than {MAX_DEPTH} levels")).hint("is this the right file?")
+            );
         }
         self.stack.push(open);
         Ok(())
@@ -189,21 +197,28 @@ impl Builder {
     fn add(&mut self, node: Node) -> Result<(), ConfigError> {
         self.count += 1;
         if self.count > MAX_NODES {
-            return Err(at(node.place, format!("more than {MAX_NODES} values")));
+            return Err(
+                at(node.place, format!("more than {MAX_NODES} values")).hint("is this the right file?")
+            );
         }
         match self.stack.last_mut() {
             None => self.root = Some(node),
             Some(Open::List(_, items)) => items.push(node),
             Some(Open::Map(_, pairs, key)) => match key.take() {
-                Some((name, place)) => {
-                    if pairs.iter().any(|(known, ..)| *known == name) {
-                        return Err(at(place, format!("`{name}` is given twice")));
+                Some((name, place)) => match pairs.iter().find(|(known, ..)| *known == name) {
+                    Some((_, first, _)) => {
+                        let hint = format!("it stands in line {} already; remove one", first.line);
+                        self.errors.push(at(place, format!("`{name}` is given twice")).hint(hint));
                     }
-                    pairs.push((name, place, node));
-                }
+                    None => pairs.push((name, place, node)),
+                },
                 None => match node.kind {
                     Kind::Scalar(name, _) => *key = Some((name, node.place)),
-                    _ => return Err(at(node.place, "a key must be plain text".into())),
+                    _ => {
+                        return Err(
+                            at(node.place, "a key must be plain text".into()).hint("as in `key: value`")
+                        );
+                    }
                 },
             },
         }

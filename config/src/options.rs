@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use crate::ConfigError;
-use crate::error::nearest;
 use crate::node::Node;
+use crate::repair::Repair;
 
 /// A raw subtree that remembers where it stands.
 #[derive(Clone, Debug, Default)]
@@ -49,38 +49,35 @@ impl Options {
     /// Decodes the whole subtree; no options at all decode like an empty map.
     ///
     /// # Errors
-    /// What does not fit `T`, with its place: a missing or unknown key, a wrong type, a value without its unit.
+    /// Everything that does not fit `T`, with its place: missing and unknown keys, wrong types, values without their
+    /// unit.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, Vec<ConfigError>> {
-        let mut value = self.node.value();
-        if value.is_null() {
-            value = serde_json::Value::Object(serde_json::Map::new());
+        self.check(|_: &T, _| {})
+    }
+
+    /// As [`Options::decode`], and lets `judge` say what is wrong with values of the right type. It is asked even if
+    /// other options do not fit, so that all errors come at once; it is not heard about those.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn check<T: DeserializeOwned>(
+        &self,
+        judge: impl FnOnce(&T, &mut Vec<ConfigError>),
+    ) -> Result<T, Vec<ConfigError>> {
+        let mut repair = Repair::new(self);
+        let decoded = repair.decode::<T>();
+        let Repair { mut errors, damaged, .. } = repair;
+        if let Some(decoded) = decoded {
+            let mut more = Vec::new();
+            judge(&decoded, &mut more);
+            let damaged: Vec<_> = damaged.iter().map(|path| join(&self.path, path)).collect();
+            errors.extend(more.into_iter().filter(|error| !damaged.contains(&error.path)));
+            if errors.is_empty() {
+                return Ok(decoded);
+            }
         }
-        serde_path_to_error::deserialize(value).map_err(|error| {
-            let path = error.path().to_string();
-            let path = if path == "." { String::new() } else { path };
-            let text = error.inner().to_string();
-            let mut located = match quoted(&text, "unknown field `") {
-                Some(field) => {
-                    // The path names the unknown key already, or ends at its map.
-                    let parent =
-                        path.strip_suffix(&field).map_or(path.as_str(), |path| path.trim_end_matches('.'));
-                    let mut error = self.error(parent, format!("there is no option `{field}`"));
-                    if let Some(place) = self.node.find(parent).key_place(&field) {
-                        (error.line, error.column) = (place.line, place.column);
-                    }
-                    error.path = join(&join(&self.path, parent), &field);
-                    let known: Vec<&str> = text.split('`').skip(3).step_by(2).collect();
-                    error.hint = Some(match nearest(&field, known.iter().copied()) {
-                        Some(near) => format!("did you mean `{near}`?"),
-                        None => format!("there is {}", known.join(", ")),
-                    });
-                    error
-                }
-                None => self.error(&path, text),
-            };
-            located = self.origin.locate(located);
-            vec![located]
-        })
+        errors.sort_by_key(|error| (error.line, error.column));
+        Err(errors)
     }
 
     /// A problem with the option at `path` (empty: the filter itself).
@@ -99,7 +96,7 @@ impl Options {
     /// # Panics
     /// The example is not a list with one filter.
     pub fn from_example(example: &str) -> Self {
-        let node = Node::parse(example).expect("an example is YAML");
+        let node = Node::parse(example, &mut Vec::new()).expect("an example is YAML");
         let crate::node::Kind::List(items) = &node.kind else { panic!("an example is a list") };
         let Some(crate::node::Kind::Map(pairs)) = items.first().map(|item| &item.kind) else {
             return Self::default();
@@ -107,12 +104,6 @@ impl Options {
         let (name, _, options) = pairs.first().expect("an example names a filter");
         Self { node: options.clone(), path: name.clone(), origin: Origin::new("example", example) }
     }
-}
-
-/// What stands in back quotes behind `start`.
-fn quoted(text: &str, start: &str) -> Option<String> {
-    let rest = text.split_once(start)?.1;
-    rest.split_once('`').map(|(quoted, _)| quoted.to_string())
 }
 
 pub(crate) fn join(path: &str, more: &str) -> String {

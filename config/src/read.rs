@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::node::Node;
+use crate::node::{Kind, Node};
 use crate::options::Origin;
 use crate::{ConfigError, Known, LogFormat, LogSpec, Snapshot};
 
@@ -34,8 +34,9 @@ pub(crate) use listener::default_listener;
 /// Everything that is wrong with it.
 pub fn load(text: &str, file: &str, known: &Known<'_>) -> Result<Snapshot, Vec<ConfigError>> {
     let origin = Origin::new(file, text);
-    let root = Node::parse(text).map_err(|error| vec![origin.locate(error)])?;
-    let mut reader = Reader { known, origin, errors: Vec::new() };
+    let mut errors = Vec::new();
+    let root = Node::parse(text, &mut errors).map_err(|error| vec![origin.locate(error)])?;
+    let mut reader = Reader { known, origin, errors, broken: Vec::new() };
     let snapshot = reader.snapshot(&root);
     let Reader { origin, mut errors, .. } = reader;
     if errors.is_empty() {
@@ -53,6 +54,8 @@ struct Reader<'a> {
     known: &'a Known<'a>,
     origin: Arc<Origin>,
     errors: Vec<ConfigError>,
+    /// Clusters with errors of their own: that somebody leads to them is no further error.
+    broken: Vec<String>,
 }
 
 impl Reader<'_> {
@@ -70,7 +73,12 @@ impl Reader<'_> {
         let drain_timeout = self.period(fields.take("drain_timeout"), Duration::ZERO);
         if listeners.is_empty() && self.errors.is_empty() {
             let hint = "as in `listeners: [ { listen: \"redis://127.0.0.1:6379\", to: \"embedded://\" } ]`";
-            self.error(fields.place, "listeners", "there is no listener", Some(hint.into()));
+            self.error(
+                fields.place,
+                "listeners",
+                if root.kind == Kind::Null { "the file is empty" } else { "there is no listener" },
+                Some(hint.into()),
+            );
         }
         self.finish(fields);
         Snapshot {

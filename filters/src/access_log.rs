@@ -77,12 +77,16 @@ struct Shape {
 }
 
 fn build(options: &Options, cx: &BuildCx<'_>) -> Result<AccessLog, Vec<ConfigError>> {
-    let raw: RawAccessLog = options.decode()?;
-    if raw.sample == Some(0) {
-        return Err(vec![options.error("sample", "must be at least 1")]);
-    }
-    let name = raw.to.as_deref().unwrap_or("stdout");
-    let target = Target::new(name).map_err(|error| vec![options.error("to", error)])?;
+    let target_of = |raw: &RawAccessLog| Target::new(raw.to.as_deref().unwrap_or("stdout"));
+    let raw: RawAccessLog = options.check(|raw: &RawAccessLog, errors| {
+        if raw.sample == Some(0) {
+            errors.push(options.error("sample", "must be at least 1"));
+        }
+        if let Err(error) = target_of(raw) {
+            errors.push(options.error("to", error));
+        }
+    })?;
+    let target = target_of(&raw).map_err(|error| vec![options.error("to", error)])?;
     let queue = cx
         .log
         .queue()

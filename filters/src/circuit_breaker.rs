@@ -70,6 +70,44 @@ struct Spec {
     probes: u32,
 }
 
+impl Spec {
+    fn of(raw: &RawBreaker) -> Self {
+        let micros = |period: Option<Period>, default: u64| {
+            period.map_or(default, |period| Duration::from(period).as_micros() as u64)
+        };
+        let open_micros = micros(raw.open_for, 1_000_000);
+        Self {
+            failures: raw.failures,
+            ratio: raw.ratio,
+            window_micros: micros(raw.window, 10_000_000),
+            min_calls: raw.min_calls.unwrap_or(20),
+            open_micros,
+            max_open_micros: micros(raw.max_open_for, open_micros.max(30_000_000)),
+            probes: raw.half_open_probes.unwrap_or(1),
+        }
+    }
+}
+
+fn judge(spec: &Spec, options: &Options, errors: &mut Vec<ConfigError>) {
+    if spec.ratio.is_some_and(|ratio| !(ratio > 0.0 && ratio <= 1.0)) {
+        errors.push(options.error("ratio", "must be above 0 and at most 1"));
+    }
+    if spec.failures == 0 && spec.ratio.is_none() {
+        errors.push(options.error("failures", "nothing opens this circuit: give `failures` or `ratio`"));
+    }
+    for (name, value) in [("window", spec.window_micros), ("open_for", spec.open_micros)] {
+        if value < 1000 {
+            errors.push(options.error(name, "must be at least 1ms"));
+        }
+    }
+    if spec.max_open_micros < spec.open_micros {
+        errors.push(options.error("max_open_for", "must not be shorter than `open_for`"));
+    }
+    if spec.probes == 0 {
+        errors.push(options.error("half_open_probes", "must be at least 1"));
+    }
+}
+
 const CLOSED: u32 = 0;
 const HALF_OPEN: u32 = 1;
 const OPEN: u32 = 2;
@@ -93,40 +131,8 @@ struct Breaker {
 }
 
 fn build(options: &Options, cx: &BuildCx<'_>) -> Result<Arc<Breaker>, Vec<ConfigError>> {
-    let raw: RawBreaker = options.decode()?;
-    let micros = |period: Option<Period>, default: u64| {
-        period.map_or(default, |period| Duration::from(period).as_micros() as u64)
-    };
-    let spec = Spec {
-        failures: raw.failures,
-        ratio: raw.ratio,
-        window_micros: micros(raw.window, 10_000_000),
-        min_calls: raw.min_calls.unwrap_or(20),
-        open_micros: micros(raw.open_for, 1_000_000),
-        max_open_micros: micros(raw.max_open_for, 30_000_000),
-        probes: raw.half_open_probes.unwrap_or(1),
-    };
-    let mut errors = Vec::new();
-    if spec.ratio.is_some_and(|ratio| !(ratio > 0.0 && ratio <= 1.0)) {
-        errors.push(options.error("ratio", "must be above 0 and at most 1"));
-    }
-    if spec.failures == 0 && spec.ratio.is_none() {
-        errors.push(options.error("failures", "nothing opens this circuit: give `failures` or `ratio`"));
-    }
-    for (name, value) in [("window", spec.window_micros), ("open_for", spec.open_micros)] {
-        if value < 1000 {
-            errors.push(options.error(name, "must be at least 1ms"));
-        }
-    }
-    if spec.max_open_micros < spec.open_micros {
-        errors.push(options.error("max_open_for", "must not be shorter than `open_for`"));
-    }
-    if spec.probes == 0 {
-        errors.push(options.error("half_open_probes", "must be at least 1"));
-    }
-    if !errors.is_empty() {
-        return Err(errors);
-    }
+    let raw: RawBreaker = options.check(|raw, errors| judge(&Spec::of(raw), options, errors))?;
+    let spec = Spec::of(&raw);
     let gauge = cx.registry.gauge("mecha_breaker_state", "0 closed, 1 half-open, 2 open.", cx.scope);
     let opened =
         cx.registry.counter("mecha_breaker_opened_total", "Times that the circuit opened.", cx.scope);

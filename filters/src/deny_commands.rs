@@ -39,11 +39,13 @@ struct DenyCommands {
 }
 
 fn build(options: &Options, cx: &BuildCx<'_>) -> Result<DenyCommands, Vec<ConfigError>> {
-    let raw: RawDeny = options.decode()?;
-    if raw.commands.is_empty() {
-        return Err(vec![options.error("commands", "names no command")]);
-    }
-    let selection = Selection::new(&raw.commands, cx.ops, options, "commands")?;
+    let mut selection = Selection::default();
+    let raw: RawDeny = options.check(|raw: &RawDeny, errors| {
+        if raw.commands.is_empty() {
+            errors.push(options.error("commands", "names no command"));
+        }
+        selection = Selection::read(&raw.commands, cx.ops, options, "commands", errors);
+    })?;
     Ok(DenyCommands { selection, is_allow_list: raw.only })
 }
 

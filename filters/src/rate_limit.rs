@@ -67,25 +67,20 @@ struct RateLimit {
 }
 
 fn build(options: &Options, cx: &BuildCx<'_>) -> Result<RateLimit, Vec<ConfigError>> {
-    let raw: RawRateLimit = options.decode()?;
+    let mut selection = Selection::default();
+    let raw: RawRateLimit = options.check(|raw: &RawRateLimit, errors| {
+        if raw.permits == 0 {
+            errors.push(options.error("permits", "must be at least 1"));
+        }
+        if Duration::from(raw.per) < Duration::from_millis(1) {
+            errors.push(options.error("per", "must be at least 1ms"));
+        }
+        if raw.burst == Some(0) {
+            errors.push(options.error("burst", "must be at least 1"));
+        }
+        selection = Selection::read(&raw.commands, cx.ops, options, "commands", errors);
+    })?;
     let per = Duration::from(raw.per);
-    let mut errors = Vec::new();
-    if raw.permits == 0 {
-        errors.push(options.error("permits", "must be at least 1"));
-    }
-    if per < Duration::from_millis(1) {
-        errors.push(options.error("per", "must be at least 1ms"));
-    }
-    if raw.burst == Some(0) {
-        errors.push(options.error("burst", "must be at least 1"));
-    }
-    let selection = Selection::new(&raw.commands, cx.ops, options, "commands").unwrap_or_else(|more| {
-        errors.extend(more);
-        Selection::default()
-    });
-    if !errors.is_empty() {
-        return Err(errors);
-    }
     let interval_nanos =
         (per.as_nanos() / u128::from(raw.permits)).clamp(1, u128::from(u64::MAX >> 32)) as u64;
     let places = if raw.by == By::Client { CLIENT_PLACES } else { 1 };

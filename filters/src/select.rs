@@ -56,6 +56,20 @@ impl Selection {
         if errors.is_empty() { Ok(selection) } else { Err(errors) }
     }
 
+    /// As [`Selection::new`], adding to `errors`.
+    pub(crate) fn read(
+        names: &[String],
+        ops: &[OpInfo],
+        options: &Options,
+        path: &str,
+        errors: &mut Vec<ConfigError>,
+    ) -> Self {
+        Self::new(names, ops, options, path).unwrap_or_else(|more| {
+            errors.extend(more);
+            Self::default()
+        })
+    }
+
     fn set(&mut self, row: usize) {
         if self.rows.len() <= row / 64 {
             self.rows.resize(row / 64 + 1, 0);
@@ -79,6 +93,7 @@ impl Selection {
 
 /// The operation whose name differs from `name` by at most two edits.
 fn nearest(name: &str, ops: &[OpInfo]) -> Option<&'static str> {
-    let candidates = ops.iter().skip(1).map(|op| (edit_distance(name, op.name), op.name));
+    let names = ops.iter().skip(1).map(|op| op.name).chain(["@admin", "@read", "@session", "@write"]);
+    let candidates = names.map(|known| (edit_distance(name, known), known));
     candidates.min().filter(|(distance, _)| *distance <= 2).map(|(_, name)| name)
 }

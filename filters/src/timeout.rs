@@ -42,12 +42,14 @@ struct Timeout {
 }
 
 fn build(options: &Options, cx: &BuildCx<'_>) -> Result<Timeout, Vec<ConfigError>> {
-    let raw: RawTimeout = options.decode()?;
+    let mut selection = Selection::default();
+    let raw: RawTimeout = options.check(|raw: &RawTimeout, errors| {
+        if Duration::from(raw.after) < Duration::from_millis(10) {
+            errors.push(options.error("after", "must be at least 10ms: that is the resolution"));
+        }
+        selection = Selection::read(&raw.commands, cx.ops, options, "commands", errors);
+    })?;
     let after = Duration::from(raw.after);
-    if after < Duration::from_millis(10) {
-        return Err(vec![options.error("after", "must be at least 10ms: that is the resolution")]);
-    }
-    let selection = Selection::new(&raw.commands, cx.ops, options, "commands")?;
     Ok(Timeout { millis: u32::try_from(after.as_millis()).unwrap_or(u32::MAX), selection })
 }
 

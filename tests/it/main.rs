@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test measures by the wall clock")]
 
 mod cli;
+mod config;
 mod drain;
 mod portable;
 mod reload;

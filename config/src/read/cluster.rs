@@ -39,8 +39,9 @@ impl Reader<'_> {
         let fields = self.fields(node, &path);
         let mut clusters = Vec::new();
         for (name, _, node) in fields.pairs {
-            if let Some(cluster) = self.cluster(name, node, &join(&path, name)) {
-                clusters.push((cluster, false));
+            match self.cluster(name, node, &join(&path, name)) {
+                Some(cluster) => clusters.push((cluster, false)),
+                None => self.broken.push(name.into()),
             }
         }
         clusters

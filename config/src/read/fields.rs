@@ -140,7 +140,10 @@ impl Reader<'_> {
     pub(super) fn count(&mut self, found: Found<'_>, max: u32) -> Option<u32> {
         self.parsed(found, |text| match text.replace('_', "").parse::<u32>() {
             Ok(count) if (1..=max).contains(&count) => Ok(count),
-            _ => Err((format!("`{text}` is not a number from 1 to {max}"), None)),
+            _ => Err((
+                format!("`{text}` is not a number from 1 to {max}"),
+                Some("a whole number without a unit".into()),
+            )),
         })
     }
 

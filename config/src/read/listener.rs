@@ -51,7 +51,8 @@ impl Reader<'_> {
             }
             let is_fixed = !matches!(&listener.address, Address::Tcp(addr) if addr.port() == 0);
             if is_fixed && listeners.iter().any(|other| other.address == listener.address) {
-                self.error(node.place, &path, "another listener has this address", None);
+                let hint = "choose another port; one listener leads to one cluster".to_string();
+                self.error(node.place, &path, "another listener has this address", Some(hint));
             }
             listeners.push(listener);
         }
@@ -139,8 +140,13 @@ impl Reader<'_> {
             let names: Vec<_> = clusters.iter().map(|(cluster, _)| cluster.name.as_str()).collect();
             match names.iter().position(|name| *name == text) {
                 Some(index) => index,
+                None if self.broken.contains(&text) => return None,
                 None => {
-                    let hint = suggestion(&text, &names);
+                    let hint = if names.is_empty() {
+                        "name one under `clusters`, or give a target, as in `redis://127.0.0.1:6380`".into()
+                    } else {
+                        suggestion(&text, &names)
+                    };
                     self.error(node.place, &path, format!("there is no cluster `{text}`"), Some(hint));
                     return None;
                 }
@@ -148,7 +154,11 @@ impl Reader<'_> {
         };
         let back = clusters.get(index).map_or("", |(cluster, _)| cluster.protocol.as_str());
         if !door.is_empty() && !(self.known.pairs)(door, back) {
-            self.error(node.place, &path, format!("a {door} listener cannot lead to {back}"), None);
+            let possible: Vec<_> =
+                self.known.backs.iter().filter(|back| (self.known.pairs)(door, back.protocol)).collect();
+            let possible: Vec<_> = possible.iter().map(|back| format!("{}://", back.scheme)).collect();
+            let hint = format!("it can lead to {}", possible.join(", "));
+            self.error(node.place, &path, format!("a {door} listener cannot lead to {back}"), Some(hint));
         }
         Some(index)
     }

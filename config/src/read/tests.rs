@@ -133,8 +133,9 @@ admin: nowhere
             "2:5 listeners[0].lisen there is no key `lisen` here => `listen`",
             "3:9 listeners[0].to there is no cluster `cahe` => `cache`",
             "5:9 listeners[0].filters[0].rate_limt there is no filter `rate_limt` => `rate_limit`",
+            "6:21 listeners[0].filters[1].rate_limit.per `per` is missing => mecha filters rate_limit",
             "6:35 listeners[0].filters[1].rate_limit.pre there is no option `pre` => did you mean `per`",
-            "7:40 listeners[0].filters[2].rate_limit.per invalid type: integer `10`, expected a duration",
+            "7:40 listeners[0].filters[2].rate_limit.per expected a duration with a unit, as in `250ms`, got the number `10`",
             "8:32 listeners[0].filters[3].rate_limit.permits must be at least 1",
             "10:40 clusters.cache.balance `ketma` is not one of => `ketama`",
             "10:64 clusters.cache.connect_timeout `5` is no duration => needs a unit",
@@ -146,7 +147,7 @@ admin: nowhere
 
 #[test]
 fn what_contradicts_itself_is_refused() {
-    check("", &["0:0 listeners there is no listener => as in"]);
+    check("", &["0:0 listeners the file is empty => as in"]);
     check("listeners: {}", &["1:12 listeners expected a list"]);
     check(
         "listeners: [ {listen: memcached://:1, to: redis://a:1} ]",
@@ -158,7 +159,10 @@ fn what_contradicts_itself_is_refused() {
     );
     check("a: [1, 2", &["2:1  not valid YAML"]);
     check("a: &x 1\nb: *x\n", &["1:4  anchors are not supported"]);
-    check("workers: 1\nworkers: 2\n", &["2:1  `workers` is given twice"]);
+    check(
+        "listeners: [ {listen: redis://:1, to: embedded://} ]\nworkers: 1\nworkers: 2\n",
+        &["3:1  `workers` is given twice => line 2"],
+    );
 }
 
 #[test]
