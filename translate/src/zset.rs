@@ -1,7 +1,7 @@
 //! Sorted sets: distinct members, each with a score, in the order of score and then bytes.
 //!
 //! Two structures share the members' bytes: a hash map answers "which score", and an ordered list of short runs answers
-//! everything about order and position. A run holds at most [`RUN`] members, so an insert or a removal moves a few
+//! everything about order and position. A run holds at most `RUN` members, so an insert or a removal moves a few
 //! kilobytes at most, whatever the size of the set, and a position is found by adding up the lengths of runs.
 //!
 //! Invariants: both structures hold the same members; no run is empty; no score is NaN ([`ZSet::insert`] refuses it).

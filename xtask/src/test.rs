@@ -12,14 +12,20 @@ struct Part {
     run: fn() -> Result<(), String>,
 }
 
+/// In the order in which a failure is found soonest.
 const PARTS: &[Part] = &[
+    Part { name: "fmt", what: "rustfmt has nothing to change", run: fmt },
     Part {
         name: "servers",
         what: "redis-server, memcached and newer servers are here, or are fetched",
         run: servers,
     },
+    Part { name: "clippy", what: "no warning in any target", run: clippy },
     Part { name: "unit", what: "unit, property and differential tests of every crate", run: unit },
+    Part { name: "docs", what: "the documentation of every crate, without a warning", run: docs },
     Part { name: "examples", what: "every example passes `mecha check`", run: examples },
+    Part { name: "fuzz", what: "every fuzz target for a few seconds", run: fuzz },
+    Part { name: "bench", what: "the benches and the comparison with peers still run", run: bench },
     Part {
         name: "clients",
         what: "programs in Python, Go, JavaScript and Java, on every back",
@@ -55,6 +61,29 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let failed = rows.iter().filter(|(_, result, _)| result.is_err()).count();
     println!("{} passed, {failed} failed", rows.len() - failed);
     if failed == 0 { Ok(()) } else { Err(format!("{failed} part(s) failed")) }
+}
+
+fn fmt() -> Result<(), String> {
+    call("cargo", &["fmt", "--all", "--check"], &[])
+}
+
+fn clippy() -> Result<(), String> {
+    call("cargo", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])
+}
+
+fn docs() -> Result<(), String> {
+    call("cargo", &["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "-D warnings")])
+}
+
+fn fuzz() -> Result<(), String> {
+    call("cargo", &["run", "--quiet", "-p", "mecha-fuzz", "--", "--seconds", "5"], &[])
+}
+
+fn bench() -> Result<(), String> {
+    // Unoptimised, and each once: it is not measured, only kept from rotting.
+    call("cargo", &["test", "--quiet", "-p", "mecha-benches", "--benches"], &[])?;
+    call("cargo", &["build", "--quiet"], &[])?;
+    call("python3", &["benches/peers/peers.py", "--smoke", "--mecha", "target/debug/mecha"], &[])
 }
 
 fn servers() -> Result<(), String> {

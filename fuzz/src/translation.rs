@@ -1,0 +1,79 @@
+//! Translation: any request is answered by the store with frames of its own protocol, and any reply of a back is
+//! understood or called a failure.
+
+use mecha_core::{Batch, ConnKey, Decode, Peer, Protocol, Ticket, Verdict};
+use mecha_memcached::Memcached;
+use mecha_resp::Resp;
+use mecha_translate::kv::{Started, StepKind, Want};
+use mecha_translate::{KvBack, KvFront, Store, Taken, serve};
+
+/// Milliseconds of a day in 2026.
+const NOW_MS: u64 = 1_795_500_000_000;
+
+pub(crate) fn resp(data: &[u8]) {
+    on_store::<Resp>(data);
+}
+
+pub(crate) fn memcached(data: &[u8]) {
+    on_store::<Memcached>(data);
+}
+
+fn on_store<A: KvFront>(data: &[u8]) {
+    let mut heads = Vec::new();
+    let _ = A::request_decoder(crate::whole_frames()).decode(data, &mut heads);
+    let conn = ConnKey::default();
+    let mut calls: Vec<_> =
+        heads.iter().zip(0..).map(|(head, seq)| A::call(head, Ticket { conn, seq })).collect();
+    let (store, peer) = (Store::new(1 << 20), Peer { id: 1, addr: None, identity: None });
+    let (mut session, mut local) = (A::Session::default(), Vec::new());
+    let count = calls.len();
+    let mut batch: Batch<'_, A> =
+        Batch { wire: data, local: &mut local, heads: &mut heads, calls: &mut calls, session: &mut session };
+    let mut at = 0;
+    while at < count {
+        let started = Started { unix_seconds: NOW_MS / 1000 };
+        match serve(&store, &mut batch, at..count, &peer, NOW_MS, started, at as u64) {
+            Taken::Answered(0) | Taken::Close(_) => break,
+            Taken::Answered(more) => at += more,
+            other => panic!("the store said {other:?}"),
+        }
+    }
+    for call in calls.iter().take(at) {
+        let Verdict::Answered(span) = call.verdict else { panic!("{:?} is not answered", call.op) };
+        let reply = span.of(data, &local);
+        let mut replies = Vec::new();
+        let decoded = A::reply_decoder(crate::whole_frames(), 1).decode(reply, &mut replies);
+        let is_sound = decoded.is_ok_and(|decoded| decoded.consumed == reply.len() && !decoded.open);
+        assert!(is_sound, "{} answered {:?}", name::<A>(call.op), String::from_utf8_lossy(reply));
+    }
+}
+
+fn name<P: Protocol>(op: mecha_core::OpId) -> &'static str {
+    P::ops().get(usize::from(op.0)).map_or("?", |info| info.name)
+}
+
+pub(crate) fn of_memcached(data: &[u8]) {
+    replies::<Memcached>(data);
+}
+
+pub(crate) fn of_redis(data: &[u8]) {
+    replies::<Resp>(data);
+}
+
+fn replies<B: KvBack>(data: &[u8]) {
+    let mut heads = Vec::new();
+    let _ = B::reply_decoder(crate::whole_frames(), 0).decode(data, &mut heads);
+    for head in &heads {
+        let frame = B::reply_span(head).of(data, &[]);
+        let kinds = [
+            StepKind::Delete,
+            StepKind::Flush,
+            StepKind::Get(Want::Everything),
+            StepKind::Get(Want::Header),
+            StepKind::Put,
+        ];
+        for kind in kinds {
+            let _ = B::decode(kind, b"key", frame, NOW_MS);
+        }
+    }
+}
