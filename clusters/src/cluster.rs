@@ -220,6 +220,32 @@ impl<P: Framed> Cluster<P> {
         self.members.borrow().router.by_key::<P>(key)
     }
 
+    /// Whether several servers share the keys.
+    pub fn is_sharded(&self) -> bool {
+        let members = self.members.borrow();
+        members.shards.len() > 1 && members.router.is_keyed()
+    }
+
+    /// Whether the servers know nothing of each other and keys are spread by mecha alone.
+    pub(crate) fn is_balanced(&self) -> bool {
+        matches!(self.members.borrow().router, Router::Balanced(_)) && self.is_sharded()
+    }
+
+    /// What keys of one frame must have in common (as [`Cluster::group_of`]), and the position of the server, in one.
+    pub(crate) fn place(&self, key: &[u8]) -> Option<(usize, usize)> {
+        match &self.members.borrow().router {
+            Router::Slots(map) => {
+                let slot = P::slot(key);
+                Some((usize::from(slot), map.at(slot)?))
+            }
+            router => router.by_key::<P>(key).map(|position| (position, position)),
+        }
+    }
+
+    pub(crate) fn metrics(&self) -> &ClusterMetrics {
+        &self.blueprint.metrics
+    }
+
     /// What the keys of one frame must have in common: their slot where keys are hashed to slots, else their server.
     /// `None` where any keys may be together, or nobody holds this one.
     pub fn group_of(&self, key: &[u8]) -> Option<usize> {

@@ -136,14 +136,35 @@ pub trait Upstream<P: Framed> {
     fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: SubmitCx<'_, P>) -> Submitted;
 
     /// Opens, or takes from the idle ones, a connection for one client alone. Only upstreams that pass requests on have
-    /// any. `key` is the first key of the call that
-    /// wants it.
+    /// any. `op` and `key` are the
+    /// operation and the first key of the call that wants it.
     ///
     /// # Errors
     /// The reason for which there is none.
-    fn pin(&self, key: Option<&[u8]>, profile: u8, lane: &Lane) -> Result<Rc<Connection<P>>, Refusal> {
-        let _ = (key, profile, lane);
+    fn pin(
+        &self,
+        op: OpId,
+        key: Option<&[u8]>,
+        profile: u8,
+        lane: &Lane,
+    ) -> Result<Rc<Connection<P>>, Refusal> {
+        let _ = (op, key, profile, lane);
         Err(Refusal::Unsupported)
+    }
+
+    /// Whether call `at`, which must not share a connection with others, is seen to by [`Upstream::submit`] all the same.
+    fn sees_to(&self, batch: &Batch<'_, P>, at: usize) -> bool {
+        let _ = (batch, at);
+        false
+    }
+
+    /// Whether call `at` may go to the dedicated `connection` that its client holds.
+    ///
+    /// # Errors
+    /// The reason for which it may not: its keys are elsewhere.
+    fn fits(&self, connection: &Connection<P>, batch: &Batch<'_, P>, at: usize) -> Result<(), Refusal> {
+        let _ = (connection, batch, at);
+        Ok(())
     }
 
     /// Takes a dedicated connection back. One that is not `clean` is closed.

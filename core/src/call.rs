@@ -102,6 +102,8 @@ pub enum ReplyCount {
 pub enum Refusal {
     /// The circuit breaker is open.
     CircuitOpen,
+    /// The keys of the command are on different shards.
+    CrossSlot,
     /// A rule forbids the command.
     Denied,
     /// A filter cannot treat this command honestly, so it may not pass.
@@ -112,10 +114,14 @@ pub enum Refusal {
     RateLimited,
     /// The upstream did not answer in time.
     TimedOut,
+    /// What several shards have answered is more than mecha holds.
+    TooLarge,
     /// Too many dedicated upstream connections.
     TooManyPins,
     /// mecha or the backend cannot do this.
     Unsupported,
+    /// What several shards have answered does not fit together.
+    UpstreamConfused,
     /// The upstream connection failed with this call unanswered; it may or may not have run.
     UpstreamGone,
     /// The upstream cannot be reached; the call was not sent.
@@ -124,15 +130,18 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every variant, for metrics and tests.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::CircuitOpen,
+        Self::CrossSlot,
         Self::Denied,
         Self::Filtered,
         Self::NoRoute,
         Self::RateLimited,
         Self::TimedOut,
+        Self::TooLarge,
         Self::TooManyPins,
         Self::Unsupported,
+        Self::UpstreamConfused,
         Self::UpstreamGone,
         Self::UpstreamUnreachable,
     ];
@@ -141,13 +150,16 @@ impl Refusal {
     pub fn name(self) -> &'static str {
         match self {
             Self::CircuitOpen => "circuit_open",
+            Self::CrossSlot => "cross_slot",
             Self::Denied => "denied",
             Self::Filtered => "filtered",
             Self::NoRoute => "no_route",
             Self::RateLimited => "rate_limited",
             Self::TimedOut => "timed_out",
+            Self::TooLarge => "too_large",
             Self::TooManyPins => "too_many_pins",
             Self::Unsupported => "unsupported",
+            Self::UpstreamConfused => "upstream_confused",
             Self::UpstreamGone => "upstream_gone",
             Self::UpstreamUnreachable => "upstream_unreachable",
         }
@@ -157,13 +169,16 @@ impl Refusal {
     pub fn reason(self) -> &'static str {
         match self {
             Self::CircuitOpen => "circuit breaker is open, the backend is failing",
+            Self::CrossSlot => "keys of the command are on different shards",
             Self::Denied => "command is denied by configuration",
             Self::Filtered => "command cannot pass a filter of this listener",
             Self::NoRoute => "no endpoint can take this command",
             Self::RateLimited => "rate limit exceeded",
             Self::TimedOut => "backend did not answer in time",
+            Self::TooLarge => "what the shards have answered is too large to be put together",
             Self::TooManyPins => "too many dedicated upstream connections",
             Self::Unsupported => "command is not supported on this backend",
+            Self::UpstreamConfused => "the answers of the shards do not fit together",
             Self::UpstreamGone => "backend connection was lost, the command may have run",
             Self::UpstreamUnreachable => "backend is unreachable, the command was not sent",
         }

@@ -89,6 +89,13 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
         0
     }
 
+    /// Whether a call that has no key, and needs a connection of its own, belongs where all others of its kind meet
+    /// (`SUBSCRIBE`), rather than nowhere in particular.
+    fn meets(op: OpId) -> bool {
+        let _ = op;
+        false
+    }
+
     /// Whether a call with [`crate::ReplyCount::Maybe`] keeps this reply from its client.
     fn silent(op: OpId, reply: &Self::Reply) -> bool {
         let _ = (op, reply);

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mecha_clusters::Upstream;
+use mecha_clusters::{Rules, Scattered, Upstream};
 use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
 use mecha_core::{Chain, Filter, Framed, Limits, Peer};
 use mecha_filters::{BuildCx, FilterFactory, FilterKind, PolicyFactory};
@@ -62,15 +62,21 @@ struct Opening<'a> {
 }
 
 /// The back that speaks the door's own protocol.
-pub const fn native<P: Framed>(name: &'static str) -> Back<P> {
+pub const fn native<P: Rules>(name: &'static str) -> Back<P> {
     Back {
         name,
         is_translated: false,
         open: |opening, scope| {
             let limits = if opening.is_whole { whole_frames(MAX_WHOLE_FRAME) } else { Limits::default() };
-            scope.cluster::<P>(opening.cluster, limits, &opening.shared.registry)
+            let cluster = scope.cluster::<P>(opening.cluster, limits, &opening.shared.registry);
+            if is_sharded(opening.cluster) { Scattered::new(cluster, scope.engine::<P>()) } else { cluster }
         },
     }
+}
+
+/// Whether calls may have to be taken apart.
+fn is_sharded(cluster: &ClusterSpec) -> bool {
+    cluster.endpoints.len() > 1
 }
 
 /// A back of the `kv` family.
@@ -236,6 +242,9 @@ impl<P: Framed> DoorPlan for FramedPlan<P> {
         let max_frame = self.listener.max_frame as usize;
         let frames = if is_whole {
             whole_frames(max_frame.min(MAX_WHOLE_FRAME))
+        } else if is_sharded(&self.cluster) {
+            // Whatever may have to be taken apart is collected; a single value that is larger still passes in pieces.
+            Limits { max_frame, stream_above: MAX_WHOLE_FRAME, ..Limits::default() }
         } else {
             Limits { max_frame, ..Limits::default() }
         };

@@ -146,6 +146,7 @@ impl<P: Framed> State<P> {
                 let end = run_end(batch.calls.get(..position.seen).unwrap_or_default(), at);
                 self.submit(batch, at..end, cx)
             }
+            Affinity::Once if self.listener.upstream.sees_to(batch, at) => self.submit(batch, at..at + 1, cx),
             Affinity::Barrier if !is_drained => Err(Wait::Drained),
             Affinity::Barrier => {
                 self.is_barred = true;
@@ -154,8 +155,12 @@ impl<P: Framed> State<P> {
             Affinity::Once | Affinity::Pin | Affinity::Raw if !is_drained => Err(Wait::Drained),
             Affinity::Once | Affinity::Pin | Affinity::Raw => {
                 let key = batch.heads.get(at).and_then(|head| P::key(head, batch.frame(at)));
-                match self.listener.upstream.pin(key, batch.session.profile(), &self.lane) {
+                match self.listener.upstream.pin(call.op, key, batch.session.profile(), &self.lane) {
                     Ok(connection) => {
+                        if let Err(why) = self.listener.upstream.fits(&connection, batch, at) {
+                            self.listener.upstream.unpin(connection, true);
+                            return Ok(misfit(batch, at, why));
+                        }
                         let owner = (Rc::clone(cx.sink), call.ticket.conn);
                         connection.set_owner(Some(owner), false);
                         let mut first = Vec::new();
@@ -189,6 +194,9 @@ impl<P: Framed> State<P> {
         if connection.is_full() {
             connection.wait_for_room(cx.sink, call.ticket.conn);
             return Err(Wait::Room);
+        }
+        if let Err(why) = self.listener.upstream.fits(connection, batch, at) {
+            return Ok(misfit(batch, at, why));
         }
         match call.affinity {
             Affinity::Once | Affinity::Release => *is_releasing = true,
@@ -308,6 +316,14 @@ impl<P: Framed> State<P> {
         let error = refusal::<P>(asked, why);
         self.ledger.answer(seq, &error, true, self.outbox.buffer());
     }
+}
+
+/// Call `at` may not go where its client's calls go now. The loop in `process` meets it again.
+fn misfit<P: Framed>(batch: &mut Batch<'_, P>, at: usize, why: Refusal) -> usize {
+    if let Some(call) = batch.calls.get_mut(at) {
+        call.verdict = Verdict::Refuse(why);
+    }
+    at
 }
 
 /// The native error.

@@ -18,6 +18,8 @@ pub struct ClusterMetrics {
     pub(crate) pins_opened: Counter,
     pub(crate) pins_refused: Counter,
     pub(crate) sent_bytes: Counter,
+    pub(crate) splits: Counter,
+    pub(crate) parts: Counter,
     pub(crate) received_bytes: Counter,
 }
 
@@ -77,6 +79,12 @@ impl ClusterMetrics {
     /// A client got none because there are too many.
     pub fn pin_refused(&self) {
         self.pins_refused.add(1);
+    }
+
+    /// A call was taken apart.
+    pub fn split(&self, parts: usize) {
+        self.splits.add(1);
+        self.parts.add(parts as u64);
     }
 
     /// Bytes went to the cluster.

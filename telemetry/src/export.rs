@@ -106,6 +106,12 @@ impl Exporter {
                     "Calls whose late replies are dropped.",
                     &cluster.abandoned,
                 ),
+                (
+                    "mecha_upstream_split_calls_total",
+                    "Calls taken apart for several shards.",
+                    &cluster.splits,
+                ),
+                ("mecha_upstream_parts_total", "Parts that they were taken into.", &cluster.parts),
                 ("mecha_upstream_stalls_total", "Times that a client waited for room.", &cluster.stalls),
                 ("mecha_upstream_pins_total", "Dedicated connections given out.", &cluster.pins_opened),
                 (

@@ -6,6 +6,7 @@ mod config;
 mod drain;
 mod portable;
 mod reload;
+mod sharded;
 mod state;
 #[allow(dead_code, unused_imports, reason = "subjects to come use the rest")]
 mod support;

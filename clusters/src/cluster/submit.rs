@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use mecha_core::{Batch, Call, Framed, Keys, Refusal};
+use mecha_core::{Batch, Call, Framed, Keys, OpId, Refusal};
 
 use super::{Cluster, Members};
 use crate::router::Router;
@@ -38,8 +38,11 @@ impl<P: Framed> Cluster<P> {
             chosen = endpoint;
         });
         match chosen {
-            Some(endpoint) if keys == Keys::Known && !is_split => Ok(endpoint),
-            _ => Err(Refusal::NoRoute),
+            _ if keys == Keys::Unknown => Err(Refusal::NoRoute),
+            _ if is_split => Err(Refusal::CrossSlot),
+            Some(endpoint) => Ok(endpoint),
+            // Without keys: any server, always the same, so that what it is told of its connections makes sense.
+            None => members.shards.first().copied().ok_or(Refusal::NoRoute),
         }
     }
 
@@ -106,6 +109,83 @@ impl<P: Framed> Cluster<P> {
         Submitted::Pending(start - range.start)
     }
 
+    /// Whether the client's calls may go to where keys are now. Calls in flight may yet be on their way from an old server
+    /// to a new one: nothing may overtake them. The session tries again with each answer.
+    pub(crate) fn may_submit(&self, cx: &mut SubmitCx<'_, P>) -> bool {
+        if cx.lane.epoch != self.epoch.get() {
+            if !cx.idle {
+                return false;
+            }
+            *cx.lane = Lane { endpoint: None, epoch: self.epoch.get() };
+        }
+        true
+    }
+
+    /// Submits calls to a server whose position is known.
+    pub(crate) fn submit_at(
+        &self,
+        position: Option<usize>,
+        batch: &Batch<'_, P>,
+        range: Range<usize>,
+        cx: &SubmitCx<'_, P>,
+    ) -> Submitted {
+        match position {
+            Some(position) => self.submit_to(&self.members(), position, batch, range, cx),
+            None => Submitted::Refused(range.len(), Refusal::NoRoute),
+        }
+    }
+
+    /// The connection to the server in `position` that this client's calls share.
+    pub(crate) fn connection(
+        &self,
+        position: usize,
+        cx: &SubmitCx<'_, P>,
+    ) -> Result<Rc<Connection<P>>, Refusal> {
+        self.members().at(position)?.shared(cx.profile, cx.peer.id as usize)
+    }
+
+    /// A dedicated connection to the server in `position`; to be given back with [`Upstream::unpin`].
+    pub(crate) fn pin_at(&self, position: usize, profile: u8) -> Result<Rc<Connection<P>>, Refusal> {
+        if self.pins.get() >= self.max_pins {
+            self.blueprint.metrics.pin_refused();
+            return Err(Refusal::TooManyPins);
+        }
+        let members = self.members();
+        let server = members.at(position)?;
+        if server.endpoint.is_down() {
+            return Err(Refusal::UpstreamUnreachable);
+        }
+        let connection = server.idle_pin(profile).unwrap_or_else(|| {
+            let connection = Connection::new(Rc::clone(&server.endpoint), profile, true);
+            tokio::task::spawn_local(Rc::clone(&connection).run());
+            self.remember(&connection);
+            connection
+        });
+        self.pins.set(self.pins.get() + 1);
+        self.blueprint.metrics.pin_opened();
+        Ok(connection)
+    }
+
+    /// Whether all keys of a call are held by the server of `connection`.
+    pub(crate) fn holds_all(
+        &self,
+        connection: &Connection<P>,
+        batch: &Batch<'_, P>,
+        index: usize,
+    ) -> Result<(), Refusal> {
+        let members = self.members();
+        let is_it = |server: &Option<Rc<Server<P>>>| {
+            server.as_ref().is_some_and(|server| Rc::ptr_eq(&server.endpoint, &connection.endpoint))
+        };
+        let own = members.servers.iter().position(is_it);
+        let Some(head) = batch.heads.get(index) else { return Ok(()) };
+        let mut is_elsewhere = false;
+        P::keys(head, batch.frame(index), &mut |key| {
+            is_elsewhere |= members.router.by_key::<P>(key) != own;
+        });
+        if is_elsewhere { Err(Refusal::CrossSlot) } else { Ok(()) }
+    }
+
     /// Nothing is known of the servers: the client waits until there is, or until nobody can tell.
     fn submit_unknown(
         &self,
@@ -134,13 +214,8 @@ fn same_timeout(calls: &[Call]) -> usize {
 impl<P: Framed> Upstream<P> for Cluster<P> {
     fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, mut cx: SubmitCx<'_, P>) -> Submitted {
         let members = self.members();
-        if cx.lane.epoch != self.epoch.get() {
-            // Calls in flight may yet be on their way from an old server to a new one: nothing may overtake them. The
-            // session tries again with each answer.
-            if !cx.idle {
-                return Submitted::Full;
-            }
-            *cx.lane = Lane { endpoint: None, epoch: self.epoch.get() };
+        if !self.may_submit(&mut cx) {
+            return Submitted::Full;
         }
         match &members.router {
             Router::Unknown(is_hopeless) => {
@@ -165,35 +240,26 @@ impl<P: Framed> Upstream<P> for Cluster<P> {
         self.submit_to(&members, index, batch, range, &cx)
     }
 
-    fn pin(&self, key: Option<&[u8]>, profile: u8, lane: &Lane) -> Result<Rc<Connection<P>>, Refusal> {
-        if self.pins.get() >= self.max_pins {
-            self.blueprint.metrics.pin_refused();
-            return Err(Refusal::TooManyPins);
-        }
+    fn pin(
+        &self,
+        op: OpId,
+        key: Option<&[u8]>,
+        profile: u8,
+        lane: &Lane,
+    ) -> Result<Rc<Connection<P>>, Refusal> {
         let members = self.members();
         let position = match (&members.router, key) {
             (router, Some(key)) if router.is_keyed() && members.shards.len() > 1 => router.by_key::<P>(key),
             (Router::Balanced(balancer), None)
                 if balancer.balance().is_hashed() && members.shards.len() > 1 =>
             {
-                None
+                // Where publishers and subscribers meet. What another call without a key is for, nobody knows yet.
+                members.shards.first().copied().filter(|_| P::meets(op))
             }
             _ if lane.epoch == self.epoch.get() => lane.endpoint.or_else(|| self.choose(&members)),
             _ => self.choose(&members),
         };
-        let server = members.at(position.ok_or(members.nowhere())?)?;
-        if server.endpoint.is_down() {
-            return Err(Refusal::UpstreamUnreachable);
-        }
-        let connection = server.idle_pin(profile).unwrap_or_else(|| {
-            let connection = Connection::new(Rc::clone(&server.endpoint), profile, true);
-            tokio::task::spawn_local(Rc::clone(&connection).run());
-            self.remember(&connection);
-            connection
-        });
-        self.pins.set(self.pins.get() + 1);
-        self.blueprint.metrics.pin_opened();
-        Ok(connection)
+        self.pin_at(position.ok_or(members.nowhere())?, profile)
     }
 
     fn unpin(&self, connection: Rc<Connection<P>>, clean: bool) {

@@ -91,6 +91,10 @@ impl Protocol for Resp {
     }
 
     fn refuse(asked: Asked, why: Refusal, out: &mut Vec<u8>) {
+        if why == Refusal::CrossSlot {
+            out.extend_from_slice(b"-CROSSSLOT Keys in request don't hash to the same slot\r\n");
+            return;
+        }
         let code = match why {
             Refusal::Denied => "NOPERM",
             _ => "ERR",
@@ -140,7 +144,18 @@ impl Framed for Resp {
     }
 
     fn keys<'w>(request: &Request, frame: &'w [u8], each: &mut dyn FnMut(&'w [u8])) -> Keys {
+        if request.key_at > 0 && ops::facts(request.op).is_single_key && !request.is_open {
+            let start = request.key_at as usize;
+            if let Some(key) = frame.get(start..start + request.key_len as usize) {
+                each(key);
+                return Keys::Known;
+            }
+        }
         keys::each_key(request.op, frame, each)
+    }
+
+    fn meets(op: mecha_core::OpId) -> bool {
+        matches!(op, op::PSUBSCRIBE | op::PUNSUBSCRIBE | op::SUBSCRIBE | op::UNSUBSCRIBE)
     }
 
     #[inline]

@@ -123,6 +123,11 @@ impl CommandInfo {
         }
     }
 
+    /// Whether there is one key, where the table says.
+    const fn is_single_key(&self) -> bool {
+        matches!(self.keys, [KeySpec { begin: Begin::Index(_), find: Find::Range { last: 0, .. } }])
+    }
+
     /// The argument that is the first key, if that can be told from the table alone. 0 if not.
     const fn first_key(&self) -> u8 {
         match self.keys.first() {
@@ -164,13 +169,20 @@ pub(crate) struct Facts {
     pub(crate) class: OpClass,
     pub(crate) first_key: u8,
     pub(crate) is_container: bool,
+    /// Whether the first key is the only one.
+    pub(crate) is_single_key: bool,
     /// Whether the session must look at it.
     pub(crate) is_special: bool,
 }
 
 /// A name that the table lacks may be one that the session knows (`POST`).
-const UNKNOWN_FACTS: Facts =
-    Facts { class: OpClass::Write, first_key: 0, is_container: false, is_special: true };
+const UNKNOWN_FACTS: Facts = Facts {
+    class: OpClass::Write,
+    first_key: 0,
+    is_container: false,
+    is_single_key: false,
+    is_special: true,
+};
 
 static FACTS: [Facts; COUNT] = {
     let mut facts = [UNKNOWN_FACTS; COUNT];
@@ -181,6 +193,7 @@ static FACTS: [Facts; COUNT] = {
             class: info.class,
             first_key: info.first_key(),
             is_container: info.is_container,
+            is_single_key: info.is_single_key(),
             is_special: info.has(flag::BLOCKING)
                 || matches!(info.class, OpClass::Session)
                 || is_stateful(info.name),

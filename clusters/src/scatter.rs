@@ -1,0 +1,487 @@
+//! Calls that concern several shards: taken apart, sent everywhere at once, and answered as one.
+//!
+//! [`Scattered`] stands in front of a [`Cluster`] whose servers share the keys. A call for one shard goes straight on,
+//! as it is. A call whose keys lie on several (`MGET`, memcached's `get` of many keys), or that is about the whole data
+//! (`DBSIZE`, `flush_all`, `SCAN`), becomes *parts*: one frame for each shard, submitted in the client's turn on the
+//! connections that its other calls use, so no call of the client overtakes another towards the same key. The replies
+//! are collected, and when the last has come the [`Rules`] of the protocol make one of them, which takes its place in
+//! the client's order like any other.
+//!
+//! A part that gets no reply makes the whole call an error that says so. Before anything is sent all connections are
+//! looked at: if one server is known to be unreachable nothing runs anywhere. What fails later may have run in part, as
+//! it may on a single server that dies while it answers; a split `MSET` is therefore not atomic.
+//!
+//! Deliberately absent: knowledge of any protocol's bytes ([`Rules`] have it), retries, and reordering.
+
+mod gather;
+mod memcached;
+mod resp;
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::{Rc, Weak};
+
+use mecha_core::{
+    Asked, Batch, ConnKey, Decode, Framed, Limits, Matched, OpId, Outcome, Refusal, ReplyCount, Span, Ticket,
+};
+
+use crate::{Cluster, Connection, Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream};
+use gather::{Gather, Gathers};
+
+/// Bytes of collected replies on one worker beyond which a call is answered with an error instead.
+const MAX_HELD: usize = 256 << 20;
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// To every shard.
+    Every,
+    /// To every shard, past the calls that its connections are busy with.
+    EveryAside,
+    /// To one certain shard, always the same: what has to meet in one place (publish and subscribe).
+    First,
+    /// Where its keys are, which must be one shard. Without keys, anywhere.
+    Keyed,
+    /// It has no honest answer here.
+    Refused,
+    /// To one shard after another; a number in the request tells where it is.
+    Scan,
+    /// Each key where it belongs.
+    Spread,
+}
+
+/// A call taken apart.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// The frames of all parts.
+    pub wire: Vec<u8>,
+    /// One for each part: where it goes and its frame in `wire`.
+    pub parts: Vec<(usize, Span)>,
+    /// The part of each key, in the order of the request's keys.
+    pub places: Vec<u32>,
+}
+
+/// What [`Rules::merge`] is given.
+#[derive(Clone, Copy, Debug)]
+pub struct Gathered<'a> {
+    /// The request's operation.
+    pub op: OpId,
+    /// The request.
+    pub frame: &'a [u8],
+    /// The complete reply of each part.
+    pub replies: &'a [Vec<u8>],
+    /// See [`Plan::places`].
+    pub places: &'a [u32],
+    /// Position of the only part's server, and of the one behind it.
+    pub at: (usize, Option<usize>),
+}
+
+/// What a protocol knows about calls that concern several shards.
+pub trait Rules: Framed {
+    /// Where `request` goes. Told by its head alone, as every request is asked about.
+    fn way(request: &Self::Request) -> Way;
+
+    /// Appends the request for the keys `keys` (places in the order of all keys) of `frame`.
+    fn part(request: &Self::Request, frame: &[u8], keys: &[u32], out: &mut Vec<u8>);
+
+    /// Appends the request for the shard where a scan goes on, and returns its position: `shards` are the positions of
+    /// all. `None` if the request tells nothing of the kind; any shard has the right words for it.
+    fn scan(frame: &[u8], shards: &[usize], out: &mut Vec<u8>) -> Option<usize> {
+        let _ = (frame, shards, out);
+        None
+    }
+
+    /// Appends the one reply to a client whose connections have this `profile`. `false` if the replies make no sense.
+    fn merge(gathered: &Gathered<'_>, profile: u8, out: &mut Vec<u8>) -> bool;
+
+    /// Appends the error for a call of which `failed` of `total` parts got no reply.
+    fn broken(asked: Asked, why: Refusal, failed: usize, total: usize, out: &mut Vec<u8>) {
+        let _ = (failed, total);
+        Self::refuse(asked, why, out);
+    }
+}
+
+/// A cluster whose calls may concern several shards.
+pub struct Scattered<P: Rules> {
+    cluster: Rc<Cluster<P>>,
+    /// Who waits for whole replies.
+    clients: Rc<dyn ReplySink<P>>,
+    gathers: RefCell<Gathers<P>>,
+    plan: RefCell<Plan>,
+    groups: RefCell<Vec<(usize, usize, u32)>>,
+    held: Cell<usize>,
+    me: Weak<Self>,
+}
+
+// === impl Scattered ===
+
+impl<P: Rules> Scattered<P> {
+    /// Stands between `clients` and `cluster`.
+    pub fn new(cluster: Rc<Cluster<P>>, clients: Rc<dyn ReplySink<P>>) -> Rc<Self> {
+        Rc::new_cyclic(|me| Self {
+            cluster,
+            clients,
+            gathers: RefCell::default(),
+            plan: RefCell::default(),
+            groups: RefCell::default(),
+            held: Cell::new(0),
+            me: Weak::clone(me),
+        })
+    }
+
+    fn way(batch: &Batch<'_, P>, index: usize) -> Way {
+        batch.heads.get(index).map_or(Way::Keyed, P::way)
+    }
+
+    /// Serves one call that does not simply go where its keys are.
+    fn submit_one(
+        &self,
+        way: Way,
+        batch: &mut Batch<'_, P>,
+        at: usize,
+        mut cx: SubmitCx<'_, P>,
+    ) -> Submitted {
+        if !self.cluster.may_submit(&mut cx) {
+            return Submitted::Full;
+        }
+        let only = at..at + 1;
+        let shards = self.cluster.shards();
+        match way {
+            Way::Refused => return Submitted::Refused(1, Refusal::Unsupported),
+            Way::First => return self.cluster.submit_at(shards.first().copied(), batch, only, &cx),
+            _ => {}
+        }
+        let Some(head) = batch.heads.get(at) else { return Submitted::Refused(1, Refusal::NoRoute) };
+        let frame = batch.frame(at);
+        let mut plan = self.plan.borrow_mut();
+        plan.wire.clear();
+        plan.parts.clear();
+        plan.places.clear();
+        match way {
+            Way::Every | Way::EveryAside => {
+                plan.wire.extend_from_slice(frame);
+                if batch.calls.get(at).is_some_and(|call| call.replies == ReplyCount::Maybe) {
+                    P::unquiet(head, &mut plan.wire);
+                }
+                plan.parts.extend(shards.iter().map(|position| (*position, Span::wire(0, frame.len()))));
+            }
+            Way::Scan => match P::scan(frame, &shards, &mut plan.wire) {
+                Some(position) => {
+                    let span = Span::wire(0, plan.wire.len());
+                    plan.parts.push((position, span));
+                }
+                None => return self.cluster.submit_at(shards.first().copied(), batch, only, &cx),
+            },
+            _ => match self.spread(head, frame, &mut plan) {
+                Ok(None) => {}
+                Ok(Some(position)) => return self.cluster.submit_at(Some(position), batch, only, &cx),
+                Err(why) => return Submitted::Refused(1, why),
+            },
+        }
+        self.send(&plan, way == Way::EveryAside, &shards, batch, at, &cx)
+    }
+
+    /// Sorts the keys by where they belong and makes a frame for each group. A single group needs no frame of its own:
+    /// its position is returned.
+    fn spread(&self, head: &P::Request, frame: &[u8], plan: &mut Plan) -> Result<Option<usize>, Refusal> {
+        let mut groups = self.groups.borrow_mut();
+        groups.clear();
+        let (mut count, mut is_lost) = (0, false);
+        P::keys(head, frame, &mut |key| {
+            match self.cluster.place(key) {
+                Some((group, position)) => groups.push((group, position, count)),
+                None => is_lost = true,
+            }
+            count += 1;
+        });
+        let (true, Some(first)) = (!is_lost, groups.first().copied()) else { return Err(Refusal::NoRoute) };
+        if groups.iter().all(|group| group.0 == first.0) {
+            return Ok(Some(first.1));
+        }
+        groups.sort_unstable();
+        plan.places.resize(count as usize, 0);
+        let mut keys = Vec::with_capacity(groups.len());
+        for group in groups.chunk_by(|one, other| one.0 == other.0) {
+            keys.clear();
+            for (_, _, key) in group {
+                keys.push(*key);
+                if let Some(place) = plan.places.get_mut(*key as usize) {
+                    *place = plan.parts.len() as u32;
+                }
+            }
+            let start = plan.wire.len();
+            P::part(head, frame, &keys, &mut plan.wire);
+            let position = group.first().map_or(first.1, |group| group.1);
+            plan.parts.push((position, Span::wire(start, plan.wire.len() - start)));
+        }
+        Ok(None)
+    }
+
+    /// Sends all parts, or none; with `is_aside`, on dedicated connections.
+    fn send(
+        &self,
+        plan: &Plan,
+        is_aside: bool,
+        shards: &[usize],
+        batch: &Batch<'_, P>,
+        at: usize,
+        cx: &SubmitCx<'_, P>,
+    ) -> Submitted {
+        let (Some(call), Some(me)) = (batch.calls.get(at), self.me.upgrade()) else {
+            return Submitted::Refused(1, Refusal::NoRoute);
+        };
+        let connections = if is_aside {
+            self.pin_all(plan, cx.profile)
+        } else {
+            match self.with_room(plan, call.ticket.conn, cx) {
+                Ok(Some(connections)) => Ok(connections),
+                Ok(None) => return Submitted::Full,
+                Err(why) => Err(why),
+            }
+        };
+        let connections = match connections {
+            Ok(connections) => connections,
+            Err(why) => return Submitted::Refused(1, why),
+        };
+        let position = plan.parts.first().map_or(0, |part| part.0);
+        let next = shards.iter().copied().filter(|shard| *shard > position).min();
+        let gather = Gather {
+            ticket: call.ticket,
+            slip: Slip { op: call.op, echo: call.echo, replies: call.replies },
+            profile: cx.profile,
+            frame: batch.frame(at).to_vec(),
+            replies: plan.parts.iter().map(|_| Vec::new()).collect(),
+            places: plan.places.clone(),
+            at: (position, next),
+            pins: if is_aside { connections.clone() } else { Vec::new() },
+            missing: plan.parts.len(),
+            failed: None,
+            is_too_large: false,
+            sent_micros: cx.now_micros,
+        };
+        let conn = self.gathers.borrow_mut().open(gather);
+        let sink = me as Rc<dyn ReplySink<P>>;
+        for ((seq, connection), (_, span)) in (0..).zip(&connections).zip(&plan.parts) {
+            let bytes = span.of(&plan.wire, &[]);
+            connection.submit_frame(
+                bytes,
+                Slip::of(call.op),
+                &sink,
+                Ticket { conn, seq },
+                call.timeout_ms,
+                cx.now_micros,
+            );
+        }
+        self.cluster.metrics().split(plan.parts.len());
+        Submitted::Pending(1)
+    }
+
+    /// The connections that the client's calls share, one for each part; `None` if one is full, and the client waits.
+    fn with_room(
+        &self,
+        plan: &Plan,
+        client: ConnKey,
+        cx: &SubmitCx<'_, P>,
+    ) -> Result<Option<Vec<Rc<Connection<P>>>>, Refusal> {
+        let mut connections = Vec::with_capacity(plan.parts.len());
+        for (position, _) in &plan.parts {
+            let connection = self.cluster.connection(*position, cx)?;
+            if connection.is_full() {
+                connection.wait_for_room(cx.sink, client);
+                return Ok(None);
+            }
+            connections.push(connection);
+        }
+        Ok(Some(connections))
+    }
+
+    /// A dedicated connection for each part.
+    fn pin_all(&self, plan: &Plan, profile: u8) -> Result<Vec<Rc<Connection<P>>>, Refusal> {
+        let mut pins = Vec::with_capacity(plan.parts.len());
+        for (position, _) in &plan.parts {
+            match self.cluster.pin_at(*position, profile) {
+                Ok(connection) => pins.push(connection),
+                Err(why) => {
+                    pins.into_iter().for_each(|connection| self.cluster.unpin(connection, true));
+                    return Err(why);
+                }
+            }
+        }
+        Ok(pins)
+    }
+
+    /// Adds bytes to the reply of part `seq`.
+    fn append(&self, conn: ConnKey, seq: u32, bytes: &[u8]) {
+        let mut gathers = self.gathers.borrow_mut();
+        let Some(gather) = gathers.get(conn) else { return };
+        if self.held.get() + bytes.len() > MAX_HELD {
+            gather.is_too_large = true;
+        }
+        if gather.is_too_large {
+            let freed = gather.clear();
+            self.held.set(self.held.get() - freed);
+        } else if let Some(reply) = gather.replies.get_mut(seq as usize) {
+            reply.extend_from_slice(bytes);
+            self.held.set(self.held.get() + bytes.len());
+        }
+    }
+
+    /// Part `seq` is over, with its reply or without. Answers the client if it was the last.
+    fn ended(&self, conn: ConnKey, failed: Option<Refusal>, now_micros: u64) {
+        let gather = {
+            let mut gathers = self.gathers.borrow_mut();
+            let Some(gather) = gathers.get(conn) else { return };
+            if let Some(why) = failed {
+                let count = gather.failed.map_or(0, |(_, count)| count);
+                gather.failed = Some((why, count + 1));
+            }
+            gather.missing -= 1;
+            if gather.missing > 0 {
+                return;
+            }
+            gathers.close(conn)
+        };
+        let Some(mut gather) = gather else { return };
+        let is_clean = gather.failed.is_none();
+        gather.pins.drain(..).for_each(|connection| self.cluster.unpin(connection, is_clean));
+        self.answer(&gather, now_micros);
+        let freed = gather.clear();
+        self.held.set(self.held.get() - freed);
+    }
+
+    /// Makes one reply of all and hands it to the client.
+    fn answer(&self, gather: &Gather<P>, now_micros: u64) {
+        let (ticket, slip) = (gather.ticket, gather.slip);
+        let mut bytes = Vec::new();
+        let refusal = match gather.failed {
+            Some((why, count)) => Some((why, count)),
+            None if gather.is_too_large => Some((Refusal::TooLarge, 0)),
+            None => (!P::merge(&gather.gathered(), gather.profile, &mut bytes))
+                .then_some((Refusal::UpstreamConfused, 0)),
+        };
+        if let Some((why, count)) = refusal {
+            if slip.replies == ReplyCount::Maybe || count == 0 {
+                self.clients.fail(ticket.conn, ticket.seq, &[slip], why, false);
+                return;
+            }
+            bytes.clear();
+            P::broken(slip.asked(), why, count, gather.replies.len(), &mut bytes);
+            self.clients.answered(ticket, slip.op, &bytes, Outcome::Refused(why), now_micros);
+            return;
+        }
+        let mut heads = Vec::new();
+        let limits = Limits { stream_above: usize::MAX, max_frame: usize::MAX, ..Limits::default() };
+        let decoded = P::reply_decoder(limits, gather.profile).decode(&bytes, &mut heads);
+        if decoded.is_err() {
+            self.clients.fail(ticket.conn, ticket.seq, &[slip], Refusal::UpstreamConfused, false);
+            return;
+        }
+        let delivery = Delivery {
+            first: ticket.seq,
+            wire: &bytes,
+            heads: &mut heads,
+            slips: &[slip],
+            open: false,
+            parts_open: None,
+            micros: u32::try_from(now_micros.saturating_sub(gather.sent_micros)).unwrap_or(u32::MAX),
+            now_micros,
+        };
+        self.clients.deliver(ticket.conn, delivery);
+    }
+}
+
+impl<P: Rules> Upstream<P> for Scattered<P> {
+    fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: SubmitCx<'_, P>) -> Submitted {
+        if !self.cluster.is_sharded() {
+            return self.cluster.submit(batch, range, cx);
+        }
+        match Self::way(batch, range.start) {
+            Way::Keyed => {
+                let is_other = |index: &usize| Self::way(batch, *index) != Way::Keyed;
+                let end = (range.start + 1..range.end).find(is_other).unwrap_or(range.end);
+                self.cluster.submit(batch, range.start..end, cx)
+            }
+            way => self.submit_one(way, batch, range.start, cx),
+        }
+    }
+
+    fn pin(
+        &self,
+        op: OpId,
+        key: Option<&[u8]>,
+        profile: u8,
+        lane: &Lane,
+    ) -> Result<Rc<Connection<P>>, Refusal> {
+        self.cluster.pin(op, key, profile, lane)
+    }
+
+    fn unpin(&self, connection: Rc<Connection<P>>, clean: bool) {
+        self.cluster.unpin(connection, clean);
+    }
+
+    fn sees_to(&self, batch: &Batch<'_, P>, at: usize) -> bool {
+        self.cluster.is_sharded() && matches!(Self::way(batch, at), Way::EveryAside | Way::Refused)
+    }
+
+    fn fits(&self, connection: &Connection<P>, batch: &Batch<'_, P>, at: usize) -> Result<(), Refusal> {
+        if !self.cluster.is_balanced() {
+            return Ok(());
+        }
+        match Self::way(batch, at) {
+            Way::First => Ok(()),
+            Way::Keyed | Way::Spread => self.cluster.holds_all(connection, batch, at),
+            Way::Every | Way::EveryAside | Way::Refused | Way::Scan => Err(Refusal::Unsupported),
+        }
+    }
+}
+
+impl<P: Rules> ReplySink<P> for Scattered<P> {
+    fn deliver(&self, conn: ConnKey, delivery: Delivery<'_, P>) {
+        let Delivery { first, wire, heads, slips, open, parts_open, now_micros, .. } = delivery;
+        let mut index = 0;
+        for (at, head) in heads.iter().enumerate() {
+            if index >= slips.len() && parts_open.is_none() {
+                break;
+            }
+            let seq = first.wrapping_add(index as u32);
+            self.append(conn, seq, P::reply_span(head).of(wire, &[]));
+            if P::matched(head) == Matched::Last {
+                index += 1;
+                if !(open && at + 1 == heads.len()) {
+                    self.ended(conn, None, now_micros);
+                }
+            }
+        }
+    }
+
+    fn more(&self, conn: ConnKey, seq: u32, bytes: &[u8], done: Option<(Slip, Outcome, u32)>) {
+        self.append(conn, seq, bytes);
+        if done.is_some() {
+            self.ended(conn, None, self.cluster.now_micros());
+        }
+    }
+
+    /// Nobody answers parts here.
+    fn answered(&self, _ticket: Ticket, _op: OpId, _bytes: &[u8], _outcome: Outcome, _now_micros: u64) {}
+
+    fn fail(&self, conn: ConnKey, _first: u32, slips: &[Slip], why: Refusal, _broken: bool) {
+        let now_micros = self.cluster.now_micros();
+        slips.iter().for_each(|_| self.ended(conn, Some(why), now_micros));
+    }
+
+    fn push(&self, _conn: ConnKey, _bytes: &[u8]) {}
+
+    fn unpinned(&self, _conn: ConnKey) {}
+
+    fn resume(&self, conn: ConnKey) {
+        self.clients.resume(conn);
+    }
+
+    fn flush(&self, now_micros: u64) -> Option<ConnKey> {
+        self.clients.flush(now_micros)
+    }
+
+    fn is_choking(&self, conn: ConnKey, now_micros: u64) -> bool {
+        self.clients.is_choking(conn, now_micros)
+    }
+}

@@ -1,0 +1,382 @@
+//! Redis over several servers: which commands are split, which are said to all, and how their replies become one.
+//!
+//! | commands | what happens |
+//! |---|---|
+//! | `MGET` `MSET` `DEL` `UNLINK` `EXISTS` `TOUCH` | split by key; values in order, `OK`, or the sum |
+//! | other commands of several keys | as they are if one server has all keys, else `CROSSSLOT` |
+//! | `KEYS` `DBSIZE` `RANDOMKEY` `FLUSHALL` `SLOWLOG` `SCRIPT` `FUNCTION LOAD` … | said to all, see [`Merge`] |
+//! | `SCAN` | one server after another; the cursor carries the server's position in its lowest twelve bits |
+//! | `PUBLISH` `SUBSCRIBE` `PUBSUB` | the first server, where all publishers and subscribers meet |
+//! | what concerns one server's life (`SHUTDOWN`, `REPLICAOF`, `DEBUG`, `MIGRATE` …) | refused |
+
+mod info;
+
+use mecha_core::{Asked, OpId, Refusal};
+use mecha_resp::{Request, Resp, args, op, op_info, reply::Writer, write_request};
+
+use super::{Gathered, Rules, Way};
+
+/// How the replies of all servers become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Merge {
+    /// `1` where all say `1`.
+    AllTrue,
+    /// The first that says something.
+    AnyValue,
+    /// All elements of all arrays.
+    Concat,
+    /// Numbers of the report added up where that makes sense.
+    Info,
+    /// Arrays of names and numbers; the numbers are added up.
+    PairSums,
+    /// They say the same: the first.
+    Same,
+    /// What succeeded anywhere.
+    Success,
+    /// The sum of numbers.
+    Sum,
+}
+
+/// What is said to all servers.
+fn merge_of(op: OpId) -> Option<Merge> {
+    Some(match op {
+        op::KEYS | op::LATENCY_LATEST | op::LATENCY_HISTORY | op::PUBSUB_SHARDCHANNELS | op::SLOWLOG_GET => {
+            Merge::Concat
+        }
+        op::DBSIZE | op::LATENCY_RESET | op::SLOWLOG_LEN => Merge::Sum,
+        op::RANDOMKEY => Merge::AnyValue,
+        op::SCRIPT_EXISTS => Merge::AllTrue,
+        op::SCRIPT_KILL | op::FUNCTION_KILL => Merge::Success,
+        op::PUBSUB_SHARDNUMSUB => Merge::PairSums,
+        op::INFO => Merge::Info,
+        op::ACL_DELUSER
+        | op::ACL_LOAD
+        | op::ACL_SAVE
+        | op::ACL_SETUSER
+        | op::BGREWRITEAOF
+        | op::BGSAVE
+        | op::CONFIG_RESETSTAT
+        | op::CONFIG_REWRITE
+        | op::CONFIG_SET
+        | op::FLUSHALL
+        | op::FLUSHDB
+        | op::FUNCTION_DELETE
+        | op::FUNCTION_FLUSH
+        | op::FUNCTION_LOAD
+        | op::FUNCTION_RESTORE
+        | op::MEMORY_PURGE
+        | op::SAVE
+        | op::SCRIPT_FLUSH
+        | op::SCRIPT_LOAD
+        | op::SLOWLOG_RESET
+        | op::SWAPDB => Merge::Same,
+        _ => return None,
+    })
+}
+
+impl Rules for Resp {
+    fn way(request: &Request) -> Way {
+        match request.op {
+            op::DEL | op::EXISTS | op::MGET | op::TOUCH | op::UNLINK if request.argc > 2 => Way::Spread,
+            op::MSET if request.argc > 3 && request.argc % 2 == 1 => Way::Spread,
+            op::SCAN if request.argc > 1 => Way::Scan,
+            op::PUBLISH | op::PUBSUB | op::PUBSUB_CHANNELS | op::PUBSUB_NUMPAT | op::PUBSUB_NUMSUB => {
+                Way::First
+            }
+            op::CLUSTER
+            | op::DEBUG
+            | op::FAILOVER
+            | op::MIGRATE
+            | op::MODULE_LOAD
+            | op::MODULE_LOADEX
+            | op::MODULE_UNLOAD
+            | op::PSYNC
+            | op::REPLCONF
+            | op::REPLICAOF
+            | op::ROLE
+            | op::SCRIPT_DEBUG
+            | op::SHUTDOWN
+            | op::SLAVEOF
+            | op::SYNC
+            | op::WAIT
+            | op::WAITAOF => Way::Refused,
+            op::FUNCTION_KILL | op::SCRIPT_KILL => Way::EveryAside,
+            op if merge_of(op).is_some() => Way::Every,
+            _ => Way::Keyed,
+        }
+    }
+
+    fn part(request: &Request, frame: &[u8], keys: &[u32], out: &mut Vec<u8>) {
+        let words: Vec<_> = args(frame).collect();
+        let width = if request.op == op::MSET { 2 } else { 1 };
+        let mut own: Vec<&[u8]> = Vec::with_capacity(1 + keys.len() * width);
+        own.extend(words.first());
+        for key in keys {
+            let start = 1 + *key as usize * width;
+            own.extend(words.get(start..start + width).unwrap_or_default());
+        }
+        write_request(own.into_iter(), out);
+    }
+
+    fn scan(frame: &[u8], shards: &[usize], out: &mut Vec<u8>) -> Option<usize> {
+        let mut words: Vec<_> = args(frame).collect();
+        let cursor: u64 = std::str::from_utf8(words.get(1)?).ok()?.parse().ok()?;
+        let (position, inner) = ((cursor & POSITIONS) as usize, cursor >> POSITION_BITS);
+        let (position, inner) = match cursor {
+            0 => (shards.iter().copied().min()?, 0),
+            _ if shards.contains(&position) => (position, inner),
+            // That server has left; its keys are elsewhere, and the next one starts at its beginning.
+            _ => (
+                shards
+                    .iter()
+                    .copied()
+                    .filter(|shard| *shard > position)
+                    .min()
+                    .or_else(|| shards.iter().copied().max())?,
+                0,
+            ),
+        };
+        let inner = inner.to_string();
+        *words.get_mut(1)? = inner.as_bytes();
+        write_request(words.into_iter(), out);
+        Some(position)
+    }
+
+    fn merge(gathered: &Gathered<'_>, profile: u8, out: &mut Vec<u8>) -> bool {
+        let proto = if profile == 0 { 2 } else { 3 };
+        let merge = merge_of(gathered.op);
+        let (failed, total) = (errors(gathered.replies).count(), gathered.replies.len());
+        if merge == Some(Merge::Success) && failed < total {
+            let success = gathered.replies.iter().find(|reply| !reply.starts_with(b"-"));
+            return success.map(|reply| out.extend_from_slice(reply)).is_some();
+        }
+        if let Some(error) = errors(gathered.replies).next() {
+            // The others have done their part, and the client must know.
+            let is_partial = failed < total && op_info(gathered.op).class == mecha_core::OpClass::Write;
+            let text = error.trim_ascii_end();
+            out.extend_from_slice(text);
+            if is_partial {
+                out.extend_from_slice(
+                    format!(" (mecha: {failed} of {total} shards failed, the others have done their part)")
+                        .as_bytes(),
+                );
+            }
+            out.extend_from_slice(b"\r\n");
+            return true;
+        }
+        let mut writer = Writer::new(out, proto);
+        match (gathered.op, merge) {
+            (op::MGET, _) => values(gathered, &mut writer).is_some(),
+            (op::SCAN, _) => scanned(gathered, &mut writer).is_some(),
+            (op::MSET, _) | (_, Some(Merge::Same | Merge::Success)) => first(gathered, &mut writer),
+            (op::DEL | op::EXISTS | op::TOUCH | op::UNLINK, _) | (_, Some(Merge::Sum)) => {
+                let numbers: Option<Vec<_>> = gathered.replies.iter().map(|reply| integer(reply)).collect();
+                numbers.map(|numbers| writer.int(numbers.into_iter().fold(0, i64::saturating_add))).is_some()
+            }
+            (_, Some(Merge::AllTrue)) => all_true(gathered, &mut writer).is_some(),
+            (_, Some(Merge::AnyValue)) => any_value(gathered, &mut writer),
+            (_, Some(Merge::Concat)) => concat(gathered, &mut writer).is_some(),
+            (_, Some(Merge::Info)) => info::merge(gathered.replies, &mut writer).is_some(),
+            (_, Some(Merge::PairSums)) => pair_sums(gathered, &mut writer).is_some(),
+            (_, None) => first(gathered, &mut writer),
+        }
+    }
+
+    fn broken(asked: Asked, why: Refusal, failed: usize, total: usize, out: &mut Vec<u8>) {
+        let op = asked.op;
+        let rest = if op_info(op).class == mecha_core::OpClass::Read || failed == total {
+            String::new()
+        } else {
+            ", the others have done their part".to_string()
+        };
+        let name = op_info(op).name;
+        let text = format!("ERR mecha: {} ({name}: {failed} of {total} shards{rest})", why.reason());
+        Writer::new(out, 2).error(&text);
+    }
+}
+
+/// Bits of a cursor that tell the server: as many as a topology may have.
+const POSITION_BITS: u32 = 12;
+const POSITIONS: u64 = (1 << POSITION_BITS) - 1;
+
+fn errors(replies: &[Vec<u8>]) -> impl Iterator<Item = &Vec<u8>> {
+    replies.iter().filter(|reply| matches!(reply.first(), Some(b'-' | b'!')))
+}
+
+fn first(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> bool {
+    gathered.replies.first().map(|reply| writer.out.extend_from_slice(reply)).is_some()
+}
+
+/// Values in the order of the request's keys.
+fn values(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option<()> {
+    let mut rests = Vec::with_capacity(gathered.replies.len());
+    for reply in gathered.replies {
+        rests.push(header(reply)?.2);
+    }
+    writer.array(gathered.places.len());
+    for place in gathered.places {
+        let rest = rests.get_mut(*place as usize)?;
+        let (value, more) = rest.split_at_checked(element(rest)?)?;
+        writer.out.extend_from_slice(value);
+        *rest = more;
+    }
+    rests.iter().all(|rest| rest.is_empty()).then_some(())
+}
+
+/// The keys of one server, and where to go on.
+fn scanned(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option<()> {
+    let (_, _, rest) = header(gathered.replies.first()?)?;
+    let (cursor, keys) = rest.split_at_checked(element(rest)?)?;
+    let inner: u64 = std::str::from_utf8(bulk(cursor)?).ok()?.parse().ok()?;
+    let (position, next) = gathered.at;
+    let cursor = match (inner, next) {
+        (0, None) => 0,
+        (0, Some(next)) => next as u64,
+        // A cursor that has no room for the position would lead astray.
+        _ if inner >> (64 - POSITION_BITS) != 0 => return None,
+        _ => (inner << POSITION_BITS) | position as u64,
+    };
+    writer.array(2);
+    writer.bulk(cursor.to_string().as_bytes());
+    writer.out.extend_from_slice(keys);
+    Some(())
+}
+
+fn concat(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option<()> {
+    let mut count = 0;
+    let mut kind = b'*';
+    let mut bodies = Vec::with_capacity(gathered.replies.len());
+    for reply in gathered.replies {
+        let (of, elements, body) = header(reply)?;
+        (kind, count) = (of, count + elements);
+        bodies.push(body);
+    }
+    writer.out.push(kind);
+    mecha_resp::reply::write_int(count as i64, writer.out);
+    writer.out.extend_from_slice(b"\r\n");
+    bodies.into_iter().for_each(|body| writer.out.extend_from_slice(body));
+    Some(())
+}
+
+fn all_true(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option<()> {
+    let rows: Option<Vec<Vec<i64>>> = gathered.replies.iter().map(|reply| integers(reply)).collect();
+    let rows = rows?;
+    let width = rows.first()?.len();
+    writer.array(width);
+    for column in 0..width {
+        writer.int(rows.iter().map(|row| row.get(column).copied().unwrap_or(0)).min()?);
+    }
+    Some(())
+}
+
+/// One of the replies that are not null, from a random one on.
+fn any_value(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> bool {
+    let count = gathered.replies.len();
+    let start = fastrand::usize(..count.max(1));
+    let from_start = gathered.replies.iter().cycle().skip(start).take(count);
+    let is_null = |reply: &Vec<u8>| reply.starts_with(b"$-1") || reply.starts_with(b"_");
+    let chosen = from_start.clone().find(|reply| !is_null(reply)).or_else(|| gathered.replies.first());
+    chosen.map(|reply| writer.out.extend_from_slice(reply)).is_some()
+}
+
+fn pair_sums(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option<()> {
+    let mut sums: Vec<(&[u8], i64)> = Vec::new();
+    for (turn, reply) in gathered.replies.iter().enumerate() {
+        let (_, _, mut rest) = header(reply)?;
+        let mut at = 0;
+        while !rest.is_empty() {
+            let (name, more) = rest.split_at_checked(element(rest)?)?;
+            let (number, more) = more.split_at_checked(element(more)?)?;
+            rest = more;
+            if turn == 0 {
+                sums.push((name, integer(number)?));
+            } else {
+                sums.get_mut(at)?.1 += integer(number)?;
+            }
+            at += 1;
+        }
+    }
+    writer.array(sums.len() * 2);
+    for (name, sum) in sums {
+        writer.out.extend_from_slice(name);
+        writer.int(sum);
+    }
+    Some(())
+}
+
+// === reading replies ===
+
+/// The type, the number and what is behind the line of the element that `bytes` starts with.
+fn line(bytes: &[u8]) -> Option<(u8, i64, &[u8])> {
+    let end = memchr::memchr(b'\n', bytes)?;
+    let text = bytes.get(1..end)?.strip_suffix(b"\r")?;
+    let number = std::str::from_utf8(text).ok()?.parse().ok()?;
+    Some((*bytes.first()?, number, bytes.get(end + 1..)?))
+}
+
+/// Type, number of elements and body of an aggregate.
+fn header(reply: &[u8]) -> Option<(u8, usize, &[u8])> {
+    let (kind, count, body) = line(reply)?;
+    if !matches!(kind, b'*' | b'~' | b'%') {
+        return None;
+    }
+    Some((kind, usize::try_from(count).ok()?, body))
+}
+
+/// Length of the whole element that `bytes` starts with.
+fn element(bytes: &[u8]) -> Option<usize> {
+    let (mut at, mut left) = (0usize, 1u64);
+    while left > 0 {
+        left -= 1;
+        let rest = bytes.get(at..)?;
+        let end = at + memchr::memchr(b'\n', rest)? + 1;
+        at = match rest.first()? {
+            b'*' | b'~' | b'>' | b'%' | b'|' | b'$' | b'=' | b'!' => {
+                let (kind, count, _) = line(rest)?;
+                let count = u64::try_from(count).unwrap_or(0);
+                let is_null = line(rest)?.1 < 0;
+                match kind {
+                    b'$' | b'=' | b'!' if is_null => end,
+                    b'$' | b'=' | b'!' => end.checked_add(usize::try_from(count).ok()?)?.checked_add(2)?,
+                    b'%' => {
+                        left = left.checked_add(count.checked_mul(2)?)?;
+                        end
+                    }
+                    // Attributes belong to the element behind them.
+                    b'|' => {
+                        left = left.checked_add(count.checked_mul(2)?)?.checked_add(1)?;
+                        end
+                    }
+                    _ => {
+                        left = left.checked_add(count)?;
+                        end
+                    }
+                }
+            }
+            _ => end,
+        };
+    }
+    (at <= bytes.len()).then_some(at)
+}
+
+fn bulk(element: &[u8]) -> Option<&[u8]> {
+    let (kind, length, rest) = line(element)?;
+    (kind == b'$').then(|| rest.get(..usize::try_from(length).ok()?))?
+}
+
+fn integer(reply: &[u8]) -> Option<i64> {
+    line(reply).filter(|(kind, ..)| *kind == b':').map(|(_, number, _)| number)
+}
+
+fn integers(reply: &[u8]) -> Option<Vec<i64>> {
+    let (_, count, mut rest) = header(reply)?;
+    let mut numbers = Vec::new();
+    for _ in 0..count {
+        numbers.push(integer(rest)?);
+        rest = rest.get(element(rest)?..)?;
+    }
+    Some(numbers)
+}
+
+#[cfg(test)]
+mod tests;
