@@ -43,7 +43,10 @@ impl<P: Framed> ReplySink<P> for EngineCell<P> {
         }
         let mut done = Vec::with_capacity(slips.len());
         for (seq, slip) in (first..=u32::MAX).chain(0..).zip(slips) {
-            state.fail(seq, slip.asked(), why);
+            // An error inside a reply that broke off would look like a part of it.
+            if !broken {
+                state.fail(seq, slip.asked(), why);
+            }
             done.push(Done {
                 ticket: Ticket { conn, seq },
                 op: slip.op,

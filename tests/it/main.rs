@@ -4,10 +4,11 @@
 mod cli;
 mod config;
 mod drain;
+mod faults;
+mod hostile;
 mod portable;
 mod reload;
 mod sharded;
 mod state;
-#[allow(dead_code, unused_imports, reason = "subjects to come use the rest")]
 mod support;
 mod writes;

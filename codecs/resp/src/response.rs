@@ -305,7 +305,14 @@ fn length(line: &[u8], at: usize) -> Result<Option<(i64, usize)>, ProtocolError>
     };
     let number = match window.get(1..end) {
         Some(b"?") => STREAMED,
-        Some(digits) => decimal(digits).filter(|number| *number >= -1).ok_or(ProtocolError::Length { at })?,
+        Some(digits) => {
+            // No server has more elements; who announces more would keep the connection waiting for ever.
+            let is_size = matches!(window.first(), Some(b'$' | b'=' | b'!' | b';'));
+            let most = if is_size { i64::MAX } else { i64::from(i32::MAX) };
+            decimal(digits)
+                .filter(|number| (-1..=most).contains(number))
+                .ok_or(ProtocolError::Length { at })?
+        }
         None => return Err(ProtocolError::Length { at }),
     };
     match line.get(end + 1) {
