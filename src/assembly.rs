@@ -1,6 +1,6 @@
 //! From configuration to a running data plane, in two steps.
 //!
-//! [`Plan::new`] runs once, on the control side: it builds every filter and names every problem. Opening it runs
+//! [`Plan::new`] runs once, on the control side: it builds every filter and names every problem. It is opened
 //! on each worker and makes the worker's own doors, engines and clusters from it; nothing of what it makes is shared
 //! between threads but what the plan itself holds (filter state, embedded stores).
 

@@ -48,3 +48,37 @@ fn dependencies_point_downwards_only() {
         }
     }
 }
+
+/// The rules of deny.toml that need no advisory database.
+#[test]
+fn outside_crates_are_those_that_deny_toml_allows() {
+    let rules = include_str!("../deny.toml");
+    let is_listed = |what: &str| rules.contains(&format!("\"{what}\""));
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--filter-platform", "x86_64-unknown-linux-gnu"])
+        .args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")])
+        .output()
+        .unwrap();
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let nodes = metadata["resolve"]["nodes"].as_array().unwrap();
+    let used = |id: &Value| nodes.iter().any(|node| node["id"] == *id);
+    let mut versions = std::collections::BTreeMap::<&str, Vec<&str>>::new();
+    for package in metadata["packages"].as_array().unwrap().iter().filter(|package| used(&package["id"])) {
+        let (name, version) = (package["name"].as_str().unwrap(), package["version"].as_str().unwrap());
+        assert!(!["aws-lc-rs", "openssl-sys"].contains(&name), "{name} is banned");
+        versions.entry(name).or_default().push(version);
+        let licence = package["license"].as_str().unwrap_or_else(|| panic!("{name} has no licence"));
+        let licence = licence.replace(['(', ')'], "").replace('/', " OR ");
+        // "A AND B" wants both, "A OR B" one of them.
+        let is_allowed = licence.split(" AND ").all(|all| all.split(" OR ").any(|one| is_listed(one.trim())));
+        assert!(is_allowed, "{name}: the licence {licence} is not allowed");
+    }
+    for (name, versions) in versions.iter().filter(|(_, versions)| versions.len() > 1) {
+        let is_skipped = versions.iter().filter(|version| {
+            let mut parts = version.split('.');
+            let (major, minor) = (parts.next().unwrap(), parts.next().unwrap());
+            is_listed(&format!("{name}@{major}")) || is_listed(&format!("{name}@{major}.{minor}"))
+        });
+        assert!(is_skipped.count() + 1 >= versions.len(), "{name} is there in versions {versions:?}");
+    }
+}
