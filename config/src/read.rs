@@ -10,6 +10,7 @@
 //!    key makes it known; a nested map (`tls: { … }`) is read by a function of its own, in a file of its own if it
 //!    is long, that starts with `self.fields` and ends with `self.finish` (`backoff` is the model).
 //! 3. One line in `schema.rs`, with the default in parentheses.
+//! 4. `MECHA_BLESS=1 cargo test --test it docs` writes `docs/configuration.md` anew.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 
 mod cli;
 mod config;
+mod docs;
 mod drain;
 mod faults;
 mod hostile;

@@ -1,0 +1,95 @@
+//! `docs/configuration.md` is made from what the executable says of itself.
+//!
+//! `MECHA_BLESS=1 cargo test --test it docs` writes it anew.
+
+use std::fmt::Write;
+use std::process::Command;
+
+use serde_json::Value;
+
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+
+const START: &str = "# Configuration
+
+<!-- Made from the code: `MECHA_BLESS=1 cargo test --test it docs` writes this page anew. -->
+
+A configuration is one YAML file. `mecha check FILE` tells everything that is wrong with it at once, or what it comes to;
+`mecha schema` prints its JSON Schema for editors. Durations and sizes carry their unit (`250ms`, `64KiB`); unknown keys are
+errors. A default stands in parentheses. The smallest file:
+
+```yaml
+listeners:
+  - listen: redis://127.0.0.1:6379
+    to: embedded://
+```
+
+`to` takes a target (`redis://a:6379,b:6379`, `memcached://a:11211`, `embedded://`) or the name of an entry of `clusters`.
+The file is applied again when it changes and on SIGHUP: see `docs/operations.md`.
+";
+
+fn said(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_mecha")).args(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What kind of value a key takes.
+fn kind(schema: &Value) -> String {
+    if let Some(words) = schema["enum"].as_array() {
+        return words
+            .iter()
+            .map(|word| format!("`{}`", word.as_str().unwrap_or_default()))
+            .collect::<Vec<_>>()
+            .join(", ");
+    }
+    match (schema["type"].as_str(), schema["pattern"].as_str()) {
+        (Some("string"), Some(pattern)) if pattern.contains("ms") => "duration".into(),
+        (Some("string"), Some(pattern)) if pattern.contains("KiB") => "size".into(),
+        (Some("string"), _) => "text".into(),
+        (Some("integer"), _) => "number".into(),
+        (Some("boolean"), _) => "`true`, `false`".into(),
+        (Some("array"), _) => "list".into(),
+        (Some("object"), _) => "map".into(),
+        _ => "see the schema".into(),
+    }
+}
+
+fn rows(page: &mut String, prefix: &str, schema: &Value) {
+    for (name, value) in schema["properties"].as_object().unwrap() {
+        let about = value["description"].as_str().unwrap_or_default();
+        let _ = writeln!(page, "| `{prefix}{name}` | {} | {} |", kind(value), about.replace('|', "\\|"));
+        if value["properties"].is_object() {
+            rows(page, &format!("{prefix}{name}."), value);
+        }
+    }
+}
+
+fn section(page: &mut String, title: &str, schema: &Value) {
+    let _ = write!(page, "\n## {title}\n\n| key | value | meaning (default) |\n|---|---|---|\n");
+    rows(page, "", schema);
+}
+
+fn made() -> String {
+    let schema: Value = serde_json::from_str(&said(&["schema"])).unwrap();
+    let mut page = String::from(START);
+    section(&mut page, "The file", &schema);
+    section(&mut page, "An entry of `listeners`", &schema["properties"]["listeners"]["items"]);
+    let forms = schema["properties"]["clusters"]["additionalProperties"]["anyOf"].as_array().unwrap();
+    let map = forms.iter().find(|form| form["properties"].is_object()).unwrap();
+    section(&mut page, "An entry of `clusters`", map);
+    page.push_str("\nAn entry may also be a target alone: `cache: redis://10.0.0.5:6379`.\n\n## Filters\n\nWhat calls pass, in order. Those of a cluster hold for every listener that leads to it.\n");
+    let list = said(&["filters"]);
+    for name in list.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split(' ').next()) {
+        let _ = write!(page, "\n### `{name}`\n\n```text\n{}```\n", said(&["filters", name]));
+    }
+    page
+}
+
+#[test]
+fn the_configuration_reference_is_what_the_executable_says() {
+    let made = made();
+    if std::env::var_os("MECHA_BLESS").is_some() {
+        std::fs::write(PAGE, &made).unwrap();
+    }
+    assert!(made == std::fs::read_to_string(PAGE).unwrap(), "docs/configuration.md is out of date");
+}
