@@ -5,7 +5,7 @@
 //! another shared buffer and leaves in one system call. A connection between two requests therefore holds no buffer,
 //! and one that is stuck holds what the socket did not take (at most [`CHUNK`] bytes) or half a record.
 //!
-//! Handshakes are apart ([`accept`], [`connect`]): they cost a thousand times what a record costs, so a server makes
+//! Handshakes are apart ([`accept`], `connect`): they cost a thousand times what a record costs, so a server makes
 //! them on a thread that serves nobody. The result can be sent to another thread.
 //!
 //! Deliberately absent: early data (it can be replayed), renegotiation, versions before 1.2, any crypto provider but
