@@ -20,9 +20,11 @@ use mecha_translate::Store;
 use mecha_translate::kv::Started;
 
 use crate::catalog;
+use crate::discovery::Discovery;
 
 pub use door::{Door, DoorPlan, EngineView};
 pub use framed::{Back, FramedEntry, ProtocolEntry, embedded, kv, native};
+pub(crate) use scope::address_of;
 pub use scope::{EndpointRows, Environment, Scope};
 
 /// A policy with the options that it was built from.
@@ -40,6 +42,8 @@ pub struct Shared {
     pub stores: HashMap<String, Arc<Store>>,
     /// Policies of clusters: one instance for every door that leads to the cluster.
     pub cluster_policies: HashMap<String, Vec<BuiltPolicy>>,
+    /// Clusters whose servers are found, by name.
+    pub discoveries: HashMap<String, Discovery>,
     /// When the process started.
     pub started: Started,
 }
@@ -81,11 +85,18 @@ impl Plan {
         let mut errors = Vec::new();
         let mut stores = HashMap::new();
         let mut cluster_policies = HashMap::new();
+        let mut discoveries = HashMap::new();
         for cluster in &snapshot.clusters {
             if cluster.protocol == catalog::EMBEDDED {
                 let known = previous.and_then(|plan| plan.shared.stores.get(&cluster.name));
                 let fresh = || Arc::new(Store::new(cluster.max_memory as usize));
                 stores.insert(cluster.name.clone(), known.cloned().unwrap_or_else(fresh));
+            }
+            if cluster.discovery != mecha_config::Discovery::Listed {
+                let known = previous.and_then(|plan| plan.shared.discoveries.get(&cluster.name));
+                let known = known.filter(|known| known.spec == *cluster).cloned();
+                let discovery = known.unwrap_or_else(|| Discovery::new(cluster.clone()));
+                discoveries.insert(cluster.name.clone(), discovery);
             }
             let scope = format!("cluster:{}", cluster.name);
             let cx = BuildCx {
@@ -101,7 +112,7 @@ impl Plan {
             let policies = build_policies(&cluster.filters, known, &cx, &mut errors);
             cluster_policies.insert(cluster.name.clone(), policies);
         }
-        let shared = Arc::new(Shared { registry, log, stores, cluster_policies, started });
+        let shared = Arc::new(Shared { registry, log, stores, cluster_policies, discoveries, started });
         let mut doors = Vec::new();
         for listener in &snapshot.listeners {
             let Some(entry) = catalog::entry(&listener.protocol) else { continue };

@@ -1,6 +1,6 @@
 //! The registration list of protocols: one entry each. Nothing else in the process names them.
 
-use mecha_config::{ConfigError, FilterSpec, Known, Scheme};
+use mecha_config::{ConfigError, FilterSpec, Known, Scheme, SchemeServers};
 use mecha_core::Protocol;
 use mecha_filters::{BuildCx, LogSink};
 use mecha_memcached::Memcached;
@@ -27,19 +27,23 @@ pub const PROTOCOLS: &[&dyn ProtocolEntry] = &[
 
 /// How addresses name them; the first scheme of a protocol is the usual one.
 pub const DOORS: &[Scheme] = &[
-    Scheme { scheme: "redis", protocol: Resp::NAME, port: 6379 },
-    Scheme { scheme: "valkey", protocol: Resp::NAME, port: 6379 },
-    Scheme { scheme: "resp", protocol: Resp::NAME, port: 6379 },
-    Scheme { scheme: "memcached", protocol: Memcached::NAME, port: 11211 },
+    Scheme { scheme: "redis", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Listed },
+    Scheme { scheme: "valkey", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Listed },
+    Scheme { scheme: "resp", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Listed },
+    Scheme { scheme: "memcached", protocol: Memcached::NAME, port: 11211, servers: SchemeServers::Listed },
 ];
 
 /// As [`DOORS`], with what needs no server.
 pub const BACKS: &[Scheme] = &[
-    Scheme { scheme: "redis", protocol: Resp::NAME, port: 6379 },
-    Scheme { scheme: "valkey", protocol: Resp::NAME, port: 6379 },
-    Scheme { scheme: "resp", protocol: Resp::NAME, port: 6379 },
-    Scheme { scheme: "memcached", protocol: Memcached::NAME, port: 11211 },
-    Scheme { scheme: "embedded", protocol: EMBEDDED, port: 0 },
+    Scheme { scheme: "redis", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Listed },
+    Scheme { scheme: "valkey", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Listed },
+    Scheme { scheme: "resp", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Listed },
+    Scheme { scheme: "redis-cluster", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Cluster },
+    Scheme { scheme: "valkey-cluster", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Cluster },
+    Scheme { scheme: "redis-sentinel", protocol: Resp::NAME, port: 26379, servers: SchemeServers::Sentinel },
+    Scheme { scheme: "valkey-sentinel", protocol: Resp::NAME, port: 26379, servers: SchemeServers::Sentinel },
+    Scheme { scheme: "memcached", protocol: Memcached::NAME, port: 11211, servers: SchemeServers::Listed },
+    Scheme { scheme: "embedded", protocol: EMBEDDED, port: 0, servers: SchemeServers::Listed },
 ];
 
 /// The entry of one protocol.

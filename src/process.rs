@@ -97,6 +97,9 @@ fn run(snapshot: Arc<Snapshot>, arguments: &cli::RunArgs, is_demo: bool) -> Resu
         orders: None,
         admin: None,
     };
+    for discovery in plan.shared.discoveries.values() {
+        discovery.start().map_err(|error| format!("cannot start finding servers: {error}"))?;
+    }
     for index in 0..snapshot.workers.max(1) {
         let (worker, thread) =
             worker::start(index, clock).map_err(|error| format!("cannot start a worker: {error}"))?;

@@ -41,6 +41,7 @@ impl<P: Framed> ByHand<P> {
             backoff: RefCell::new(Backoff::new(Duration::from_secs(1), Duration::from_secs(1))),
             gate: RefCell::new(RateGate::new(1)),
             down_until_micros: Cell::new(0),
+            news: None,
         };
         let connection = Connection::new(Rc::new(endpoint), 0, false);
         let reading = RefCell::new(Reading::new(P::reply_decoder(limits, 0)));

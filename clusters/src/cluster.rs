@@ -1,7 +1,7 @@
 //! The servers of one cluster and the connections to them, on one worker.
 //!
 //! Which servers there are is either configured, and then fixed, or a [`Topology`] that changes while the cluster
-//! runs ([`Cluster::adopt`]). A server that has left answers what it was asked and is asked nothing more.
+//! runs (see [`crate::news`]). A server that has left answers what it was asked and is asked nothing more.
 //!
 //! **Order.** A key may move from one server to another while a client has calls for it in flight. So each change has an
 //! *epoch*, and a client that has calls in flight under an older one waits with its next calls until those are
@@ -18,6 +18,7 @@ use mecha_core::{ConnKey, Framed, Limits, Refusal, ReplyCount, Ticket};
 use mecha_telemetry::ClusterMetrics;
 use mecha_transport::{Address, Clock};
 
+use crate::news::Subscription;
 use crate::router::Router;
 use crate::server::{Blueprint, Server};
 use crate::sink::Waiter;
@@ -51,8 +52,8 @@ pub struct ClusterOptions {
 pub enum Servers {
     /// Here, and a call's server is chosen so, by names and weights in the order of the addresses.
     Fixed(Vec<Address>, Sharding, Vec<Node>),
-    /// Somebody finds out, and tells [`Cluster::adopt`].
-    Found,
+    /// Somebody finds out, and tells.
+    Found(Subscription),
 }
 
 /// What a cluster borrows from its worker.
@@ -114,6 +115,8 @@ pub struct Frame<'a> {
 impl<P: Framed> Cluster<P> {
     /// Connects to nothing yet: connections are made when a call needs them.
     pub fn new(options: ClusterOptions, metrics: Arc<ClusterMetrics>, environment: &Environment) -> Rc<Self> {
+        let subscription =
+            if let Servers::Found(news) = &options.servers { Some(news.clone()) } else { None };
         let blueprint = Blueprint {
             cluster: options.name,
             options: Rc::new(ConnectionOptions {
@@ -127,6 +130,7 @@ impl<P: Framed> Cluster<P> {
             backoff: options.backoff,
             connect_rate: options.connect_rate,
             connections: options.connections.max(1),
+            news: subscription.clone(),
         };
         let members = match options.servers {
             Servers::Fixed(addresses, sharding, nodes) => Members {
@@ -134,7 +138,7 @@ impl<P: Framed> Cluster<P> {
                 shards: (0..addresses.len()).collect(),
                 servers: addresses.into_iter().map(|addr| Some(Server::new(addr, &blueprint))).collect(),
             },
-            Servers::Found => {
+            Servers::Found(_) => {
                 Members { servers: Vec::new(), router: Router::Unknown(false), shards: Vec::new() }
             }
         };
@@ -151,12 +155,26 @@ impl<P: Framed> Cluster<P> {
         });
         let member = Rc::downgrade(&cluster);
         environment.timers.join(member);
+        if let Some(mut news) = subscription {
+            let cluster = Rc::downgrade(&cluster);
+            tokio::task::spawn_local(async move {
+                // What was published before this worker listened is news to it, unless it is nothing.
+                if !news.current().is_empty() {
+                    news.topology.mark_changed();
+                }
+                while news.topology.changed().await.is_ok() {
+                    let Some(cluster) = cluster.upgrade() else { break };
+                    let topology = Arc::clone(&news.topology.borrow_and_update());
+                    cluster.adopt(&topology);
+                }
+            });
+        }
         cluster
     }
 
     /// Takes over what was found out. Servers that are still there keep their connections. An empty topology says that
     /// nobody could be asked so far; it never replaces a known one.
-    pub fn adopt(&self, topology: &Topology) {
+    fn adopt(&self, topology: &Topology) {
         let old = self.members();
         if topology.shards.is_empty() && !old.shards.is_empty() {
             return;

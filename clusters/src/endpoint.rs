@@ -8,6 +8,7 @@ use std::time::Duration;
 use mecha_telemetry::ClusterMetrics;
 use mecha_transport::{Address, Clock};
 
+use crate::news::{Cause, Subscription};
 use crate::{Backoff, ConnectionOptions, RateGate, Timers};
 
 /// What the connections to one server share. The backoff is one: a dedicated connection that fails tells the shared
@@ -24,6 +25,8 @@ pub(crate) struct Endpoint {
     pub(crate) backoff: RefCell<Backoff>,
     pub(crate) gate: RefCell<RateGate>,
     pub(crate) down_until_micros: Cell<u64>,
+    /// Told when a connection has ended: its server may have left the cluster.
+    pub(crate) news: Option<Subscription>,
 }
 
 impl Endpoint {
@@ -34,6 +37,7 @@ impl Endpoint {
 
     /// An attempt failed, or what it brought did not last. Returns how long to leave the server alone.
     pub(crate) fn failed(&self) -> Duration {
+        self.ended();
         let wait = self.backoff.borrow_mut().failed(fastrand::f64());
         self.down_until_micros.set(self.clock.micros() + wait.as_micros() as u64);
         wait
@@ -41,9 +45,16 @@ impl Endpoint {
 
     /// A connection did last. Returns how long to wait before the next: nothing.
     pub(crate) fn succeeded(&self) -> Duration {
+        self.ended();
         self.backoff.borrow_mut().succeeded();
         self.down_until_micros.set(0);
         Duration::ZERO
+    }
+
+    fn ended(&self) {
+        if let Some(news) = &self.news {
+            news.want(Cause::Failure);
+        }
     }
 
     /// Whether the server is being left alone after a failure.

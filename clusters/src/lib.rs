@@ -17,6 +17,7 @@ mod by_hand;
 mod cluster;
 mod connection;
 mod endpoint;
+pub mod news;
 mod router;
 mod runs;
 mod scatter;

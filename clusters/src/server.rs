@@ -11,6 +11,7 @@ use mecha_transport::Address;
 
 use crate::cluster::Environment;
 use crate::endpoint::Endpoint;
+use crate::news::Subscription;
 use crate::{Backoff, Connection, ConnectionOptions, RateGate, State};
 
 /// Dedicated connections kept for the next client that needs one, per endpoint.
@@ -26,6 +27,8 @@ pub(crate) struct Blueprint {
     pub(crate) connect_rate: u32,
     /// Shared connections per server.
     pub(crate) connections: usize,
+    /// Where servers are found, and to whom it is told that one is lost.
+    pub(crate) news: Option<Subscription>,
 }
 
 impl Blueprint {
@@ -41,6 +44,7 @@ impl Blueprint {
             backoff: RefCell::new(Backoff::new(self.backoff.0, self.backoff.1)),
             gate: RefCell::new(RateGate::new(self.connect_rate)),
             down_until_micros: Cell::new(0),
+            news: self.news.clone(),
         })
     }
 }

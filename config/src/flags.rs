@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::read::{default_cluster, default_listener, default_workers};
-use crate::target;
+use crate::target::{self, Target};
 use crate::{Address, ConfigError, Known, LogSpec, Snapshot};
 
 /// Flags that also apply to a file.
@@ -63,7 +63,8 @@ pub fn from_flags(listen: &[String], to: &[String], known: &Known<'_>) -> Result
                 errors.push(ConfigError { hint: hint.clone(), ..error });
             }
         }
-        let (Ok((protocol, address)), Ok((back, endpoints))) = (door, back) else { continue };
+        let (Ok((protocol, address)), Ok(target)) = (door, back) else { continue };
+        let back = target.protocol;
         if !(known.pairs)(protocol, back) {
             errors.push(ConfigError::new("--to", format!("a {protocol} listener cannot lead to {back}")));
         }
@@ -71,14 +72,14 @@ pub fn from_flags(listen: &[String], to: &[String], known: &Known<'_>) -> Result
         if is_fixed && snapshot.listeners.iter().any(|other| other.address == address) {
             errors.push(ConfigError::new("--listen", format!("`{listen}` is given twice")));
         }
-        let same = snapshot
-            .clusters
-            .iter()
-            .position(|cluster| cluster.protocol == back && cluster.endpoints == endpoints);
+        let same = snapshot.clusters.iter().position(|cluster| target.is_of(cluster));
         let cluster = same.unwrap_or_else(|| {
-            let base =
-                if endpoints.is_empty() { back.to_string() } else { format!("upstream-{}", index + 1) };
-            snapshot.clusters.push(default_cluster(base, back, endpoints));
+            let base = if target.endpoints.is_empty() {
+                back.to_string()
+            } else {
+                format!("upstream-{}", index + 1)
+            };
+            snapshot.clusters.push(default_cluster(base, target));
             snapshot.clusters.len() - 1
         });
         let name = if index == 0 { protocol.to_string() } else { format!("{protocol}-{}", index + 1) };
@@ -92,7 +93,8 @@ pub fn demo_snapshot() -> Snapshot {
     let mut snapshot = empty();
     let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
     snapshot.admin = Some(local(9900));
-    snapshot.clusters.push(default_cluster("embedded".into(), "embedded", Vec::new()));
+    let target = Target { protocol: "embedded", ..Target::default() };
+    snapshot.clusters.push(default_cluster("embedded".into(), target));
     snapshot.listeners.push(default_listener("resp".into(), "resp", Address::Tcp(local(6379)), 0));
     snapshot.listeners.push(default_listener("memcached".into(), "memcached", Address::Tcp(local(11211)), 0));
     snapshot

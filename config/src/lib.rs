@@ -27,7 +27,7 @@ pub use options::Options;
 pub use read::load;
 pub use schema::schema;
 pub use sharding::{Balance, HashTag, KeyHash, Member};
-pub use target::Scheme;
+pub use target::{Scheme, SchemeServers};
 
 /// A configuration that is complete and consistent.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +90,36 @@ pub struct ListenerSpec {
     pub idle_timeout: Option<Duration>,
 }
 
+/// How the servers of a cluster are found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Discovery {
+    /// The endpoints are servers of a cluster that share the keys by slots and know each other.
+    Cluster,
+    /// The endpoints are the servers.
+    #[default]
+    Listed,
+    /// The endpoints are sentinels that watch a primary of this name.
+    Sentinel(String),
+}
+
+/// Which servers answer reads, where some follow others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// Primaries and replicas alike.
+    Any,
+    /// Replicas, and the primary where there is none that is well.
+    PreferReplica,
+    /// Those that take the writes too.
+    #[default]
+    Primary,
+}
+
+impl ReadFrom {
+    /// Every policy with its name.
+    pub const ALL: [(&'static str, Self); 3] =
+        [("any", Self::Any), ("prefer_replica", Self::PreferReplica), ("primary", Self::Primary)];
+}
+
 /// Where a door listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
@@ -106,8 +136,14 @@ pub struct ClusterSpec {
     pub name: String,
     /// What its servers speak; `embedded` for the store in this process.
     pub protocol: String,
-    /// Its servers.
+    /// Its servers, or whom to ask for them.
     pub endpoints: Vec<Endpoint>,
+    /// How its servers are found.
+    pub discovery: Discovery,
+    /// Which servers answer reads.
+    pub read_from: ReadFrom,
+    /// How often the servers are looked for, whether or not anything points to a change.
+    pub refresh: Duration,
     /// How a call's server is chosen.
     pub balance: Balance,
     /// How a key becomes a number.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::error::suggestion;
-use crate::{Address, Endpoint};
+use crate::{Address, ClusterSpec, Discovery, Endpoint};
 
 /// A scheme and the protocol that it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,36 @@ pub struct Scheme {
     pub protocol: &'static str,
     /// Where such a server usually listens; 0 if it does not.
     pub port: u16,
+    /// Whom the addresses behind it name.
+    pub servers: SchemeServers,
+}
+
+/// Whom the addresses of a target name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchemeServers {
+    /// Some servers of a cluster, which know the others.
+    Cluster,
+    /// The servers themselves.
+    Listed,
+    /// Sentinels, which know the servers; a path names the primary that they watch.
+    Sentinel,
+}
+
+/// What `to` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) protocol: &'static str,
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) discovery: Discovery,
+}
+
+impl Target {
+    /// Whether `cluster` came from an equal target.
+    pub(crate) fn is_of(&self, cluster: &ClusterSpec) -> bool {
+        cluster.protocol == self.protocol
+            && cluster.endpoints == self.endpoints
+            && cluster.discovery == self.discovery
+    }
 }
 
 /// What went wrong, and what to do.
@@ -66,21 +96,34 @@ pub(crate) fn door(text: &str, schemes: &[Scheme]) -> Result<(&'static str, Addr
 }
 
 /// Understands where a cluster's servers are.
-pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<(&'static str, Vec<Endpoint>), Complaint> {
+pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<Target, Complaint> {
     let (scheme, is_unix, rest) = cut(text, schemes)?;
     if scheme.port == 0 {
         return match rest {
-            "" | "/" => Ok((scheme.protocol, Vec::new())),
+            "" | "/" => Ok(Target { protocol: scheme.protocol, ..Target::default() }),
             _ => Err((
                 format!("`{}://` takes no address", scheme.scheme),
                 Some("it lives in this process".into()),
             )),
         };
     }
+    if is_unix && scheme.servers != SchemeServers::Listed {
+        let hint = "its servers know each other by host and port".to_string();
+        return Err((format!("`{}+unix://` is not possible", scheme.scheme), Some(hint)));
+    }
     if is_unix {
         let paths = rest.split(',').map(unix_path).collect::<Result<Vec<_>, _>>()?;
-        return Ok((scheme.protocol, paths.into_iter().map(Endpoint::Unix).collect()));
+        let endpoints = paths.into_iter().map(Endpoint::Unix).collect();
+        return Ok(Target { protocol: scheme.protocol, endpoints, ..Target::default() });
     }
+    let (rest, discovery) = match scheme.servers {
+        SchemeServers::Cluster => (rest, Discovery::Cluster),
+        SchemeServers::Listed => (rest, Discovery::Listed),
+        SchemeServers::Sentinel => {
+            let (rest, primary) = sentinel(rest, scheme)?;
+            (rest, Discovery::Sentinel(primary))
+        }
+    };
     plain(rest)?;
     let mut endpoints = Vec::new();
     for part in rest.trim_end_matches('/').split(',') {
@@ -94,7 +137,18 @@ pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<(&'static str, Vec<
         }
         endpoints.push(endpoint);
     }
-    Ok((scheme.protocol, endpoints))
+    Ok(Target { protocol: scheme.protocol, endpoints, discovery })
+}
+
+/// Splits off the name of the primary.
+fn sentinel(rest: &str, scheme: Scheme) -> Result<(&str, String), Complaint> {
+    match rest.split_once('/') {
+        Some((servers, name)) if !name.is_empty() && !name.contains(['/', '?']) => Ok((servers, name.into())),
+        _ => Err((
+            format!("`{rest}` does not name a primary"),
+            Some(format!("as in `{}://a,b,c/mymaster`", scheme.scheme)),
+        )),
+    }
 }
 
 fn endpoint(text: &str, default_port: u16) -> Option<Endpoint> {
@@ -144,8 +198,10 @@ mod tests {
     use super::*;
 
     const SCHEMES: &[Scheme] = &[
-        Scheme { scheme: "redis", protocol: "resp", port: 6379 },
-        Scheme { scheme: "embedded", protocol: "embedded", port: 0 },
+        Scheme { scheme: "redis", protocol: "resp", port: 6379, servers: SchemeServers::Listed },
+        Scheme { scheme: "embedded", protocol: "embedded", port: 0, servers: SchemeServers::Listed },
+        Scheme { scheme: "redis-cluster", protocol: "resp", port: 6379, servers: SchemeServers::Cluster },
+        Scheme { scheme: "redis-sentinel", protocol: "resp", port: 26379, servers: SchemeServers::Sentinel },
     ];
 
     #[test]
@@ -157,13 +213,17 @@ mod tests {
         assert_eq!(listens("redis://:7"), Ok(Address::Tcp("0.0.0.0:7".parse().unwrap())));
         assert_eq!(listens("redis+unix:///run/a"), Ok(Address::Unix("/run/a".into())));
         let servers = |text| {
-            back(text, SCHEMES).map(|(_, list)| list.iter().map(ToString::to_string).collect::<Vec<_>>())
+            back(text, SCHEMES).map(|to| to.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
         assert_eq!(
             servers("redis://a:1,b,[::1]:3"),
             Ok(vec!["a:1".into(), "b:6379".into(), "[::1]:3".into()])
         );
         assert_eq!(servers("embedded://"), Ok(vec![]));
+        assert_eq!(servers("redis-cluster://a,b:2"), Ok(vec!["a:6379".into(), "b:2".into()]));
+        let sentinels = back("redis-sentinel://a,b:2/main", SCHEMES).unwrap();
+        assert_eq!(sentinels.discovery, Discovery::Sentinel("main".into()));
+        assert_eq!(sentinels.endpoints.len(), 2);
     }
 
     #[test]
@@ -178,6 +238,9 @@ mod tests {
             "redis://a:1,a:1",
             "embedded://x",
             "redis+unix://x",
+            "redis-sentinel://a",
+            "redis-sentinel://a/",
+            "redis-cluster+unix:///x",
         ] {
             assert!(back(text, SCHEMES).is_err(), "{text}");
         }

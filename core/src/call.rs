@@ -108,6 +108,8 @@ pub enum Refusal {
     Denied,
     /// A filter cannot treat this command honestly, so it may not pass.
     Filtered,
+    /// The data is on its way to another server, and the call could not be sent after it.
+    Moved,
     /// No endpoint can take this call: none is healthy, or the command has no key to choose one by.
     NoRoute,
     /// More calls than the limit allows.
@@ -130,11 +132,12 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every variant, for metrics and tests.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::CircuitOpen,
         Self::CrossSlot,
         Self::Denied,
         Self::Filtered,
+        Self::Moved,
         Self::NoRoute,
         Self::RateLimited,
         Self::TimedOut,
@@ -153,6 +156,7 @@ impl Refusal {
             Self::CrossSlot => "cross_slot",
             Self::Denied => "denied",
             Self::Filtered => "filtered",
+            Self::Moved => "moved",
             Self::NoRoute => "no_route",
             Self::RateLimited => "rate_limited",
             Self::TimedOut => "timed_out",
@@ -172,6 +176,7 @@ impl Refusal {
             Self::CrossSlot => "keys of the command are on different shards",
             Self::Denied => "command is denied by configuration",
             Self::Filtered => "command cannot pass a filter of this listener",
+            Self::Moved => "data is moving to another server, try again",
             Self::NoRoute => "no endpoint can take this command",
             Self::RateLimited => "rate limit exceeded",
             Self::TimedOut => "backend did not answer in time",

@@ -14,6 +14,7 @@ mod call;
 mod chain;
 mod frame;
 mod protocol;
+mod redirect;
 
 pub use call::{
     Affinity, Asked, Call, ConnKey, Done, OpClass, OpId, OpInfo, Outcome, Refusal, ReplyCount, Ticket,
@@ -22,3 +23,4 @@ pub use call::{
 pub use chain::{Batch, Chain, Cx, Filter, Identity, Peer, Policy, Replies};
 pub use frame::{Decode, Decoded, Limits, ProtocolError, Span};
 pub use protocol::{Framed, Keys, Looked, Matched, Protocol, Session};
+pub use redirect::Redirect;

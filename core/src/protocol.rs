@@ -1,7 +1,8 @@
 //! What a protocol must tell mecha about itself.
 
 use crate::{
-    Affinity, Asked, Batch, Call, Decode, Limits, OpId, OpInfo, Outcome, ProtocolError, Refusal, Ticket,
+    Affinity, Asked, Batch, Call, Decode, Limits, OpId, OpInfo, Outcome, ProtocolError, Redirect, Refusal,
+    Ticket,
 };
 
 /// A protocol that clients speak.
@@ -94,6 +95,25 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
     fn meets(op: OpId) -> bool {
         let _ = op;
         false
+    }
+
+    /// Where the call with this reply belongs, if the reply says that it is not this server. Asked only for replies
+    /// whose outcome is an error, and only where servers share the keys.
+    fn redirect<'w>(reply: &Self::Reply, wire: &'w [u8]) -> Option<Redirect<'w>> {
+        let _ = (reply, wire);
+        None
+    }
+
+    /// Appends the request that must stand before one that follows [`Redirect::Ask`]. It gets one reply.
+    fn asking(out: &mut Vec<u8>) {
+        let _ = out;
+    }
+
+    /// The reply to a keyless request that wants a dedicated connection, if it can be given before the request is sent:
+    /// the first key behind it then chooses the server. The server's own reply is dropped.
+    fn deferral(op: OpId) -> Option<&'static [u8]> {
+        let _ = op;
+        None
     }
 
     /// Whether a call with [`crate::ReplyCount::Maybe`] keeps this reply from its client.

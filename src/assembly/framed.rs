@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mecha_clusters::{Rules, Scattered, Upstream};
-use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
+use mecha_config::{ClusterSpec, ConfigError, Discovery, FilterSpec, ListenerSpec, Snapshot};
 use mecha_core::{Chain, Filter, Framed, Limits, Peer};
 use mecha_filters::{BuildCx, FilterFactory, FilterKind, PolicyFactory};
 use mecha_translate::{KvBack, KvFront, Options};
@@ -68,7 +68,7 @@ pub const fn native<P: Rules>(name: &'static str) -> Back<P> {
         is_translated: false,
         open: |opening, scope| {
             let limits = if opening.is_whole { whole_frames(MAX_WHOLE_FRAME) } else { Limits::default() };
-            let cluster = scope.cluster::<P>(opening.cluster, limits, &opening.shared.registry);
+            let cluster = scope.cluster::<P>(opening.cluster, limits, opening.shared);
             if is_sharded(opening.cluster) { Scattered::new(cluster, scope.engine::<P>()) } else { cluster }
         },
     }
@@ -76,7 +76,11 @@ pub const fn native<P: Rules>(name: &'static str) -> Back<P> {
 
 /// Whether calls may have to be taken apart.
 fn is_sharded(cluster: &ClusterSpec) -> bool {
-    cluster.endpoints.len() > 1
+    match cluster.discovery {
+        Discovery::Cluster => true,
+        Discovery::Listed => cluster.endpoints.len() > 1,
+        Discovery::Sentinel(_) => false,
+    }
 }
 
 /// A back of the `kv` family.
@@ -86,7 +90,7 @@ pub const fn kv<A: KvFront, B: KvBack>() -> Back<A> {
         is_translated: true,
         open: |opening, scope| {
             let limits = whole_frames(MAX_WHOLE_FRAME);
-            let cluster = scope.cluster::<B>(opening.cluster, limits, &opening.shared.registry);
+            let cluster = scope.cluster::<B>(opening.cluster, limits, opening.shared);
             let options = Options {
                 endpoints: cluster.len(),
                 max_value: opening.cluster.max_value as usize,

@@ -100,7 +100,7 @@ impl Scope {
         &mut self,
         spec: &ClusterSpec,
         limits: Limits,
-        registry: &Registry,
+        shared: &super::Shared,
     ) -> Rc<Cluster<P>> {
         let key = (spec.name.clone(), TypeId::of::<P>(), limits.stream_above);
         let known =
@@ -108,17 +108,20 @@ impl Scope {
         if let Some(cluster) = known.and_then(|cluster| cluster.downcast::<Cluster<P>>().ok()) {
             return cluster;
         }
-        let fresh = || registry.cluster(&spec.name, P::NAME);
+        let fresh = || shared.registry.cluster(&spec.name, P::NAME);
         let metrics = Arc::clone(self.cluster_metrics.entry(key.clone()).or_insert_with(fresh));
         // Keys of Redis have tags by convention, those of Memcached do not.
         let default_tag = (P::NAME == mecha_resp::Resp::NAME).then_some(HashTag { open: b'{', close: b'}' });
         let options = ClusterOptions {
             name: spec.name.clone(),
-            servers: Servers::Fixed(
-                spec.endpoints.iter().map(address_of).collect(),
-                sharding::of(spec, default_tag),
-                sharding::nodes(spec),
-            ),
+            servers: match shared.discoveries.get(&spec.name) {
+                Some(discovery) => Servers::Found(discovery.news.clone()),
+                None => Servers::Fixed(
+                    spec.endpoints.iter().map(address_of).collect(),
+                    sharding::of(spec, default_tag),
+                    sharding::nodes(spec),
+                ),
+            },
             connections: spec.connections as usize,
             connect_timeout: spec.connect_timeout,
             backoff: (spec.backoff.initial, spec.backoff.max),
@@ -158,7 +161,7 @@ impl<P: Framed> EngineView for EngineCell<P> {
     }
 }
 
-fn address_of(endpoint: &mecha_config::Endpoint) -> Address {
+pub(crate) fn address_of(endpoint: &mecha_config::Endpoint) -> Address {
     match endpoint {
         mecha_config::Endpoint::Tcp { host, port } => match host.parse() {
             Ok(ip) => Address::Tcp(std::net::SocketAddr::new(ip, *port)),

@@ -182,6 +182,9 @@ impl Running {
         let (registry, started) = (old.shared.registry.clone(), old.shared.started);
         let plan = Plan::new(Arc::new(snapshot), registry, started, Some(old))
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        for discovery in plan.shared.discoveries.values() {
+            discovery.start().map_err(|error| vec![format!("cannot start finding servers: {error}")])?;
+        }
         let (mut bound, mut addresses) = (Vec::new(), Sockets::new());
         for listener in &plan.snapshot.listeners {
             let socket = socket_of(listener);

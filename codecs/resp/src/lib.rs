@@ -28,6 +28,7 @@
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
 mod args;
+mod cluster;
 mod keys;
 mod ops;
 pub mod reply;
@@ -35,18 +36,21 @@ mod request;
 mod response;
 mod session;
 mod slot;
+mod value;
 
 use mecha_core::{
-    Affinity, Asked, Call, Decode, Framed, Keys, Limits, Matched, OpInfo, Outcome, Protocol, ProtocolError,
-    Refusal, ReplyCount, Span, Ticket, Verdict,
+    Affinity, Asked, Call, Decode, Framed, Keys, Limits, Matched, OpId, OpInfo, Outcome, Protocol,
+    ProtocolError, Redirect, Refusal, ReplyCount, Span, Ticket, Verdict,
 };
 
 pub use args::{Args, args, inline_to_array, write_request};
+pub use cluster::{ClusterNode, ClusterShard, cluster_nodes, cluster_shards, cluster_slots, host_and_port};
 pub use ops::{COMMANDS, CommandInfo, flag, op, op_info, op_named, ops, sub_named};
 pub use request::{Request, RequestDecoder};
 pub use response::{Reply, ReplyDecoder};
 pub use session::{Progress, Session, Transaction};
 pub use slot::key_slot;
+pub use value::Value;
 
 /// The protocol.
 #[derive(Clone, Copy, Debug)]
@@ -92,10 +96,12 @@ impl Protocol for Resp {
 
     fn refuse(asked: Asked, why: Refusal, out: &mut Vec<u8>) {
         if why == Refusal::CrossSlot {
+            // Word for word the server's, as clients look for it.
             out.extend_from_slice(b"-CROSSSLOT Keys in request don't hash to the same slot\r\n");
             return;
         }
         let code = match why {
+            Refusal::Moved => "TRYAGAIN",
             Refusal::Denied => "NOPERM",
             _ => "ERR",
         };
@@ -161,6 +167,18 @@ impl Framed for Resp {
     #[inline]
     fn slot(key: &[u8]) -> u16 {
         key_slot(key)
+    }
+
+    fn redirect<'w>(reply: &Reply, wire: &'w [u8]) -> Option<Redirect<'w>> {
+        if reply.kind == b'-' { cluster::redirect(reply.span.of(wire, &[])) } else { None }
+    }
+
+    fn asking(out: &mut Vec<u8>) {
+        out.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
+    }
+
+    fn deferral(op: OpId) -> Option<&'static [u8]> {
+        (op == ops::op::MULTI).then_some(b"+OK\r\n")
     }
 
     fn prologue(profile: u8, out: &mut Vec<u8>) -> u32 {

@@ -6,17 +6,21 @@ use super::Reader;
 use super::fields::{Fields, Found, set};
 use crate::node::{Kind, Node};
 use crate::options::join;
-use crate::target;
-use crate::{Backoff, Balance, ClusterSpec, HashTag, KeyHash, Member};
+use crate::target::{self, Target};
+use crate::{Backoff, Balance, ClusterSpec, HashTag, KeyHash, Member, ReadFrom};
 
 /// What a cluster has unless the file says otherwise; flags have nothing else.
-pub(crate) fn default_cluster(name: String, protocol: &str, endpoints: Vec<crate::Endpoint>) -> ClusterSpec {
+pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
+    let Target { protocol, endpoints, discovery } = target;
     let balance = if endpoints.len() > 1 { Balance::Ketama } else { Balance::RoundRobin };
     ClusterSpec {
         name,
         protocol: protocol.into(),
         members: endpoints.iter().map(Member::of).collect(),
         endpoints,
+        discovery,
+        read_from: ReadFrom::Primary,
+        refresh: Duration::from_secs(10),
         balance,
         hash: KeyHash::default(),
         hash_tag: HashTag::default(),
@@ -50,9 +54,9 @@ impl Reader<'_> {
     fn cluster(&mut self, name: &str, node: &Node, path: &str) -> Option<ClusterSpec> {
         // `cache: redis://...` is short for `cache: { to: redis://... }`.
         if let Kind::Scalar(..) = node.kind {
-            let (protocol, endpoints) =
+            let target =
                 self.parsed(Some((node, path.into())), |text| target::back(text, self.known.backs))?;
-            return Some(default_cluster(name.into(), protocol, endpoints));
+            return Some(default_cluster(name.into(), target));
         }
         let backs = self.known.backs;
         let mut fields = self.fields(node, path);
@@ -66,8 +70,7 @@ impl Reader<'_> {
             );
         }
         let target = self.parsed(to, |text| target::back(text, backs));
-        let (protocol, endpoints) = target.clone().unwrap_or_default();
-        let mut cluster = default_cluster(name.into(), protocol, endpoints);
+        let mut cluster = default_cluster(name.into(), target.clone().unwrap_or_default());
         self.cluster_keys(&mut fields, &mut cluster);
         self.finish(fields);
         target.map(|_| cluster)
@@ -76,6 +79,8 @@ impl Reader<'_> {
     /// Every key but `to`. A new one is added here.
     fn cluster_keys(&mut self, fields: &mut Fields<'_>, cluster: &mut ClusterSpec) {
         self.sharding_keys(fields, cluster);
+        set(&mut cluster.read_from, self.word(fields.take("read_from"), &ReadFrom::ALL));
+        set(&mut cluster.refresh, self.period(fields.take("refresh"), Duration::from_millis(100)));
         set(&mut cluster.connections, self.count(fields.take("connections"), 1024));
         set(
             &mut cluster.connect_timeout,

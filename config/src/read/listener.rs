@@ -121,19 +121,19 @@ impl Reader<'_> {
         let text = self.text(Some(to))?;
         let index = if text.contains("://") {
             let backs = self.known.backs;
-            let (protocol, endpoints) =
-                self.parsed(Some((node, path.clone())), |text| target::back(text, backs))?;
+            let target = self.parsed(Some((node, path.clone())), |text| target::back(text, backs))?;
             // Listeners that lead to the same target share it, as two doors of one embedded store must.
-            let same = clusters.iter().position(|(cluster, is_inline)| {
-                *is_inline && cluster.protocol == protocol && cluster.endpoints == endpoints
-            });
+            let same = clusters.iter().position(|(cluster, is_inline)| *is_inline && target.is_of(cluster));
             same.unwrap_or_else(|| {
-                let base =
-                    if endpoints.is_empty() { protocol.to_string() } else { format!("{listener}-upstream") };
+                let base = if target.endpoints.is_empty() {
+                    target.protocol.to_string()
+                } else {
+                    format!("{listener}-upstream")
+                };
                 let is_taken = |name: &str| clusters.iter().any(|(cluster, _)| cluster.name == name);
                 let name = (2..).map(|n| format!("{base}-{n}")).find(|name| !is_taken(name));
                 let name = if is_taken(&base) { name.unwrap_or_default() } else { base };
-                clusters.push((default_cluster(name, protocol, endpoints), true));
+                clusters.push((default_cluster(name, target), true));
                 clusters.len() - 1
             })
         } else {

@@ -3,16 +3,18 @@ use serde::Deserialize;
 
 use super::load;
 use crate::units::Period;
-use crate::{Address, Balance, ConfigError, FilterSpec, HashTag, KeyHash, Known, Scheme, Snapshot};
+use crate::{
+    Address, Balance, ConfigError, FilterSpec, HashTag, KeyHash, Known, Scheme, SchemeServers, Snapshot,
+};
 
 const DOORS: &[Scheme] = &[
-    Scheme { scheme: "redis", protocol: "resp", port: 6379 },
-    Scheme { scheme: "memcached", protocol: "memcached", port: 11211 },
+    Scheme { scheme: "redis", protocol: "resp", port: 6379, servers: SchemeServers::Listed },
+    Scheme { scheme: "memcached", protocol: "memcached", port: 11211, servers: SchemeServers::Listed },
 ];
 const BACKS: &[Scheme] = &[
-    Scheme { scheme: "redis", protocol: "resp", port: 6379 },
-    Scheme { scheme: "memcached", protocol: "memcached", port: 11211 },
-    Scheme { scheme: "embedded", protocol: "embedded", port: 0 },
+    Scheme { scheme: "redis", protocol: "resp", port: 6379, servers: SchemeServers::Listed },
+    Scheme { scheme: "memcached", protocol: "memcached", port: 11211, servers: SchemeServers::Listed },
+    Scheme { scheme: "embedded", protocol: "embedded", port: 0, servers: SchemeServers::Listed },
 ];
 
 #[derive(Debug, Deserialize)]

@@ -1,0 +1,180 @@
+//! Finding the servers of clusters that change while they run.
+//!
+//! Each such cluster has a thread that serves nobody: a slow or hostile answer delays only the next
+//! topology. What is found goes to the workers as a whole, and a failure leaves the last one in force.
+//!
+//! A question is asked when something points to a change (a redirect, a lost server, a sentinel's word) and now and then
+//! without a reason. However many workers wish for it, two questions are at least [`FLOOR`] apart. While a change is
+//! under way the next question follows soon, for a while; after that, dead servers that nobody removes from their
+//! cluster are not a reason to keep asking.
+
+mod query;
+mod redis_cluster;
+mod redis_sentinel;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mecha_clusters::news::{Cause, Publisher, Subscription};
+use mecha_clusters::topology::{FoundShard, MAX_NODES, Topology};
+use mecha_config::{ClusterSpec, Discovery as Kind};
+use mecha_transport::Address;
+
+use crate::assembly::address_of;
+
+/// The least time between two questions.
+const FLOOR: Duration = Duration::from_millis(100);
+/// Time between questions while a change is under way.
+const SOON: Duration = Duration::from_millis(250);
+/// How long a change is expected to be under way after the last sign of it.
+const UNREST: Duration = Duration::from_secs(30);
+
+/// A cluster whose servers must be found.
+#[derive(Clone)]
+pub struct Discovery {
+    /// What is configured.
+    pub spec: ClusterSpec,
+    /// What workers hear of it.
+    pub news: Subscription,
+    publisher: Publisher,
+    is_started: Arc<AtomicBool>,
+}
+
+/// Whoever was asked with success the last time is asked first.
+struct Asked {
+    first: Option<Address>,
+}
+
+impl Asked {
+    /// Everybody who may be asked, the best first.
+    fn candidates(&self, seeds: Vec<Address>, known: &Topology) -> Vec<Address> {
+        let mut all: Vec<_> = self.first.iter().cloned().collect();
+        let nodes = known.nodes.iter().flatten().filter(|node| node.is_well);
+        for address in nodes.map(|node| node.address.clone()).chain(seeds) {
+            if !all.contains(&address) {
+                all.push(address);
+            }
+        }
+        all
+    }
+}
+
+impl Discovery {
+    /// Nothing is asked before [`Discovery::start`].
+    pub fn new(spec: ClusterSpec) -> Self {
+        let (publisher, news) = mecha_clusters::news::news();
+        Self { spec, news, publisher, is_started: Arc::default() }
+    }
+
+    /// Starts asking, on a thread of its own, unless that has been done. It ends when nobody listens any more.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(&self) -> std::io::Result<()> {
+        if self.is_started.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let finder = Finder { spec: self.spec.clone(), publisher: self.publisher.clone() };
+        let main = move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+            match runtime {
+                Ok(runtime) => runtime.block_on(finder.run()),
+                Err(error) => tracing::error!(%error, "discovery has no runtime"),
+            }
+        };
+        std::thread::Builder::new().name("mecha-discovery".into()).spawn(main).map(drop)
+    }
+}
+
+struct Finder {
+    spec: ClusterSpec,
+    publisher: Publisher,
+}
+
+impl Finder {
+    async fn run(self) {
+        let seeds: Vec<_> = self.spec.endpoints.iter().map(address_of).collect();
+        let mut asked = Asked { first: None };
+        if let Kind::Sentinel(_) = self.spec.discovery {
+            tokio::task::spawn_local(redis_sentinel::listen(
+                seeds.clone(),
+                self.publisher.clone(),
+                self.spec.connect_timeout,
+            ));
+        }
+        let (mut unrest_until, mut is_hopeless) = (tokio::time::Instant::now() + UNREST, false);
+        while self.publisher.has_listeners() {
+            let known = self.publisher.current();
+            let timeout = self.spec.connect_timeout;
+            let found = match &self.spec.discovery {
+                Kind::Cluster => redis_cluster::find(&mut asked, &seeds, &known, timeout).await,
+                Kind::Sentinel(name) => redis_sentinel::find(&mut asked, &seeds, name, timeout).await,
+                Kind::Listed => return,
+            };
+            let is_settled = match found {
+                Ok(shards) => self.found(shards, &known),
+                Err(why) => {
+                    tracing::warn!(cluster = %self.spec.name, why, "servers could not be found");
+                    if known.is_empty() && !is_hopeless {
+                        self.publisher.publish(Topology::default());
+                        is_hopeless = true;
+                    }
+                    false
+                }
+            };
+            tokio::time::sleep(FLOOR).await;
+            let is_soon = !is_settled && tokio::time::Instant::now() < unrest_until;
+            // Workers, and processes, must not ask in step.
+            let wait = if is_soon { SOON } else { self.spec.refresh.mul_f64(0.8 + 0.4 * fastrand::f64()) };
+            let causes = match tokio::time::timeout(wait, self.publisher.wanted()).await {
+                Ok(causes) => {
+                    unrest_until = tokio::time::Instant::now() + UNREST;
+                    causes
+                }
+                Err(_) => vec![Cause::Period],
+            };
+            tracing::debug!(cluster = %self.spec.name, ?causes, "asking for the servers");
+        }
+    }
+
+    /// Publishes what is new. Returns whether it looks final.
+    fn found(&self, shards: Vec<FoundShard>, known: &Topology) -> bool {
+        let next = known.next(shards, self.spec.discovery == Kind::Cluster);
+        let is_settled = next.is_settled();
+        if next != *known {
+            tracing::info!(
+                cluster = %self.spec.name,
+                servers = next.len(),
+                shards = next.shards.len(),
+                slots = next.slots_covered(),
+                "servers found"
+            );
+            self.publisher.publish(next);
+        }
+        is_settled
+    }
+}
+
+/// Whether these servers are more than a cluster can have.
+fn are_too_many(shards: &[FoundShard]) -> bool {
+    shards.iter().map(|shard| shard.replicas.len() + 1).sum::<usize>() > MAX_NODES
+}
+
+/// The address of a server that another one has named.
+fn named(host: &str, port: u16) -> Address {
+    match host.parse() {
+        Ok(ip) => Address::Tcp(std::net::SocketAddr::new(ip, port)),
+        Err(_) => Address::Host(host.into(), port),
+    }
+}
+
+/// The host of `address`, as a server at it would be named by others.
+fn host_of(address: &Address) -> String {
+    match address {
+        Address::Host(host, _) => host.clone(),
+        Address::Tcp(addr) => addr.ip().to_string(),
+        Address::Unix(_) => String::new(),
+    }
+}

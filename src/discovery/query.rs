@@ -1,0 +1,67 @@
+//! Questions to servers, one connection each: the control side asks seldom, and a fresh connection tells the truth about
+//! whether the server can be reached.
+
+use std::io;
+use std::time::Duration;
+
+use mecha_core::{Decode, Framed, Limits};
+use mecha_resp::Resp;
+use mecha_transport::{Address, ReadHalf, WriteHalf};
+use tokio::io::AsyncReadExt;
+
+/// The largest answer: far above that of a cluster whose every slot is a range of its own.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// A connection for questions.
+pub(super) struct Query {
+    read: ReadHalf,
+    write: WriteHalf,
+    unread: Vec<u8>,
+}
+
+impl Query {
+    /// Connects within `timeout`.
+    pub(super) async fn to(address: &Address, timeout: Duration) -> io::Result<Self> {
+        let (read, write) = mecha_transport::connect(address, timeout, None).await?;
+        Ok(Self { read, write, unread: Vec::new() })
+    }
+
+    /// Asks, and returns the answer's frame.
+    pub(super) async fn ask(&mut self, words: &[&str], timeout: Duration) -> io::Result<Vec<u8>> {
+        let mut request = Vec::new();
+        mecha_resp::write_request(words.iter().map(|word| word.as_bytes()), &mut request);
+        let asking = async {
+            let mut rest = request.as_slice();
+            while !rest.is_empty() {
+                std::future::poll_fn(|cx| self.read.poll_write_ready(cx)).await?;
+                match self.write.try_write(rest) {
+                    Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            self.frame().await
+        };
+        tokio::time::timeout(timeout, asking).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// The next frame that the server sends, however long that takes.
+    pub(super) async fn frame(&mut self) -> io::Result<Vec<u8>> {
+        let limits = Limits { stream_above: MAX_ANSWER, max_frame: MAX_ANSWER, ..Limits::default() };
+        let mut decoder = Resp::reply_decoder(limits, 0);
+        let mut heads = Vec::new();
+        loop {
+            let decoded = decoder.decode(&self.unread, &mut heads);
+            let decoded = decoded.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+            if let Some(head) = heads.first() {
+                let frame = Resp::reply_span(head).of(&self.unread, &[]).to_vec();
+                let end = Resp::reply_span(head).end();
+                self.unread.drain(..end.max(decoded.tail));
+                return Ok(frame);
+            }
+            if self.read.read_buf(&mut self.unread).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+}
