@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use mecha_clusters::{Connection, Lane, Upstream};
-use mecha_core::{Call, Chain, Framed, Limits, Peer};
+use mecha_core::{Call, Chain, Framed, Limits, Peer, ProtocolError};
 use mecha_telemetry::{CloseReason, ListenerMetrics};
 use mecha_transport::{Outbox, WriteHalf};
 
@@ -73,6 +73,8 @@ pub(super) struct Stalled<P: Framed> {
     pub(super) calls: Vec<Call>,
     pub(super) position: Position,
     pub(super) wait: Wait,
+    /// What stood behind the batch, to be answered when it is through.
+    pub(super) error: Option<ProtocolError>,
 }
 
 /// How far a batch has come.

@@ -260,6 +260,7 @@ impl<P: Framed> Engine<P> {
                 calls: batch.calls.to_vec(),
                 position,
                 wait,
+                error,
             }));
         }
         if let Some(error) = error {
@@ -285,6 +286,8 @@ impl<P: Framed> Engine<P> {
         if let Progress::Stalled(wait) = progress {
             stalled.wait = wait;
             client.state.stalled = Some(stalled);
+        } else if let Some(error) = stalled.error {
+            client.state.protocol_error(error);
         }
         self.dirty(conn);
         matches!(progress, Progress::Stalled(..))

@@ -3,6 +3,7 @@
 
 mod cli;
 mod config;
+mod differential;
 mod docs;
 mod drain;
 mod faults;

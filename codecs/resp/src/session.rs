@@ -17,7 +17,8 @@
 //! | `WAIT`, `WAITAOF` | only on a dedicated one that is there already; refused otherwise |
 //!
 //! `QUIT`, `RESET`, `SELECT 0`, `UNSUBSCRIBE`, `CLIENT SETNAME`, `GETNAME` and `SETINFO` of a client without such state
-//! are answered here. With the wrong number of arguments, nothing changes any state, and the server says so.
+//! are answered here. The name is told to a dedicated connection that is kept to the end, not to one that will serve the
+//! next client: inside `MULTI`, `CLIENT GETNAME` does not see it. With the wrong number of arguments, nothing changes any state, and the server says so.
 //!
 //! A state is changed when its command is about to be sent, and changed back if the command is refused on its way
 //! ([`mecha_core::Session::on_refused`]). A refusal inside a transaction makes its `EXEC` fail, as the server does it.
