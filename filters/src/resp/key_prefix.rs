@@ -22,7 +22,8 @@ pub(crate) const KIND: FilterKind<Resp> = FilterKind {
         summary: "Puts a prefix before every key, and takes it off replies that name keys.",
         docs: "prefix: what to put before each key, 1 to 128 bytes\n\
                Commands that reach beyond a prefix (FLUSHALL, FLUSHDB, DBSIZE, SWAPDB, RANDOMKEY, CLUSTER ...) and \
-               commands whose keys are not known are refused.",
+               commands whose keys are not known are refused; in a transaction also those that answer with key names (KEYS, SCAN,\n\
+               XREAD, LMPOP ...).",
         example: "- key_prefix: { prefix: \"tenant-7:\" }",
     },
     build: |options, cx| build(options, cx).map(|filter| Box::new(filter) as Box<dyn FilterFactory<Resp>>),
@@ -206,8 +207,26 @@ impl KeyPrefix {
     }
 }
 
+/// The reply to `EXEC` does not tell which command each of its elements answers, so names in it could not lose their
+/// prefix: commands that answer with names are refused in a transaction, which is then aborted.
+fn refuse_names_in_transactions(batch: &mut Batch<'_, Resp>) {
+    // The session knows the state behind the last call; what came before it follows from the calls.
+    let mut is_queued = batch.session.multi;
+    for call in batch.calls.iter_mut().rev() {
+        match call.op {
+            op::EXEC | op::DISCARD if call.verdict == Verdict::Forward => is_queued = true,
+            op::MULTI => is_queued = false,
+            other if is_queued && call.verdict == Verdict::Forward && shape_of(other).is_some() => {
+                call.verdict = Verdict::Refuse(Refusal::Filtered);
+            }
+            _ => {}
+        }
+    }
+}
+
 impl Filter<Resp> for KeyPrefix {
     fn on_requests(&mut self, batch: &mut Batch<'_, Resp>, _cx: &Cx<'_>) {
+        refuse_names_in_transactions(batch);
         for (call, head) in batch.calls.iter_mut().zip(batch.heads.iter_mut()) {
             if call.verdict != Verdict::Forward {
                 continue;
@@ -307,6 +326,38 @@ mod tests {
         ] {
             assert_eq!(rewritten(line), expected);
         }
+    }
+
+    /// Which calls of a pipeline pass, where the session is in a transaction behind it or not.
+    fn passing(lines: &[&str], is_multi: bool) -> Vec<bool> {
+        let mut wire = Vec::new();
+        let (mut heads, mut calls) = (Vec::new(), Vec::new());
+        for line in lines {
+            let frame = frame(line);
+            let mut head = head_of(&frame).unwrap();
+            head.span = Span::wire(wire.len(), frame.len());
+            calls.push(Resp::call(&head, Ticket::default()));
+            heads.push(head);
+            wire.extend(frame);
+        }
+        let (mut local, mut session) = (Vec::new(), Session::default());
+        session.multi = is_multi;
+        let mut batch = Batch {
+            wire: &wire,
+            local: &mut local,
+            heads: &mut heads,
+            calls: &mut calls,
+            session: &mut session,
+        };
+        KeyPrefix { prefix: b"p:".as_slice().into() }.on_requests(&mut batch, &cx(0));
+        batch.calls.iter().map(|call| call.verdict == Verdict::Forward).collect()
+    }
+
+    #[test]
+    fn names_in_the_reply_to_a_transaction_are_refused() {
+        let lines = ["KEYS *", "MULTI", "KEYS *", "GET a", "EXEC", "SCAN 0"];
+        assert_eq!(passing(&lines, false), [true, true, false, true, true, true]);
+        assert_eq!(passing(&["KEYS *", "GET a"], true), [false, true]);
     }
 
     #[test]
