@@ -26,6 +26,8 @@ use tokio::sync::watch;
 const MAX_CONNECTIONS: usize = 64;
 /// Time for a client to send its headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Life of one admin connection, however it is used: dashboards connect anew.
+const LIFETIME: Duration = Duration::from_secs(60);
 /// Bytes of headers that are read.
 const MAX_HEADERS: usize = 16 << 10;
 /// Connections listed by `/connections` unless asked for more.
@@ -95,8 +97,9 @@ async fn accept_all(listener: std::net::TcpListener, state: Arc<AdminState>) {
             });
             let mut server = http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(MAX_HEADERS);
-            // A client that breaks off is its own business.
-            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            // A client that breaks off is its own business; one that reads slowly, or not at all, must not keep a place.
+            let served = server.serve_connection(TokioIo::new(stream), service);
+            let _ = tokio::time::timeout(LIFETIME, served).await;
             open.fetch_sub(1, Ordering::Relaxed);
         });
     }
