@@ -36,6 +36,15 @@ pub(crate) const MEMCACHED_REPLIES: &[&str] = &[
     "ERROR\r\nCLIENT_ERROR bad\r\nSERVER_ERROR out\r\nSTAT pid 1\r\nEND\r\nVERSION 1.6\r\nOK\r\nTOUCHED\r\n",
 ];
 
+/// Without the first byte, which is no text.
+pub(crate) const MEMCACHED_BINARY: &[&str] = &[
+    "1\0\0\u{1}\0\0\0\0\0\0\0\u{1}opaq\0\0\0\0\0\0\0\0k",
+    "2\u{1}\0\u{1}\u{8}\0\0\0\0\0\0\u{e}opaq\0\0\0\0\0\0\0\0flagtimekvalue",
+    "3\u{5}\0\u{1}\u{14}\0\0\0\0\0\0\u{15}opaq\0\0\0\0\0\0\0\0deltadelinitinittimek",
+    "4\u{10}\0\0\0\0\0\0\0\0\0\0opaq\0\0\0\0\0\0\0\0",
+    "5\u{1d}\0\u{1}\u{4}\0\0\0\0\0\0\u{5}opaq\0\0\0\0\0\0\0\0timek",
+];
+
 /// Limits under which no frame is handed on in pieces.
 pub fn whole_frames() -> Limits {
     Limits { stream_above: 1 << 20, max_frame: 1 << 20, ..Limits::default() }
@@ -131,6 +140,17 @@ pub(crate) fn memcached_request(data: &[u8]) {
 
 pub(crate) fn memcached_reply(data: &[u8]) {
     check(data, |limits| Memcached::reply_decoder(limits, 0), Memcached::reply_span);
+}
+
+/// Both sides of the binary protocol, and its commands on the embedded store.
+pub(crate) fn memcached_binary(data: &[u8]) {
+    let Some((&step, bytes)) = data.split_first() else { return };
+    let asked = [&[step, 0x80], bytes].concat();
+    check(&asked, Memcached::request_decoder, mecha_memcached::Request::span);
+    memcached_request(asked.get(1..).unwrap_or_default());
+    let answered = [&[step, 0x81], bytes].concat();
+    check(&answered, |limits| Memcached::reply_decoder(limits, 1), Memcached::reply_span);
+    crate::translation::memcached(asked.get(1..).unwrap_or_default());
 }
 
 /// A storage command that is written is read as it was written.

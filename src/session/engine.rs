@@ -245,7 +245,7 @@ impl<P: Framed> Engine<P> {
         {
             state.open_request = OpenRequest::Waiting;
             // A shared connection must not wait for the rest of one client's request.
-            if call.affinity == Affinity::Shared {
+            if call.affinity == Affinity::Shared && !is_translated {
                 call.affinity = Affinity::Once;
             }
         }

@@ -14,6 +14,7 @@
 //!
 //! Deliberately absent: `stats` beyond what is known here, and everything that [`mecha_memcached`] refuses itself.
 
+mod binary;
 mod classic;
 mod fast;
 mod meta;
@@ -41,6 +42,9 @@ const NON_NUMERIC: &str = "CLIENT_ERROR cannot increment or decrement non-numeri
 
 impl KvFront for Memcached {
     fn plan(request: &Request, frame: &[u8], _: &mut Connection, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
+        if request.opcode().is_some() {
+            return binary::plan(request, frame, cx, out);
+        }
         match request.op() {
             ops::QUIT => return Plan::Close,
             _ if request.fault() == Some(Fault::Http) => return Plan::Close,
@@ -61,6 +65,9 @@ impl KvFront for Memcached {
     }
 
     fn fast_reply(recall: &Recall<'_>, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome {
+        if ops::is_binary(recall.asked.op) {
+            return binary::reply(recall, reply, out);
+        }
         fast::reply(recall, reply, out)
     }
 
@@ -81,7 +88,9 @@ impl KvFront for Memcached {
             }
             KvError::ValueTooLarge => (Outcome::ClientError, TOO_LARGE),
         };
-        if !ops::is_noreply(asked.op) {
+        if ops::is_binary(asked.op) {
+            binary::kv_error(asked, error, message, back, out);
+        } else if !ops::is_noreply(asked.op) {
             out.extend_from_slice(message.as_bytes());
             if error == KvError::Unsupported {
                 out.extend_from_slice(back.as_bytes());
@@ -223,21 +232,25 @@ fn wrong_type(value: &Value) -> Option<&'static str> {
 }
 
 fn stats(cx: &PlanCx<'_>, out: &mut Vec<u8>) {
-    let number = |name: &str, value: u64, out: &mut Vec<u8>| {
+    each_stat(cx, &mut |name, value| write::stat(name, value, out));
+    out.extend_from_slice(b"END\r\n");
+}
+
+fn each_stat(cx: &PlanCx<'_>, each: &mut dyn FnMut(&str, &[u8])) {
+    let number = |name: &str, value: u64, each: &mut dyn FnMut(&str, &[u8])| {
         let mut digits = Vec::with_capacity(20);
         write::number(value, &mut digits);
-        write::stat(name, &digits, out);
+        each(name, &digits);
     };
     let now_s = cx.now_ms / 1000;
-    number("pid", u64::from(std::process::id()), out);
-    number("uptime", now_s.saturating_sub(cx.started_at.unix_seconds), out);
-    number("time", now_s, out);
-    write::stat("version", VERSION.as_bytes(), out);
-    number("pointer_size", u64::from(usize::BITS), out);
+    number("pid", u64::from(std::process::id()), each);
+    number("uptime", now_s.saturating_sub(cx.started_at.unix_seconds), each);
+    number("time", now_s, each);
+    each("version", VERSION.as_bytes());
+    number("pointer_size", u64::from(usize::BITS), each);
     if let Some(count) = cx.key_count {
-        number("curr_items", count, out);
+        number("curr_items", count, each);
     }
-    number("item_size_max", cx.max_value as u64, out);
-    write::stat("mecha_backend", cx.back.as_bytes(), out);
-    out.extend_from_slice(b"END\r\n");
+    number("item_size_max", cx.max_value as u64, each);
+    each("mecha_backend", cx.back.as_bytes());
 }

@@ -1,4 +1,4 @@
-//! Memcached text and meta protocol: frames, command table, session state.
+//! Memcached text, meta and binary protocol: frames, command table, session state.
 //!
 //! ```text
 //! set k 0 60 5\r\nhello\r\n     -> STORED\r\n
@@ -25,10 +25,13 @@
 //! See [`request`] for faults: requests that are answered natively and never leave. Only a line that does not end is a
 //! [`ProtocolError`].
 //!
-//! Deliberately absent: the binary protocol, which memcached has deprecated, UDP, and authentication by `set` (the text
+//! The binary protocol, which the first byte of a connection chooses, is told in [`binary`].
+//!
+//! Deliberately absent: UDP, and authentication by `set` (the text
 //! protocol's `-Y`).
 
 pub mod base64;
+pub mod binary;
 pub mod command;
 mod line;
 pub mod ops;
@@ -38,8 +41,8 @@ mod session;
 pub mod write;
 
 use mecha_core::{
-    Asked, Call, Framed, Keys, Limits, Matched, OpId, OpInfo, Outcome, Protocol, ProtocolError, Refusal,
-    ReplyCount, Span, Ticket,
+    Affinity, Asked, Call, Framed, Keys, Limits, Matched, OpId, OpInfo, Outcome, Protocol, ProtocolError,
+    Refusal, ReplyCount, Span, Ticket,
 };
 
 pub use command::{Command, parse};
@@ -50,7 +53,7 @@ pub use session::Connection;
 use crate::line::{Words, without_end};
 use crate::reply::Code;
 
-/// The Memcached text and meta protocol.
+/// The Memcached protocols: text, meta and binary.
 #[derive(Clone, Copy, Debug)]
 pub struct Memcached;
 
@@ -70,6 +73,12 @@ impl Protocol for Memcached {
             span: request.span,
             op: request.op,
             class: ops::OPS.get(usize::from(request.op.0)).map(|row| row.class).unwrap_or_default(),
+            echo: request.echo,
+            // Who has said who it is must be served by a connection that knows.
+            affinity: match request.op {
+                ops::BIN_SASL_AUTH | ops::BIN_SASL_STEP => Affinity::Pin,
+                _ => Affinity::Shared,
+            },
             replies: if request.quiet { ReplyCount::Maybe } else { ReplyCount::One },
             ..Call::default()
         }
@@ -84,7 +93,9 @@ impl Protocol for Memcached {
     }
 
     fn refuse(asked: Asked, why: Refusal, out: &mut Vec<u8>) {
-        if !ops::is_noreply(asked.op) {
+        if ops::is_binary(asked.op) {
+            binary::refuse(asked.op, asked.echo, why, out);
+        } else if !ops::is_noreply(asked.op) {
             write_refusal(why, out);
         }
     }
@@ -99,8 +110,8 @@ impl Framed for Memcached {
         RequestDecoder::new(limits)
     }
 
-    fn reply_decoder(limits: Limits, _profile: u8) -> ReplyDecoder {
-        ReplyDecoder::new(limits)
+    fn reply_decoder(limits: Limits, profile: u8) -> ReplyDecoder {
+        if profile == session::BINARY { ReplyDecoder::binary(limits) } else { ReplyDecoder::new(limits) }
     }
 
     fn reply_span(reply: &Reply) -> Span {
@@ -139,8 +150,14 @@ impl Framed for Memcached {
         match op {
             ops::MG_QUIET | ops::MG_UPDATE_QUIET => reply.code == Code::En,
             ops::MS_QUIET | ops::MD_QUIET | ops::MA_QUIET => reply.code == Code::Hd,
+            op if binary::hides_misses(op) => reply.code == Code::En,
+            op if ops::is_binary(op) => reply.code == Code::Hd,
             op => ops::is_noreply(op),
         }
+    }
+
+    fn reply_start(op: OpId) -> &'static [u8] {
+        binary::start(op)
     }
 
     fn unquiet(request: &Request, frame: &mut [u8]) {
@@ -151,6 +168,8 @@ impl Framed for Memcached {
         let message: &[u8] = match error {
             ProtocolError::LineTooLong { .. } => b"CLIENT_ERROR line too long\r\n",
             ProtocolError::FrameTooLarge { .. } => b"SERVER_ERROR object too large for cache\r\n",
+            // A binary request that does not start as one; memcached says nothing.
+            ProtocolError::Byte { .. } => b"",
             _ => b"ERROR\r\n",
         };
         out.extend_from_slice(message);

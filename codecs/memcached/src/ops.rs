@@ -132,11 +132,97 @@ table! {
     MG_UPDATE = "mg|update", Write, false;
     /// The same, hiding misses.
     MG_UPDATE_QUIET = "mg|update|quiet", Write, false;
+    /// Binary protocol: no opcode of Memcached; answered here.
+    BIN_UNKNOWN = "bin_unknown", Session, false;
+    /// Binary protocol: wrong lengths, or too large; answered here.
+    BIN_MALFORMED = "bin_malformed", Session, false;
+    /// Binary protocol: no-op; answered here, in its place among the answers.
+    BIN_NOOP = "bin_noop", Session, true;
+    /// Binary protocol: closes the connection.
+    BIN_QUIT = "bin_quit", Session, true;
+    /// The same without answer.
+    BIN_QUITQ = "bin_quitq", Session, true;
+    /// Binary protocol: not known to memcached, which says so; answered here.
+    BIN_VERBOSITY = "bin_verbosity", Admin, true;
+    /// `get` of the binary protocol.
+    BIN_GET = "bin_get", Read, true;
+    /// `getq` of the binary protocol.
+    BIN_GETQ = "bin_getq", Read, true;
+    /// `getk` of the binary protocol.
+    BIN_GETK = "bin_getk", Read, true;
+    /// `getkq` of the binary protocol.
+    BIN_GETKQ = "bin_getkq", Read, true;
+    /// `set` of the binary protocol.
+    BIN_SET = "bin_set", Write, true;
+    /// `setq` of the binary protocol.
+    BIN_SETQ = "bin_setq", Write, true;
+    /// `add` of the binary protocol.
+    BIN_ADD = "bin_add", Write, false;
+    /// `addq` of the binary protocol.
+    BIN_ADDQ = "bin_addq", Write, false;
+    /// `replace` of the binary protocol.
+    BIN_REPLACE = "bin_replace", Write, true;
+    /// `replaceq` of the binary protocol.
+    BIN_REPLACEQ = "bin_replaceq", Write, true;
+    /// `append` of the binary protocol.
+    BIN_APPEND = "bin_append", Write, false;
+    /// `appendq` of the binary protocol.
+    BIN_APPENDQ = "bin_appendq", Write, false;
+    /// `prepend` of the binary protocol.
+    BIN_PREPEND = "bin_prepend", Write, false;
+    /// `prependq` of the binary protocol.
+    BIN_PREPENDQ = "bin_prependq", Write, false;
+    /// `delete` of the binary protocol.
+    BIN_DELETE = "bin_delete", Write, true;
+    /// `deleteq` of the binary protocol.
+    BIN_DELETEQ = "bin_deleteq", Write, true;
+    /// `increment` of the binary protocol.
+    BIN_INCREMENT = "bin_increment", Write, false;
+    /// `incrementq` of the binary protocol.
+    BIN_INCREMENTQ = "bin_incrementq", Write, false;
+    /// `decrement` of the binary protocol.
+    BIN_DECREMENT = "bin_decrement", Write, false;
+    /// `decrementq` of the binary protocol.
+    BIN_DECREMENTQ = "bin_decrementq", Write, false;
+    /// `touch` of the binary protocol.
+    BIN_TOUCH = "bin_touch", Write, true;
+    /// `gat` of the binary protocol.
+    BIN_GAT = "bin_gat", Write, true;
+    /// `gatq` of the binary protocol.
+    BIN_GATQ = "bin_gatq", Write, true;
+    /// `gatk` of the binary protocol.
+    BIN_GATK = "bin_gatk", Write, true;
+    /// `gatkq` of the binary protocol.
+    BIN_GATKQ = "bin_gatkq", Write, true;
+    /// `flush` of the binary protocol.
+    BIN_FLUSH = "bin_flush", Admin, true;
+    /// `flushq` of the binary protocol.
+    BIN_FLUSHQ = "bin_flushq", Admin, true;
+    /// `stat` of the binary protocol.
+    BIN_STAT = "bin_stat", Admin, true;
+    /// `version` of the binary protocol.
+    BIN_VERSION = "bin_version", Read, true;
+    /// `sasl_list` of the binary protocol.
+    BIN_SASL_LIST = "bin_sasl_list", Session, true;
+    /// `sasl_auth` of the binary protocol.
+    BIN_SASL_AUTH = "bin_sasl_auth", Session, false;
+    /// `sasl_step` of the binary protocol.
+    BIN_SASL_STEP = "bin_sasl_step", Session, false;
 }
 
 /// Whether the session answers this operation in the server's place.
 pub(crate) fn is_local(op: OpId) -> bool {
-    op.0 <= REFRESH_CERTS.0
+    op.0 <= REFRESH_CERTS.0 || (BIN_UNKNOWN.0..=BIN_VERBOSITY.0).contains(&op.0)
+}
+
+/// Whether the operation is a quiet one of the binary protocol.
+pub fn is_quiet_binary(op: OpId) -> bool {
+    op == BIN_QUITQ || !crate::binary::start(op).is_empty()
+}
+
+/// Whether the operation is of the binary protocol.
+pub fn is_binary(op: OpId) -> bool {
+    op.0 >= BIN_UNKNOWN.0
 }
 
 /// Whether a request that wants no answer at all is of this operation.

@@ -7,6 +7,7 @@
 use mecha_core::{Decode, Decoded, Limits, Matched, Outcome, ProtocolError, Span};
 use memchr::memchr;
 
+use crate::binary;
 use crate::line::{Words, number, without_end};
 
 /// What a reply says.
@@ -96,12 +97,46 @@ pub struct ReplyDecoder {
     waiting: Option<(Reply, usize)>,
     /// Bytes that are missing from the open frame.
     open: usize,
+    is_binary: bool,
 }
 
 impl ReplyDecoder {
     /// A decoder for one connection.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, scanned: 0, waiting: None, open: 0 }
+        Self { limits, scanned: 0, waiting: None, open: 0, is_binary: false }
+    }
+
+    /// The same for a connection that speaks the binary protocol.
+    pub fn binary(limits: Limits) -> Self {
+        Self { is_binary: true, ..Self::new(limits) }
+    }
+
+    fn decode_binary(&mut self, buf: &[u8], heads: &mut Vec<Reply>) -> Result<Decoded, ProtocolError> {
+        let tail = self.open.min(buf.len());
+        self.open -= tail;
+        let mut at = tail;
+        while self.open == 0 && at < buf.len() {
+            let rest = buf.get(at..).unwrap_or_default();
+            let (mut head, total) = match binary::read_reply(rest) {
+                binary::ReplyFrame::Incomplete => break,
+                binary::ReplyFrame::Wrong => {
+                    return Err(ProtocolError::Byte { at, got: rest.first().copied().unwrap_or_default() });
+                }
+                binary::ReplyFrame::Whole(head, total) => (head, total),
+            };
+            if total > self.limits.max_frame {
+                return Err(ProtocolError::FrameTooLarge { at });
+            }
+            if rest.len() < total && total <= self.limits.stream_above {
+                break;
+            }
+            let seen = total.min(rest.len());
+            head.span = Span::wire(at, seen);
+            heads.push(head);
+            at += seen;
+            self.open = total - seen;
+        }
+        Ok(Decoded { tail, consumed: at, open: self.open > 0 })
     }
 
     fn line_len(&mut self, rest: &[u8], at: usize) -> Result<Option<usize>, ProtocolError> {
@@ -134,6 +169,9 @@ impl Decode for ReplyDecoder {
     type Head = Reply;
 
     fn decode(&mut self, buf: &[u8], heads: &mut Vec<Reply>) -> Result<Decoded, ProtocolError> {
+        if self.is_binary {
+            return self.decode_binary(buf, heads);
+        }
         let tail = self.resume(buf)?;
         let mut at = tail;
         if self.open > 0 {
@@ -225,6 +263,9 @@ fn kind(first: &[u8], line: &[u8]) -> Option<ReplyKind> {
 
 /// How a complete answer that was made in this process ended.
 pub(crate) fn answer_outcome(reply: &[u8]) -> Outcome {
+    if reply.first() == Some(&binary::REPLY) {
+        return binary::outcome(reply);
+    }
     // The last line tells; data lines cannot be mistaken for it as the answer ends behind it.
     let line = without_end(reply);
     let start = memchr::memrchr(b'\n', line).map_or(0, |at| at + 1);

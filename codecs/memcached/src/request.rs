@@ -9,7 +9,7 @@ use mecha_core::{Decode, Decoded, Limits, OpId, ProtocolError, Span};
 use memchr::memchr;
 
 use crate::line::{Word, Words, number, signed, without_end};
-use crate::ops;
+use crate::{binary, ops};
 
 /// Longest key in bytes, in base64 form too.
 pub const MAX_KEY: usize = 250;
@@ -29,6 +29,12 @@ pub enum Fault {
     BadLine,
     /// An HTTP client; memcached closes the connection without a word, and so do we.
     Http,
+    /// Binary: the parts have other lengths than the opcode has; the connection ends.
+    Lengths,
+    /// Binary: there is no such opcode.
+    Opcode,
+    /// Binary: the parts are longer than the body; the connection ends.
+    Overrun,
     /// The data block is larger than [`Limits::max_frame`].
     TooLarge,
     /// More meta flags than memcached reads.
@@ -40,7 +46,21 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// What the client reads.
+    /// The status of a reply of the binary protocol.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Opcode | Self::Overrun => binary::status::UNKNOWN_COMMAND,
+            Self::TooLarge => binary::status::TOO_LARGE,
+            _ => binary::status::INVALID,
+        }
+    }
+
+    /// Whether the connection is closed behind it.
+    pub fn ends(self) -> bool {
+        matches!(self, Self::Http | Self::Lengths | Self::Overrun)
+    }
+
+    /// What the client reads in text.
     pub fn message(self) -> &'static [u8] {
         match self {
             Self::BadChunk => b"CLIENT_ERROR bad data chunk\r\n",
@@ -49,7 +69,7 @@ impl Fault {
             Self::TooLarge => b"SERVER_ERROR object too large for cache\r\n",
             Self::TooManyFlags => b"CLIENT_ERROR options flags too long\r\n",
             Self::TooManyKeys => b"CLIENT_ERROR mecha: too many keys\r\n",
-            Self::Unknown => b"ERROR\r\n",
+            Self::Lengths | Self::Opcode | Self::Overrun | Self::Unknown => b"ERROR\r\n",
         }
     }
 }
@@ -65,6 +85,10 @@ pub struct Request {
     pub(crate) op: OpId,
     pub(crate) fault: Option<Fault>,
     pub(crate) quiet: bool,
+    /// The opaque of a binary request.
+    pub(crate) echo: u32,
+    /// The opcode of a binary request.
+    pub(crate) binary: Option<u8>,
 }
 
 impl Request {
@@ -98,6 +122,16 @@ impl Request {
         self.fault
     }
 
+    /// The opaque of a request of the binary protocol; 0 for text.
+    pub fn opaque(&self) -> u32 {
+        self.echo
+    }
+
+    /// The opcode, if the request is of the binary protocol.
+    pub fn opcode(&self) -> Option<u8> {
+        self.binary
+    }
+
     /// Whether the client asked for no answer (`noreply`, `q`).
     pub fn is_quiet(&self) -> bool {
         self.quiet
@@ -114,12 +148,44 @@ pub struct RequestDecoder {
     waiting: Option<(Request, usize)>,
     /// Bytes that are missing from the open frame.
     open: usize,
+    /// Whether the connection speaks the binary protocol; its first byte tells.
+    is_binary: Option<bool>,
 }
 
 impl RequestDecoder {
     /// A decoder for one connection.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, scanned: 0, waiting: None, open: 0 }
+        Self { limits, scanned: 0, waiting: None, open: 0, is_binary: None }
+    }
+
+    /// As [`Decode::decode`], for the frames from `at` on.
+    fn decode_binary(
+        &mut self,
+        buf: &[u8],
+        tail: usize,
+        heads: &mut Vec<Request>,
+    ) -> Result<Decoded, ProtocolError> {
+        let mut at = tail;
+        while at < buf.len() {
+            let rest = buf.get(at..).unwrap_or_default();
+            let (mut head, total) = match binary::read_request(rest, self.limits.max_frame) {
+                binary::RequestFrame::Incomplete => break,
+                binary::RequestFrame::Magic => {
+                    return Err(ProtocolError::Byte { at, got: rest.first().copied().unwrap_or_default() });
+                }
+                binary::RequestFrame::Whole(head, total) => (head, total),
+            };
+            let streams = total > self.limits.stream_above || head.fault == Some(Fault::TooLarge);
+            if rest.len() < total && !streams {
+                break;
+            }
+            let seen = total.min(rest.len());
+            head.span = Span::wire(at, seen);
+            heads.push(head);
+            at += seen;
+            self.open = total - seen;
+        }
+        Ok(Decoded { tail, consumed: at, open: self.open > 0 })
     }
 
     /// Finds the end of the line at the start of `rest`.
@@ -146,6 +212,11 @@ impl Decode for RequestDecoder {
         let mut at = tail;
         if self.open > 0 {
             return Ok(Decoded { tail, consumed: tail, open: true });
+        }
+        if let Some(&first) = buf.get(at)
+            && *self.is_binary.get_or_insert(first == binary::REQUEST)
+        {
+            return self.decode_binary(buf, tail, heads);
         }
         while at < buf.len() {
             let rest = buf.get(at..).unwrap_or_default();
@@ -205,6 +276,8 @@ fn parse(full: &[u8], limits: &Limits) -> (Request, usize) {
         op: OpId::UNKNOWN,
         fault: None,
         quiet: false,
+        echo: 0,
+        binary: None,
     };
     let mut total = full.len();
     let command = words.next().map_or(&[][..], |word| word.bytes);
@@ -448,6 +521,12 @@ fn scan_flags(words: Words<'_>) -> (usize, bool) {
 /// Overwrites what asks for no answer, in the copy that is forwarded.
 pub(crate) fn unquiet(request: &Request, frame: &mut [u8]) {
     if !request.quiet || request.fault.is_some() {
+        return;
+    }
+    if let Some(opcode) = request.binary {
+        if let Some(place) = frame.get_mut(1) {
+            *place = binary::audible(opcode);
+        }
         return;
     }
     let line = without_end(frame.get(..request.line_len()).unwrap_or_default());

@@ -1,18 +1,25 @@
 //! What mecha answers in the server's place: faults, `mn`, `quit`, and commands that concern one server only.
 //!
-//! A connection to memcached has no state of its own, so this has none either.
+//! A connection to memcached has no state of its own but which protocol it speaks.
 
 use mecha_core::{Affinity, Batch, Call, Looked, Refusal, ReplyCount, Session, Span, Verdict};
 
+use crate::binary::{Response, status};
 use crate::request::Fault;
 use crate::{Memcached, ops};
 
-/// The state of one client connection: none.
+/// The profile of connections that speak the binary protocol.
+pub(crate) const BINARY: u8 = 1;
+
+/// The state of one client connection: what it speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Connection;
+pub struct Connection {
+    is_binary: bool,
+}
 
 impl Session<Memcached> for Connection {
     fn on_requests(batch: &mut Batch<'_, Memcached>, from: usize) -> Looked {
+        batch.session.is_binary = batch.heads.first().is_some_and(|head| head.binary.is_some());
         let mut closes = false;
         for (head, call) in batch.heads.iter().zip(batch.calls.iter_mut()).skip(from) {
             if closes {
@@ -26,19 +33,33 @@ impl Session<Memcached> for Connection {
             }
             let start = batch.local.len();
             match (head.fault, call.op) {
+                (fault, op) if head.binary.is_some() => {
+                    let opcode = head.binary.unwrap_or_default();
+                    let status = fault.map_or(status::OK, Fault::status);
+                    if op != ops::BIN_QUITQ {
+                        Response::error(opcode, head.echo, status, batch.local);
+                    }
+                }
                 _ if head.quiet => {}
                 (Some(fault), _) => batch.local.extend_from_slice(fault.message()),
                 (None, ops::MN) => batch.local.extend_from_slice(b"MN\r\n"),
                 (None, ops::QUIT) => {}
                 (None, _) => crate::write_refusal(Refusal::Unsupported, batch.local),
             }
-            closes = call.op == ops::QUIT || head.fault == Some(Fault::Http);
+            closes = matches!(call.op, ops::QUIT | ops::BIN_QUIT | ops::BIN_QUITQ)
+                || head.fault.is_some_and(Fault::ends);
             call.verdict = Verdict::Answered(Span::local(start, batch.local.len() - start));
         }
         Looked { next: batch.calls.len(), is_over: closes }
     }
 
+    fn profile(&self) -> u8 {
+        if self.is_binary { BINARY } else { 0 }
+    }
+
     fn concerns(&self, call: &Call) -> bool {
-        ops::is_local(call.op) || call.affinity != Affinity::Shared
+        (ops::is_binary(call.op) && !self.is_binary)
+            || ops::is_local(call.op)
+            || call.affinity != Affinity::Shared
     }
 }

@@ -46,7 +46,7 @@ fn feed(bytes: &[u8], sizes: &[usize], limits: Limits) -> (Vec<(Request, Vec<u8>
 fn answers(bytes: &[u8]) -> (String, bool) {
     let mut heads = decode(bytes);
     let mut calls: Vec<_> = heads.iter().map(|head| Memcached::call(head, Ticket::default())).collect();
-    let (mut local, mut session) = (Vec::new(), Connection);
+    let (mut local, mut session) = (Vec::new(), Connection::default());
     let mut batch = Batch::<Memcached> {
         wire: bytes,
         local: &mut local,

@@ -73,7 +73,7 @@ impl Map {
             client_addr: None,
             started_at: &Started { unix_seconds: 0 },
         };
-        match Memcached::plan(head, frame, &mut Connection, &cx, out) {
+        match Memcached::plan(head, frame, &mut Connection::default(), &cx, out) {
             Plan::Txn(mut txn) => {
                 let mut slots: Vec<_> = txn.keys.iter().map(|key| self.load(key)).collect();
                 let before = slots.clone();
