@@ -69,6 +69,13 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
     /// A decoder for a server's bytes. `profile` is the one its connection was opened with.
     fn reply_decoder(limits: Limits, profile: u8) -> Self::ReplyDecoder;
 
+    /// A decoder for `answer`, which was made in this process for a client in any state.
+    fn answer_decoder(limits: Limits, answer: &[u8]) -> Self::ReplyDecoder {
+        let _ = answer;
+        // The widest profile: it decodes the frames of all others.
+        Self::reply_decoder(limits, 1)
+    }
+
     /// The reply's bytes.
     fn reply_span(reply: &Self::Reply) -> crate::Span;
 

@@ -42,7 +42,7 @@ fn on_store<A: KvFront>(data: &[u8]) {
         let Verdict::Answered(span) = call.verdict else { panic!("{:?} is not answered", call.op) };
         let reply = span.of(data, &local);
         let mut replies = Vec::new();
-        let decoded = A::reply_decoder(crate::whole_frames(), 1).decode(reply, &mut replies);
+        let decoded = A::answer_decoder(crate::whole_frames(), reply).decode(reply, &mut replies);
         let is_sound = decoded.is_ok_and(|decoded| decoded.consumed == reply.len() && !decoded.open);
         assert!(is_sound, "{} answered {:?}", name::<A>(call.op), String::from_utf8_lossy(reply));
     }

@@ -186,9 +186,8 @@ fn show_answer<P: Framed>(
 ) -> bool {
     let mut chain = listener.chain.borrow_mut();
     let mut heads = Vec::new();
-    // The widest profile: it decodes the frames of all others.
     let is_framed = listener.rewrites_replies
-        && P::reply_decoder(listener.limits.frames, 1).decode(bytes, &mut heads).is_ok()
+        && P::answer_decoder(listener.limits.frames, bytes).decode(bytes, &mut heads).is_ok()
         && heads.len() == 1;
     if !is_framed {
         chain.done(done, cx);

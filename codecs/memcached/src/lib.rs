@@ -114,6 +114,11 @@ impl Framed for Memcached {
         if profile == session::BINARY { ReplyDecoder::binary(limits) } else { ReplyDecoder::new(limits) }
     }
 
+    fn answer_decoder(limits: Limits, answer: &[u8]) -> ReplyDecoder {
+        let is_binary = answer.first() == Some(&binary::REPLY);
+        Self::reply_decoder(limits, if is_binary { session::BINARY } else { 0 })
+    }
+
     fn reply_span(reply: &Reply) -> Span {
         reply.span
     }

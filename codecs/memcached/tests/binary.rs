@@ -18,13 +18,16 @@ fn request(opcode: u8, extras: &[u8], key: &[u8], value: &[u8], opaque: u32, cas
     [bytes.as_slice(), extras, key, value].concat()
 }
 
+/// Heads with their frames, and the error that ended them.
+type Cut<H> = (Vec<(H, Vec<u8>)>, Option<ProtocolError>);
+
 /// Feeds `bytes` in pieces of the given size, as the engine does.
 fn feed<D: Decode>(
     mut decoder: D,
     bytes: &[u8],
     size: usize,
     span: impl Fn(&D::Head) -> mecha_core::Span,
-) -> (Vec<(D::Head, Vec<u8>)>, Option<ProtocolError>) {
+) -> Cut<D::Head> {
     let mut held = Vec::new();
     let mut frames: Vec<(D::Head, Vec<u8>)> = Vec::new();
     for piece in bytes.chunks(size.max(1)) {
@@ -47,11 +50,11 @@ fn feed<D: Decode>(
     (frames, None)
 }
 
-fn requests(bytes: &[u8], size: usize, limits: Limits) -> (Vec<(Request, Vec<u8>)>, Option<ProtocolError>) {
+fn requests(bytes: &[u8], size: usize, limits: Limits) -> Cut<Request> {
     feed(RequestDecoder::new(limits), bytes, size, Request::span)
 }
 
-fn replies(bytes: &[u8], size: usize, limits: Limits) -> (Vec<(Reply, Vec<u8>)>, Option<ProtocolError>) {
+fn replies(bytes: &[u8], size: usize, limits: Limits) -> Cut<Reply> {
     feed(Memcached::reply_decoder(limits, 1), bytes, size, Memcached::reply_span)
 }
 
