@@ -7,7 +7,9 @@
 //! A socket outlives the configuration that it was bound for: when a newer one comes into force, the socket goes on and
 //! only the door behind it changes, so that no client is turned away in between.
 
-use std::cell::Cell;
+mod handshakes;
+
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
@@ -15,9 +17,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mecha_transport::{Bound, Listener};
+use mecha_transport::{Accepted, Bound, Listener};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use self::handshakes::Handshakes;
+pub use self::handshakes::TlsDoor;
 use crate::worker::{Message, Worker};
 
 /// After an error that waiting may cure (no descriptors left).
@@ -31,6 +35,8 @@ pub struct Entrance {
     pub door: u64,
     /// The socket, unless the acceptor has it.
     pub bound: Option<Bound>,
+    /// Its certificates, if it speaks TLS.
+    pub tls: Option<Arc<TlsDoor>>,
 }
 
 /// Changes what is accepted. The acceptor ends, and its sockets close, when the sender is dropped.
@@ -53,13 +59,20 @@ pub fn start(workers: Vec<Worker>) -> io::Result<(Orders, std::thread::JoinHandl
     Ok((orders, thread))
 }
 
+/// Where a socket's clients go: the door's number, and its certificates if it has any.
+type Leads = (u64, Option<Arc<TlsDoor>>);
+
 /// A socket that is being accepted from.
 struct Post {
-    door: Rc<Cell<u64>>,
+    door: Rc<RefCell<Leads>>,
     over: Rc<Notify>,
 }
 
 async fn obey(workers: Vec<Worker>, mut orders: mpsc::Receiver<(Vec<Entrance>, oneshot::Sender<()>)>) {
+    let handshakes = match Handshakes::start(workers.clone()) {
+        Ok(handshakes) => Rc::new(handshakes),
+        Err(error) => return tracing::error!(%error, "no thread for handshakes"),
+    };
     let (workers, ids) = (Arc::new(workers), Arc::new(AtomicU64::new(1)));
     let mut posts = HashMap::<String, Post>::new();
     while let Some((entrances, done)) = orders.recv().await {
@@ -70,19 +83,20 @@ async fn obey(workers: Vec<Worker>, mut orders: mpsc::Receiver<(Vec<Entrance>, o
             }
             is_kept
         });
-        for Entrance { socket, door, bound } in entrances {
+        for Entrance { socket, door, bound, tls } in entrances {
             if let Some(post) = posts.get(&socket) {
-                post.door.set(door);
+                *post.door.borrow_mut() = (door, tls);
                 continue;
             }
             match bound.map(Bound::into_listener) {
                 Some(Ok(listener)) => {
-                    let post = Post { door: Rc::new(Cell::new(door)), over: Rc::default() };
+                    let post = Post { door: Rc::new(RefCell::new((door, tls))), over: Rc::default() };
                     let (door, over) = (Rc::clone(&post.door), Rc::clone(&post.over));
                     let (workers, ids) = (Arc::clone(&workers), Arc::clone(&ids));
+                    let handshakes = Rc::clone(&handshakes);
                     tokio::task::spawn_local(async move {
                         tokio::select! {
-                            () = accept_all(&door, listener, &workers, &ids) => {}
+                            () = accept_all(&door, listener, &workers, &ids, &handshakes) => {}
                             () = over.notified() => {}
                         }
                     });
@@ -97,18 +111,30 @@ async fn obey(workers: Vec<Worker>, mut orders: mpsc::Receiver<(Vec<Entrance>, o
     }
 }
 
-async fn accept_all(door: &Cell<u64>, listener: Listener, workers: &[Worker], ids: &AtomicU64) {
+/// Gives a client to the worker with the fewest. A worker that is gone serves nobody.
+async fn give(workers: &[Worker], door: u64, stream: Accepted, id: u64) {
+    let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) else { return };
+    let seat = worker.seat();
+    let _ = worker.inbox.send(Message::Accept { door, stream, id, seat }).await;
+}
+
+async fn accept_all(
+    door: &RefCell<Leads>,
+    listener: Listener,
+    workers: &[Worker],
+    ids: &AtomicU64,
+    handshakes: &Handshakes,
+) {
     let mut is_failing = false;
     loop {
         match listener.accept().await {
             Ok(stream) => {
                 is_failing = false;
                 let id = ids.fetch_add(1, Ordering::Relaxed);
-                let Some(worker) = workers.iter().min_by_key(|worker| worker.load()) else { return };
-                let seat = worker.seat();
-                let message = Message::Accept { door: door.get(), stream, id, seat };
-                if worker.inbox.send(message).await.is_err() {
-                    return;
+                let (door, tls) = door.borrow().clone();
+                match tls {
+                    Some(tls) => handshakes.take(door, tls, stream, id).await,
+                    None => give(workers, door, stream, id).await,
                 }
             }
             Err(error) => {

@@ -8,6 +8,7 @@ mod door;
 mod framed;
 mod scope;
 mod sharding;
+mod tls;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,6 +27,9 @@ pub use door::{Door, DoorPlan, EngineView};
 pub use framed::{Back, FramedEntry, ProtocolEntry, embedded, kv, native};
 pub(crate) use scope::address_of;
 pub use scope::{EndpointRows, Environment, Scope};
+pub use tls::check_tls;
+
+use crate::acceptor::TlsDoor;
 
 /// A policy with the options that it was built from.
 pub type BuiltPolicy = (FilterSpec, Arc<dyn PolicyFactory>);
@@ -46,6 +50,8 @@ pub struct Shared {
     pub discoveries: HashMap<String, Discovery>,
     /// When the process started.
     pub started: Started,
+    /// Whom clusters that speak TLS trust.
+    pub(crate) trusts: tls::Trusts,
 }
 
 /// A configuration that has been understood.
@@ -65,6 +71,8 @@ pub struct PlannedDoor {
     pub id: u64,
     /// What to open on each worker.
     pub plan: Arc<dyn DoorPlan>,
+    /// Its certificates, if it speaks TLS.
+    pub tls: Option<Arc<TlsDoor>>,
     listener: ListenerSpec,
     cluster: ClusterSpec,
 }
@@ -86,6 +94,7 @@ impl Plan {
         let mut stores = HashMap::new();
         let mut cluster_policies = HashMap::new();
         let mut discoveries = HashMap::new();
+        let mut trusts = tls::Trusts::new();
         for cluster in &snapshot.clusters {
             if cluster.protocol == catalog::EMBEDDED {
                 let known = previous.and_then(|plan| plan.shared.stores.get(&cluster.name));
@@ -97,6 +106,16 @@ impl Plan {
                 let known = known.filter(|known| known.spec == *cluster).cloned();
                 let discovery = known.unwrap_or_else(|| Discovery::new(cluster.clone()));
                 discoveries.insert(cluster.name.clone(), discovery);
+            }
+            if let Some(spec) = &cluster.tls {
+                let known = previous.and_then(|plan| plan.shared.trusts.get(&cluster.name));
+                match known.filter(|(known, _)| known == spec).cloned() {
+                    Some(known) => drop(trusts.insert(cluster.name.clone(), known)),
+                    None => match tls::client(&cluster.name, spec) {
+                        Ok(tls) => drop(trusts.insert(cluster.name.clone(), (spec.clone(), Arc::new(tls)))),
+                        Err(more) => errors.extend(more),
+                    },
+                }
             }
             let scope = format!("cluster:{}", cluster.name);
             let cx = BuildCx {
@@ -112,7 +131,8 @@ impl Plan {
             let policies = build_policies(&cluster.filters, known, &cx, &mut errors);
             cluster_policies.insert(cluster.name.clone(), policies);
         }
-        let shared = Arc::new(Shared { registry, log, stores, cluster_policies, discoveries, started });
+        let shared =
+            Arc::new(Shared { registry, log, stores, cluster_policies, discoveries, started, trusts });
         let mut doors = Vec::new();
         for listener in &snapshot.listeners {
             let Some(entry) = catalog::entry(&listener.protocol) else { continue };
@@ -125,14 +145,31 @@ impl Plan {
             let old = old.filter(|old| is_same_target(&old.cluster, cluster));
             match entry.plan(listener, &snapshot, &shared, old.map(|old| &*old.plan)) {
                 Ok(plan) => {
-                    let (listener, cluster) = (listener.clone(), cluster.clone());
+                    let hint = plan.needs_tls();
+                    let tls =
+                        listener.tls.as_ref().map(|spec| tls::door(listener, spec, hint, &shared.registry));
+                    let tls = tls.transpose().unwrap_or_else(|more| {
+                        errors.extend(more);
+                        None
+                    });
+                    let (tls, listener, cluster) = (tls.map(Arc::new), listener.clone(), cluster.clone());
                     let id = NEXT_DOOR.fetch_add(1, Ordering::Relaxed);
-                    doors.push(PlannedDoor { id, plan: Arc::from(plan), listener, cluster });
+                    doors.push(PlannedDoor { id, plan: Arc::from(plan), tls, listener, cluster });
                 }
                 Err(more) => errors.extend(more),
             }
         }
         if errors.is_empty() { Ok(Self { snapshot, shared, doors }) } else { Err(errors) }
+    }
+
+    /// Reads certificates again where their files have changed. Connections keep what they were made with.
+    pub fn reload_certificates(&self) {
+        for door in self.doors.iter().filter_map(|door| door.tls.as_ref()) {
+            tls::report(&door.name, &self.shared.registry, door.tls.reload());
+        }
+        for (name, (_, trust)) in &self.shared.trusts {
+            tls::report(name, &self.shared.registry, trust.reload());
+        }
     }
 
     /// The door of the listener with this name.

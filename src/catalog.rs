@@ -27,23 +27,29 @@ pub const PROTOCOLS: &[&dyn ProtocolEntry] = &[
 
 /// How addresses name them; the first scheme of a protocol is the usual one.
 pub const DOORS: &[Scheme] = &[
-    Scheme { scheme: "redis", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Listed },
-    Scheme { scheme: "valkey", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Listed },
-    Scheme { scheme: "resp", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Listed },
-    Scheme { scheme: "memcached", protocol: Memcached::NAME, port: 11211, servers: SchemeServers::Listed },
+    Scheme::plain("redis", Resp::NAME, 6379),
+    Scheme::plain("valkey", Resp::NAME, 6379),
+    Scheme::plain("resp", Resp::NAME, 6379),
+    Scheme::plain("memcached", Memcached::NAME, 11211),
+    Scheme::tls("rediss", Resp::NAME, 6379),
+    Scheme::tls("valkeys", Resp::NAME, 6379),
+    Scheme::tls("memcacheds", Memcached::NAME, 11211),
 ];
 
 /// As [`DOORS`], with what needs no server.
 pub const BACKS: &[Scheme] = &[
-    Scheme { scheme: "redis", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Listed },
-    Scheme { scheme: "valkey", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Listed },
-    Scheme { scheme: "resp", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Listed },
-    Scheme { scheme: "redis-cluster", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Cluster },
-    Scheme { scheme: "valkey-cluster", protocol: Resp::NAME, port: 6379, servers: SchemeServers::Cluster },
-    Scheme { scheme: "redis-sentinel", protocol: Resp::NAME, port: 26379, servers: SchemeServers::Sentinel },
-    Scheme { scheme: "valkey-sentinel", protocol: Resp::NAME, port: 26379, servers: SchemeServers::Sentinel },
-    Scheme { scheme: "memcached", protocol: Memcached::NAME, port: 11211, servers: SchemeServers::Listed },
-    Scheme { scheme: "embedded", protocol: EMBEDDED, port: 0, servers: SchemeServers::Listed },
+    Scheme::plain("redis", Resp::NAME, 6379),
+    Scheme::plain("valkey", Resp::NAME, 6379),
+    Scheme::plain("resp", Resp::NAME, 6379),
+    Scheme::found("redis-cluster", Resp::NAME, 6379, SchemeServers::Cluster),
+    Scheme::found("valkey-cluster", Resp::NAME, 6379, SchemeServers::Cluster),
+    Scheme::found("redis-sentinel", Resp::NAME, 26379, SchemeServers::Sentinel),
+    Scheme::found("valkey-sentinel", Resp::NAME, 26379, SchemeServers::Sentinel),
+    Scheme::plain("memcached", Memcached::NAME, 11211),
+    Scheme::tls("rediss", Resp::NAME, 6379),
+    Scheme::tls("valkeys", Resp::NAME, 6379),
+    Scheme::tls("memcacheds", Memcached::NAME, 11211),
+    Scheme::plain("embedded", EMBEDDED, 0),
 ];
 
 /// The entry of one protocol.
@@ -62,6 +68,7 @@ pub fn known() -> Known<'static> {
         backs: BACKS,
         filters,
         check_filter: &check_filter,
+        check_tls: &crate::assembly::check_tls,
         pairs: &|door, back| entry(door).is_some_and(|entry| entry.backs().contains(&back)),
     }
 }

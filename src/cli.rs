@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use mecha_config::{Known, LogFormat, LogSpec, Overrides, Snapshot};
+use mecha_config::{Known, LogFormat, LogSpec, Overrides, Snapshot, TlsFlags};
 
 pub use reference::{FilterHelp, Help, SupportRow};
 
@@ -55,6 +55,18 @@ pub struct RunArgs {
     /// Where their calls go, as in redis://a:6379,b:6379, memcached://a:11211, embedded://
     #[arg(long, value_name = "URL", conflicts_with = "file")]
     to: Vec<String>,
+    /// Certificate of rediss:// and memcacheds:// listeners: a PEM file, the server's own first
+    #[arg(long, value_name = "FILE", conflicts_with = "file", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its key: a PEM file
+    #[arg(long, value_name = "FILE", conflicts_with = "file", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Authorities of client certificates, which clients then must have
+    #[arg(long, value_name = "FILE", conflicts_with = "file", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+    /// Authorities of the certificates of rediss:// and memcacheds:// servers; those of the system without it
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    tls_ca: Option<PathBuf>,
     /// Where the admin server listens, as in 127.0.0.1:9900
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<SocketAddr>,
@@ -96,7 +108,7 @@ enum Chosen {
 /// What the command line asks for.
 pub enum Command {
     /// Run.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Print something and end.
     Tell(Tell),
 }
@@ -109,7 +121,7 @@ pub fn parse() -> Command {
     let Arguments { command, run } = Arguments::parse();
     match command {
         Some(chosen) => Command::Tell(Tell(chosen)),
-        None => Command::Run(run),
+        None => Command::Run(Box::new(run)),
     }
 }
 
@@ -147,11 +159,20 @@ impl RunArgs {
         let mut snapshot = match self.file() {
             Some(file) => check::load(file, known)?,
             None if self.is_demo() => mecha_config::demo_snapshot(),
-            None => mecha_config::from_flags(&self.listen, &self.to, known)
+            None => mecha_config::from_flags(&self.listen, &self.to, &self.tls_flags(), known)
                 .map_err(|errors| check::render("the command line", &errors))?,
         };
         self.override_in(&mut snapshot);
         Ok(snapshot)
+    }
+
+    fn tls_flags(&self) -> TlsFlags {
+        TlsFlags {
+            cert: self.tls_cert.clone(),
+            key: self.tls_key.clone(),
+            client_ca: self.tls_client_ca.clone(),
+            ca: self.tls_ca.clone(),
+        }
     }
 
     fn override_in(&self, snapshot: &mut Snapshot) {

@@ -24,6 +24,8 @@ mod screen;
 
 /// Expired keys of embedded stores are looked for this often.
 const SWEEP: Duration = Duration::from_millis(100);
+/// How often certificate files are looked at.
+const CERTIFICATES: Duration = Duration::from_secs(2);
 /// Keys looked at in one sweep, so that a sweep is short however many keys there are.
 const SWEEP_BUDGET: usize = 10_000;
 
@@ -146,6 +148,7 @@ impl Running {
         let mut hangup = unix_signal(SignalKind::hangup()).map_err(cannot)?;
         let mut file = Watch::new(self.arguments.file().map(Into::into));
         let mut sweep = tokio::time::interval(SWEEP);
+        let mut certificates = tokio::time::interval(CERTIFICATES);
         // Futures that live across the turns of the loop lose no signal between them.
         let (stopped, asked) = (std::pin::pin!(signal()), std::pin::pin!(asked(drain_asked)));
         let (mut stopped, mut asked) = (stopped, asked);
@@ -159,6 +162,10 @@ impl Running {
                     for store in self.in_force.get().0.shared.stores.values() {
                         store.sweep(unix_ms(), SWEEP_BUDGET);
                     }
+                    continue;
+                }
+                _ = certificates.tick() => {
+                    self.in_force.get().0.reload_certificates();
                     continue;
                 }
                 _ = hangup.recv() => "SIGHUP",

@@ -117,7 +117,8 @@ impl Plane {
         worker.inbox.blocking_send(Message::Open(Arc::clone(&plan), opened)).unwrap();
         is_opened.blocking_recv().unwrap();
         let (orders, acceptor) = acceptor::start(vec![worker.clone()]).unwrap();
-        let entrance = Entrance { socket: "front".into(), door: plan.doors[0].id, bound: Some(bound) };
+        let entrance =
+            Entrance { socket: "front".into(), door: plan.doors[0].id, bound: Some(bound), tls: None };
         let (done, is_done) = tokio::sync::oneshot::channel();
         orders.blocking_send((vec![entrance], done)).unwrap();
         is_done.blocking_recv().unwrap();

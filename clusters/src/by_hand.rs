@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mecha_core::{Batch, Framed, Limits};
+use mecha_core::{Batch, Framed, Limits, Login};
 use mecha_telemetry::ClusterMetrics;
 use mecha_transport::Address;
 
@@ -29,6 +29,8 @@ impl<P: Framed> ByHand<P> {
             max_pending: 1 << 14,
             max_abandoned: 1 << 12,
             limits,
+            tls: None,
+            login: Login::default(),
         };
         let endpoint = Endpoint {
             cluster: "by hand".into(),
@@ -42,6 +44,7 @@ impl<P: Framed> ByHand<P> {
             gate: RefCell::new(RateGate::new(1)),
             down_until_micros: Cell::new(0),
             news: None,
+            is_denied: Cell::new(false),
         };
         let connection = Connection::new(Rc::new(endpoint), 0, false);
         let reading = RefCell::new(Reading::new(P::reply_decoder(limits, 0)));

@@ -14,8 +14,9 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mecha_core::{ConnKey, Framed, Limits, Refusal, ReplyCount, Ticket};
+use mecha_core::{ConnKey, Framed, Limits, Login, Refusal, ReplyCount, Ticket};
 use mecha_telemetry::ClusterMetrics;
+use mecha_transport::tls::ClientTls;
 use mecha_transport::{Address, Clock};
 
 use crate::news::Subscription;
@@ -46,6 +47,10 @@ pub struct ClusterOptions {
     pub max_pending: usize,
     /// For the decoder of replies.
     pub limits: Limits,
+    /// Whom to trust; `None` without TLS.
+    pub tls: Option<Arc<ClientTls>>,
+    /// What new connections say first.
+    pub login: Login,
 }
 
 /// Where a cluster's servers are.
@@ -124,6 +129,8 @@ impl<P: Framed> Cluster<P> {
                 max_pending: options.max_pending.max(1),
                 max_abandoned: options.max_pending.clamp(1, 4096),
                 limits: options.limits,
+                tls: options.tls,
+                login: options.login,
             }),
             metrics,
             environment: environment.clone(),

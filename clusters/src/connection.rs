@@ -6,11 +6,13 @@ mod task;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use mecha_core::{Batch, Call, ConnKey, Framed, Limits, Outcome, Refusal, ReplyCount, Ticket};
+use mecha_core::{Batch, Call, ConnKey, Framed, Limits, Login, Outcome, Refusal, ReplyCount, Ticket};
 use mecha_transport::Outbox;
+use mecha_transport::tls::ClientTls;
 
 pub(crate) use self::task::Reading;
 use crate::endpoint::Endpoint;
@@ -30,6 +32,10 @@ pub struct ConnectionOptions {
     pub max_abandoned: usize,
     /// For the decoder of replies.
     pub limits: Limits,
+    /// Whom to trust; `None` without TLS.
+    pub tls: Option<Arc<ClientTls>>,
+    /// What new connections say first.
+    pub login: Login,
 }
 
 /// Where a connection is in its life.
@@ -50,7 +56,13 @@ pub enum State {
 struct Inner<P: Framed> {
     outbox: Outbox,
     runs: Runs<P>,
-    /// Replies to the prologue that are still to come.
+    /// What must be said before anything else.
+    greeting: Outbox,
+    /// Replies to it that are still to come.
+    unwelcomed: u32,
+    /// Why the server refused the login.
+    denied: Option<String>,
+    /// Replies to a dedicated connection's introduction that are still to come.
     swallow: u32,
     state: State,
     is_woken: bool,
@@ -93,6 +105,9 @@ impl<P: Framed> Connection<P> {
             inner: RefCell::new(Inner {
                 outbox: Outbox::default(),
                 runs: Runs::default(),
+                greeting: Outbox::default(),
+                unwelcomed: 0,
+                denied: None,
                 swallow: 0,
                 state: State::Idle,
                 is_woken: false,

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mecha_core::Refusal;
 use mecha_telemetry::ClusterMetrics;
 use mecha_transport::{Address, Clock};
 
@@ -27,6 +28,8 @@ pub(crate) struct Endpoint {
     pub(crate) down_until_micros: Cell<u64>,
     /// Told when a connection has ended: its server may have left the cluster.
     pub(crate) news: Option<Subscription>,
+    /// The last attempt ended with a refused login.
+    pub(crate) is_denied: Cell<bool>,
 }
 
 impl Endpoint {
@@ -55,6 +58,11 @@ impl Endpoint {
         if let Some(news) = &self.news {
             news.want(Cause::Failure);
         }
+    }
+
+    /// Why calls are refused while the server is left alone.
+    pub(crate) fn refusal(&self) -> Refusal {
+        if self.is_denied.get() { Refusal::UpstreamDenied } else { Refusal::UpstreamUnreachable }
     }
 
     /// Whether the server is being left alone after a failure.

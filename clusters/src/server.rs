@@ -45,6 +45,7 @@ impl Blueprint {
             gate: RefCell::new(RateGate::new(self.connect_rate)),
             down_until_micros: Cell::new(0),
             news: self.news.clone(),
+            is_denied: Cell::new(false),
         })
     }
 }
@@ -99,7 +100,7 @@ impl<P: Framed> Server<P> {
             connection
         });
         match connection.state() {
-            State::BackingOff => Err(Refusal::UpstreamUnreachable),
+            State::BackingOff => Err(self.endpoint.refusal()),
             State::Closed | State::Connecting | State::Idle | State::Open => Ok(Rc::clone(connection)),
         }
     }

@@ -1,11 +1,15 @@
 //! The form without a file: pairs of `--listen` and `--to`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::read::{default_cluster, default_listener, default_workers};
 use crate::target::{self, Target};
-use crate::{Address, ConfigError, Known, LogSpec, Snapshot};
+use crate::{
+    Address, CertificateSpec, ClientTlsSpec, ConfigError, Known, LogSpec, ServerTlsSpec, Snapshot,
+    TlsComplaint, TlsSpec,
+};
 
 /// Flags that also apply to a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,11 +44,54 @@ fn empty() -> Snapshot {
     }
 }
 
+/// Files for the addresses that mean TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsFlags {
+    /// Certificate of every listener.
+    pub cert: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
+    /// Authorities of client certificates, which clients then must have.
+    pub client_ca: Option<PathBuf>,
+    /// Authorities of the servers' certificates.
+    pub ca: Option<PathBuf>,
+}
+
+impl TlsFlags {
+    fn server(
+        &self,
+        listen: &str,
+        known: &Known<'_>,
+        errors: &mut Vec<ConfigError>,
+    ) -> Option<ServerTlsSpec> {
+        let (Some(cert), Some(key)) = (&self.cert, &self.key) else {
+            let error = ConfigError::new("--listen", format!("`{listen}` needs a certificate"));
+            errors.push(error.hint("--tls-cert FILE and --tls-key FILE, both PEM"));
+            return None;
+        };
+        let certificates = vec![CertificateSpec { cert: cert.clone(), key: key.clone() }];
+        let tls =
+            ServerTlsSpec { certificates, client_ca: self.client_ca.clone(), ..ServerTlsSpec::default() };
+        errors.extend((known.check_tls)(TlsSpec::Server(&tls)).into_iter().map(flag_error));
+        Some(tls)
+    }
+}
+
+fn flag_error(complaint: TlsComplaint) -> ConfigError {
+    let flag = format!("--tls-{}", complaint.key.replace('_', "-"));
+    ConfigError { hint: complaint.hint, ..ConfigError::new(flag, complaint.message) }
+}
+
 /// Pairs the listeners with their targets, in order.
 ///
 /// # Errors
 /// Everything that is wrong with them.
-pub fn from_flags(listen: &[String], to: &[String], known: &Known<'_>) -> Result<Snapshot, Vec<ConfigError>> {
+pub fn from_flags(
+    listen: &[String],
+    to: &[String],
+    tls: &TlsFlags,
+    known: &Known<'_>,
+) -> Result<Snapshot, Vec<ConfigError>> {
     let mut errors = Vec::new();
     if listen.len() != to.len() {
         let message = format!("{} `--listen` and {} `--to`", listen.len(), to.len());
@@ -79,11 +126,22 @@ pub fn from_flags(listen: &[String], to: &[String], known: &Known<'_>) -> Result
             } else {
                 format!("upstream-{}", index + 1)
             };
-            snapshot.clusters.push(default_cluster(base, target));
+            let is_tls = target.is_tls;
+            let mut cluster = default_cluster(base, target);
+            if is_tls {
+                let tls = ClientTlsSpec { ca: tls.ca.clone(), ..ClientTlsSpec::default() };
+                errors.extend((known.check_tls)(TlsSpec::Client(&tls)).into_iter().map(flag_error));
+                cluster.tls = Some(tls);
+            }
+            snapshot.clusters.push(cluster);
             snapshot.clusters.len() - 1
         });
         let name = if index == 0 { protocol.to_string() } else { format!("{protocol}-{}", index + 1) };
-        snapshot.listeners.push(default_listener(name, protocol, address, cluster));
+        let mut listener = default_listener(name, protocol, address, cluster);
+        if target::is_tls(listen, known.doors) {
+            listener.tls = tls.server(listen, known, &mut errors);
+        }
+        snapshot.listeners.push(listener);
     }
     if errors.is_empty() { Ok(snapshot) } else { Err(errors) }
 }

@@ -15,6 +15,7 @@ mod repair;
 mod schema;
 mod sharding;
 mod target;
+mod tls;
 pub mod units;
 
 use std::net::SocketAddr;
@@ -22,12 +23,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use error::{ConfigError, edit_distance};
-pub use flags::{Overrides, demo_snapshot, from_flags};
+pub use flags::{Overrides, TlsFlags, demo_snapshot, from_flags};
 pub use options::Options;
 pub use read::load;
 pub use schema::schema;
 pub use sharding::{Balance, HashTag, KeyHash, Member};
 pub use target::{Scheme, SchemeServers};
+pub use tls::{CertificateSpec, ClientTlsSpec, LoginSpec, Secret, ServerTlsSpec, TlsComplaint, TlsSpec};
 
 /// A configuration that is complete and consistent.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,6 +90,8 @@ pub struct ListenerSpec {
     pub max_frame: u64,
     /// Clients that are silent for longer are closed.
     pub idle_timeout: Option<Duration>,
+    /// Certificates; `None` without TLS.
+    pub tls: Option<ServerTlsSpec>,
 }
 
 /// How the servers of a cluster are found.
@@ -170,6 +174,12 @@ pub struct ClusterSpec {
     pub max_value: u64,
     /// Policies for every door that leads here, in order.
     pub filters: Vec<FilterSpec>,
+    /// Whom to trust; `None` without TLS.
+    pub tls: Option<ClientTlsSpec>,
+    /// Who mecha is to its servers.
+    pub login: LoginSpec,
+    /// The database that every connection selects.
+    pub database: u32,
 }
 
 /// One server.
@@ -224,6 +234,8 @@ pub struct Known<'a> {
     pub filters: Vec<&'a str>,
     /// What a filter says about its options, on a listener of this protocol, or on a cluster.
     pub check_filter: &'a dyn Fn(&FilterSpec, Option<&str>) -> Vec<ConfigError>,
+    /// What is wrong with the files that a `tls` block names.
+    pub check_tls: &'a dyn Fn(TlsSpec<'_>) -> Vec<TlsComplaint>,
     /// Whether a door of the first protocol can lead to a back of the second.
     pub pairs: &'a dyn Fn(&str, &str) -> bool,
 }

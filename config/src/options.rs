@@ -33,7 +33,7 @@ impl Origin {
     pub(crate) fn locate(&self, mut error: ConfigError) -> ConfigError {
         error.file.clone_from(&self.file);
         let line = (error.line as usize).checked_sub(1).and_then(|index| self.lines.get(index));
-        error.source = line.cloned().unwrap_or_default();
+        error.source = line.map(|line| without_secret(line)).unwrap_or_default();
         error
     }
 }
@@ -103,6 +103,14 @@ impl Options {
         };
         let (name, _, options) = pairs.first().expect("an example names a filter");
         Self { node: options.clone(), path: name.clone(), origin: Origin::new("example", example) }
+    }
+}
+
+/// A line as it may be shown: what follows `password:` is cut off.
+fn without_secret(line: &str) -> String {
+    match line.find("password:").and_then(|at| line.get(..at)) {
+        Some(start) => format!("{start}password: ***"),
+        None => line.into(),
     }
 }
 

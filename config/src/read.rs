@@ -25,6 +25,7 @@ mod fields;
 mod filters;
 mod listener;
 mod sharding;
+mod tls;
 
 pub(crate) use cluster::default_cluster;
 pub(crate) use listener::default_listener;

@@ -21,6 +21,37 @@ pub fn schema(filters: &[&str]) -> Value {
     let balance: Vec<_> = crate::Balance::ALL.iter().map(|(name, _)| *name).collect();
     let hash: Vec<_> = crate::KeyHash::ALL.iter().map(|(name, _)| *name).collect();
     let read_from: Vec<_> = crate::ReadFrom::ALL.iter().map(|(name, _)| *name).collect();
+    let strings = |description: &str| json!({ "type": "array", "items": { "type": "string" }, "description": description });
+    let version =
+        json!({ "enum": ["1.2", "1.3", 1.2, 1.3], "description": "Oldest version that is spoken (1.2)." });
+    let server_tls = json!({ "type": "object", "additionalProperties": false, "properties": {
+        "cert": text("PEM file: the certificate, then those that lead to its root."),
+        "key": text("PEM file of its key."),
+        "certificates": { "type": "array", "description": "More of them, chosen by the name that the client asks for.", "items": {
+            "type": "object", "additionalProperties": false, "required": ["cert", "key"],
+            "properties": { "cert": text("PEM file."), "key": text("PEM file.") },
+        } },
+        "client_ca": text("PEM file with the authorities of client certificates (clients are not asked)."),
+        "client_auth": { "enum": ["optional", "required"], "description": "Whether clients must have a certificate, with client_ca (required)." },
+        "mode": { "enum": ["optional", "required"], "description": "Whether clients may also speak without TLS (required)." },
+        "min_version": version,
+        "alpn": strings("Protocols that clients may ask for (nobody is asked)."),
+        "handshake_timeout": duration("Time for a handshake (5s)."),
+    } });
+    let client_tls = json!({ "type": "object", "additionalProperties": false, "properties": {
+        "ca": text("PEM file with the authorities of the servers' certificates (those of the system)."),
+        "server_name": text("Name that the servers' certificates must be for (the server's host)."),
+        "cert": text("PEM file of the certificate that mecha shows (none)."),
+        "key": text("PEM file of its key."),
+        "insecure_skip_verify": { "type": "boolean", "description": "Trust whoever answers: no protection from an attacker on the way (false)." },
+        "min_version": version,
+        "alpn": strings("Protocols to ask for."),
+    } });
+    let auth = json!({ "type": "object", "additionalProperties": false, "description": "Who mecha is to the servers (nobody).", "properties": {
+                        "username": text("User (the default user)."), "password": text("Password."),
+                        "password_file": text("File with the password."), "password_env": text("Environment variable with the password."),
+                    } });
+    let database = json!({ "type": "integer", "minimum": 0, "description": "Database that every connection selects (0)." });
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mecha",
@@ -40,6 +71,7 @@ pub fn schema(filters: &[&str]) -> Value {
                     "max_output": size("Unread replies of one client (8MiB)."),
                     "max_frame": size("Largest request (512MiB)."),
                     "idle_timeout": duration("Silent clients are closed after this (never)."),
+                    "tls": server_tls,
                 },
             } },
             "clusters": { "type": "object", "additionalProperties": { "anyOf": [
@@ -67,6 +99,9 @@ pub fn schema(filters: &[&str]) -> Value {
                     "max_memory": size("Limit of an embedded store (256MiB)."),
                     "max_value": size("Largest value where requests are translated (1MiB less 512 bytes)."),
                     "filters": filter,
+                    "tls": client_tls,
+                    "auth": auth,
+                    "db": database,
                 } },
             ] } },
             "admin": text("Where the admin server listens, as in 127.0.0.1:9900 (nowhere)."),

@@ -17,6 +17,8 @@ pub struct Scheme {
     pub port: u16,
     /// Whom the addresses behind it name.
     pub servers: SchemeServers,
+    /// Whether it means TLS.
+    pub is_tls: bool,
 }
 
 /// Whom the addresses of a target name.
@@ -36,6 +38,7 @@ pub(crate) struct Target {
     pub(crate) protocol: &'static str,
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) discovery: Discovery,
+    pub(crate) is_tls: bool,
 }
 
 impl Target {
@@ -44,7 +47,35 @@ impl Target {
         cluster.protocol == self.protocol
             && cluster.endpoints == self.endpoints
             && cluster.discovery == self.discovery
+            && cluster.tls.is_some() == self.is_tls
     }
+}
+
+impl Scheme {
+    /// A scheme without TLS.
+    pub const fn plain(scheme: &'static str, protocol: &'static str, port: u16) -> Self {
+        Self { scheme, protocol, port, servers: SchemeServers::Listed, is_tls: false }
+    }
+
+    /// A scheme without TLS whose servers are found.
+    pub const fn found(
+        scheme: &'static str,
+        protocol: &'static str,
+        port: u16,
+        servers: SchemeServers,
+    ) -> Self {
+        Self { scheme, protocol, port, servers, is_tls: false }
+    }
+
+    /// A scheme that means TLS.
+    pub const fn tls(scheme: &'static str, protocol: &'static str, port: u16) -> Self {
+        Self { scheme, protocol, port, servers: SchemeServers::Listed, is_tls: true }
+    }
+}
+
+/// Whether an address asks for TLS.
+pub(crate) fn is_tls(text: &str, schemes: &[Scheme]) -> bool {
+    cut(text, schemes).is_ok_and(|(scheme, ..)| scheme.is_tls)
 }
 
 /// What went wrong, and what to do.
@@ -62,6 +93,10 @@ fn cut<'t>(text: &'t str, schemes: &[Scheme]) -> Result<(Scheme, bool, &'t str),
     };
     let (name, is_unix) = name.strip_suffix("+unix").map_or((name, false), |name| (name, true));
     match schemes.iter().find(|scheme| scheme.scheme == name) {
+        Some(scheme) if scheme.is_tls && is_unix => Err((
+            "TLS is not spoken on Unix sockets".into(),
+            Some("what it protects from cannot happen there".into()),
+        )),
         Some(scheme) => Ok((*scheme, is_unix, rest)),
         None => Err((format!("`{name}://` is not known here"), Some(suggestion(name, &names)))),
     }
@@ -137,7 +172,7 @@ pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<Target, Complaint> 
         }
         endpoints.push(endpoint);
     }
-    Ok(Target { protocol: scheme.protocol, endpoints, discovery })
+    Ok(Target { protocol: scheme.protocol, endpoints, discovery, is_tls: scheme.is_tls })
 }
 
 /// Splits off the name of the primary.
@@ -198,10 +233,10 @@ mod tests {
     use super::*;
 
     const SCHEMES: &[Scheme] = &[
-        Scheme { scheme: "redis", protocol: "resp", port: 6379, servers: SchemeServers::Listed },
-        Scheme { scheme: "embedded", protocol: "embedded", port: 0, servers: SchemeServers::Listed },
-        Scheme { scheme: "redis-cluster", protocol: "resp", port: 6379, servers: SchemeServers::Cluster },
-        Scheme { scheme: "redis-sentinel", protocol: "resp", port: 26379, servers: SchemeServers::Sentinel },
+        Scheme::plain("redis", "resp", 6379),
+        Scheme::plain("embedded", "embedded", 0),
+        Scheme::found("redis-cluster", "resp", 6379, SchemeServers::Cluster),
+        Scheme::found("redis-sentinel", "resp", 26379, SchemeServers::Sentinel),
     ];
 
     #[test]

@@ -110,6 +110,8 @@ pub enum Refusal {
     Filtered,
     /// The data is on its way to another server, and the call could not be sent after it.
     Moved,
+    /// The client speaks without TLS where that is not allowed.
+    NeedsTls,
     /// No endpoint can take this call: none is healthy, or the command has no key to choose one by.
     NoRoute,
     /// More calls than the limit allows.
@@ -124,6 +126,8 @@ pub enum Refusal {
     Unsupported,
     /// What several shards have answered does not fit together.
     UpstreamConfused,
+    /// The upstream does not accept who mecha says that it is; the call was not sent.
+    UpstreamDenied,
     /// The upstream connection failed with this call unanswered; it may or may not have run.
     UpstreamGone,
     /// The upstream cannot be reached; the call was not sent.
@@ -132,12 +136,13 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every variant, for metrics and tests.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::CircuitOpen,
         Self::CrossSlot,
         Self::Denied,
         Self::Filtered,
         Self::Moved,
+        Self::NeedsTls,
         Self::NoRoute,
         Self::RateLimited,
         Self::TimedOut,
@@ -145,6 +150,7 @@ impl Refusal {
         Self::TooManyPins,
         Self::Unsupported,
         Self::UpstreamConfused,
+        Self::UpstreamDenied,
         Self::UpstreamGone,
         Self::UpstreamUnreachable,
     ];
@@ -157,6 +163,7 @@ impl Refusal {
             Self::Denied => "denied",
             Self::Filtered => "filtered",
             Self::Moved => "moved",
+            Self::NeedsTls => "needs_tls",
             Self::NoRoute => "no_route",
             Self::RateLimited => "rate_limited",
             Self::TimedOut => "timed_out",
@@ -164,6 +171,7 @@ impl Refusal {
             Self::TooManyPins => "too_many_pins",
             Self::Unsupported => "unsupported",
             Self::UpstreamConfused => "upstream_confused",
+            Self::UpstreamDenied => "upstream_denied",
             Self::UpstreamGone => "upstream_gone",
             Self::UpstreamUnreachable => "upstream_unreachable",
         }
@@ -177,6 +185,7 @@ impl Refusal {
             Self::Denied => "command is denied by configuration",
             Self::Filtered => "command cannot pass a filter of this listener",
             Self::Moved => "data is moving to another server, try again",
+            Self::NeedsTls => "this port speaks TLS only",
             Self::NoRoute => "no endpoint can take this command",
             Self::RateLimited => "rate limit exceeded",
             Self::TimedOut => "backend did not answer in time",
@@ -184,6 +193,7 @@ impl Refusal {
             Self::TooManyPins => "too many dedicated upstream connections",
             Self::Unsupported => "command is not supported on this backend",
             Self::UpstreamConfused => "the answers of the shards do not fit together",
+            Self::UpstreamDenied => "backend refused mecha's login, the command was not sent",
             Self::UpstreamGone => "backend connection was lost, the command may have run",
             Self::UpstreamUnreachable => "backend is unreachable, the command was not sent",
         }

@@ -22,5 +22,5 @@ pub use call::{
 };
 pub use chain::{Batch, Chain, Cx, Filter, Identity, Peer, Policy, Replies};
 pub use frame::{Decode, Decoded, Limits, ProtocolError, Span};
-pub use protocol::{Framed, Keys, Looked, Matched, Protocol, Session};
+pub use protocol::{Framed, Keys, Login, Looked, Matched, Protocol, Session};
 pub use redirect::Redirect;

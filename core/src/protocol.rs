@@ -1,5 +1,7 @@
 //! What a protocol must tell mecha about itself.
 
+use std::fmt;
+
 use crate::{
     Affinity, Asked, Batch, Call, Decode, Limits, OpId, OpInfo, Outcome, ProtocolError, Redirect, Refusal,
     Ticket,
@@ -142,10 +144,10 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
         let _ = (request, frame);
     }
 
-    /// Appends what a new upstream connection must send first for `profile`, and returns how many replies to it are
-    /// to be swallowed. Profile 0 must need nothing.
-    fn prologue(profile: u8, out: &mut Vec<u8>) -> u32 {
-        let _ = (profile, out);
+    /// Appends what a new upstream connection must send first for `profile` and `login`, and returns how many replies
+    /// it gets. Nothing else is sent before they have come. Profile 0 without a login must need nothing.
+    fn prologue(profile: u8, login: &Login, out: &mut Vec<u8>) -> u32 {
+        let _ = (profile, login, out);
         0
     }
 
@@ -160,6 +162,30 @@ pub struct Looked {
     pub next: usize,
     /// The connection is to be closed after the answers to the calls before `next`; the rest is not served (`QUIT`).
     pub is_over: bool,
+}
+
+/// Who mecha is to a cluster's servers.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Login {
+    /// `None`: the server's default user.
+    pub username: Option<String>,
+    /// `None`: no login. Never shown.
+    pub password: Option<String>,
+    /// The database that is selected.
+    pub database: u32,
+}
+
+impl Login {
+    /// Whether there is nothing to say.
+    pub fn is_empty(&self) -> bool {
+        self.password.is_none() && self.database == 0
+    }
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("database", &self.database).finish_non_exhaustive()
+    }
 }
 
 /// The state of one client connection that the protocol itself defines (transaction, protocol version, name).

@@ -248,9 +248,12 @@ fn is_failure(done: &Done) -> Option<bool> {
     match done.outcome {
         Outcome::Ok | Outcome::ClientError => Some(false),
         Outcome::ServerError => Some(true),
-        Outcome::Refused(Refusal::TimedOut | Refusal::UpstreamGone | Refusal::UpstreamUnreachable) => {
-            Some(true)
-        }
+        Outcome::Refused(
+            Refusal::TimedOut
+            | Refusal::UpstreamDenied
+            | Refusal::UpstreamGone
+            | Refusal::UpstreamUnreachable,
+        ) => Some(true),
         Outcome::Refused(_) => None,
     }
 }

@@ -14,6 +14,9 @@ use crate::worker::Seat;
 pub trait DoorPlan: Any + Send + Sync {
     /// Makes the calling worker's door.
     fn open(&self, scope: &mut Scope) -> Rc<dyn Door>;
+
+    /// What a client that speaks without TLS is told, in its own protocol.
+    fn needs_tls(&self) -> Vec<u8>;
 }
 
 /// One listener on one worker.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use mecha_clusters::{Rules, Scattered, Upstream};
 use mecha_config::{ClusterSpec, ConfigError, Discovery, FilterSpec, ListenerSpec, Snapshot};
-use mecha_core::{Chain, Filter, Framed, Limits, Peer};
+use mecha_core::{Asked, Chain, Filter, Framed, Limits, Peer, Refusal};
 use mecha_filters::{BuildCx, FilterFactory, FilterKind, PolicyFactory};
 use mecha_translate::{KvBack, KvFront, Options};
 use mecha_transport::Accepted;
@@ -234,6 +234,12 @@ struct FramedPlan<P: Framed> {
 }
 
 impl<P: Framed> DoorPlan for FramedPlan<P> {
+    fn needs_tls(&self) -> Vec<u8> {
+        let mut hint = Vec::new();
+        P::refuse(Asked::default(), Refusal::NeedsTls, &mut hint);
+        hint
+    }
+
     fn open(&self, scope: &mut Scope) -> Rc<dyn Door> {
         let is_rewriting = self
             .factories

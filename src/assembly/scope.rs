@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use mecha_clusters::{Cluster, ClusterOptions, HashTag, Servers};
 use mecha_config::ClusterSpec;
-use mecha_core::{Framed, Limits, OpInfo, Protocol};
+use mecha_core::{Framed, Limits, Login, OpInfo, Protocol};
 use mecha_telemetry::{ClusterMetrics, ListenerMetrics, Registry};
 use mecha_transport::Address;
 
-use super::{EngineView, sharding};
+use super::{EngineView, Shared, sharding};
 use crate::session::EngineCell;
 
 /// Reads from clients: a batch is what fits here.
@@ -100,7 +100,7 @@ impl Scope {
         &mut self,
         spec: &ClusterSpec,
         limits: Limits,
-        shared: &super::Shared,
+        shared: &Shared,
     ) -> Rc<Cluster<P>> {
         let key = (spec.name.clone(), TypeId::of::<P>(), limits.stream_above);
         let known =
@@ -129,6 +129,12 @@ impl Scope {
             max_pins: spec.max_pins as usize,
             max_pending: spec.max_pending as usize,
             limits,
+            tls: shared.trusts.get(&spec.name).map(|(_, tls)| Arc::clone(tls)),
+            login: Login {
+                username: spec.login.username.clone(),
+                password: spec.login.password.as_ref().map(|secret| secret.0.clone()),
+                database: spec.database,
+            },
         };
         let cluster = Cluster::<P>::new(options, metrics, &self.environment);
         self.by_name.insert(key, (spec.clone(), Rc::clone(&cluster) as _));

@@ -214,7 +214,8 @@ impl Running {
         let entrances = plan.doors.iter().map(|door| {
             let socket = socket_of(door.listener());
             let at = bound.iter().position(|(known, _)| *known == socket);
-            Entrance { door: door.id, bound: at.map(|at| bound.swap_remove(at).1), socket }
+            let bound = at.map(|at| bound.swap_remove(at).1);
+            Entrance { door: door.id, bound, socket, tls: door.tls.clone() }
         });
         let (done, switched) = oneshot::channel();
         let entrances: Vec<_> = entrances.collect();

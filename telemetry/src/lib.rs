@@ -12,6 +12,7 @@ mod histogram;
 mod listener;
 mod logs;
 mod process;
+mod tls;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +25,7 @@ pub use histogram::Histogram;
 pub use listener::{CloseReason, ListenerMetrics};
 pub use logs::{LogFormat, flush_logs, init_logs};
 pub use prometheus;
+pub use tls::TlsMetrics;
 
 /// All metrics of the process.
 #[derive(Clone)]
@@ -34,6 +36,7 @@ pub struct Registry {
 struct Inner {
     prometheus: prometheus::Registry,
     sources: Arc<Sources>,
+    tls: Option<tls::TlsFamilies>,
     gauges: Mutex<HashMap<Scoped, prometheus::IntGauge>>,
     counters: Mutex<HashMap<Scoped, prometheus::IntCounter>>,
 }
@@ -79,6 +82,8 @@ impl Registry {
         }
         Self {
             inner: Arc::new(Inner {
+                // Their names are distinct and their labels fixed, so they are always there.
+                tls: tls::TlsFamilies::new(&prometheus).ok(),
                 prometheus,
                 sources,
                 gauges: Mutex::default(),
@@ -98,6 +103,11 @@ impl Registry {
         let sources = &self.inner.sources;
         sources.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&metrics));
         metrics
+    }
+
+    /// Handshakes and certificates of the listener or cluster with this name.
+    pub fn tls(&self, name: &str) -> TlsMetrics {
+        TlsMetrics::new(name, self.inner.tls.clone())
     }
 
     /// Metrics of one cluster on one worker; those of the same name are summed at scrape.

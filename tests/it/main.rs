@@ -13,4 +13,5 @@ mod reload;
 mod sharded;
 mod state;
 mod support;
+mod tls;
 mod writes;

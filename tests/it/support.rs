@@ -9,7 +9,7 @@ mod servers;
 
 pub(crate) use client::{Client, frame};
 pub(crate) use fake::Fake;
-pub(crate) use servers::{Mecha, Process, memcached, redis, redis_on, signal};
+pub(crate) use servers::{Mecha, Process, free_port, memcached, redis, redis_on, signal};
 
 use std::time::{Duration, Instant};
 

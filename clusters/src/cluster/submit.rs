@@ -153,7 +153,7 @@ impl<P: Framed> Cluster<P> {
         let members = self.members();
         let server = members.at(position)?;
         if server.endpoint.is_down() {
-            return Err(Refusal::UpstreamUnreachable);
+            return Err(server.endpoint.refusal());
         }
         let connection = server.idle_pin(profile).unwrap_or_else(|| {
             let connection = Connection::new(Rc::clone(&server.endpoint), profile, true);

@@ -78,6 +78,17 @@ impl<P: Framed> Connection<P> {
     ) -> Option<usize> {
         let mut inner = self.inner.borrow_mut();
         let first = heads.get(at)?;
+        if inner.unwelcomed > 0 && P::matched(first) != Matched::Push {
+            inner.unwelcomed -= u32::from(P::matched(first) == Matched::Last);
+            // Without a login it is about the version only, and the client learns of that by itself.
+            if P::outcome(first) != Outcome::Ok && !self.endpoint.options.login.is_empty() {
+                let words = String::from_utf8_lossy(P::reply_span(first).of(wire, &[])).into_owned();
+                inner.denied.get_or_insert(words.trim_end().chars().take(200).collect());
+                // What was submitted stays unsent.
+                inner.unwelcomed = inner.unwelcomed.max(1);
+            }
+            return Some(at + 1);
+        }
         if inner.swallow > 0 && P::matched(first) != Matched::Push {
             inner.swallow -= u32::from(P::matched(first) == Matched::Last);
             return Some(at + 1);

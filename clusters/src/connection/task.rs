@@ -21,6 +21,8 @@ const SHORT_LIFE_MICROS: u64 = 1_000_000;
 /// Why a socket ended.
 enum End {
     Closed,
+    /// The server refused the login, in these words.
+    Denied(String),
     Io(io::Error),
     Protocol,
 }
@@ -82,7 +84,10 @@ impl<P: Framed> Connection<P> {
                     let is_short = clock.micros().saturating_sub(opened) < SHORT_LIFE_MICROS;
                     // A dedicated connection ends as its client wants it to: that says nothing about the server.
                     let is_failure = is_short && !self.is_dedicated && !self.inner.borrow().is_closing;
-                    (Refusal::UpstreamGone, is_failure)
+                    match end {
+                        End::Denied(_) => (Refusal::UpstreamDenied, true),
+                        _ => (Refusal::UpstreamGone, is_failure),
+                    }
                 }
                 Err(error) => {
                     self.endpoint.metrics.connect_failed();
@@ -90,6 +95,7 @@ impl<P: Framed> Connection<P> {
                     (Refusal::UpstreamUnreachable, true)
                 }
             };
+            self.endpoint.is_denied.set(why == Refusal::UpstreamDenied);
             let is_over = {
                 let mut inner = self.inner.borrow_mut();
                 inner.state = State::BackingOff;
@@ -130,21 +136,17 @@ impl<P: Framed> Connection<P> {
 
     async fn connect(&self) -> io::Result<(ReadHalf, WriteHalf)> {
         let options = &self.endpoint.options;
-        mecha_transport::connect(&self.endpoint.address, options.connect_timeout, None).await
+        mecha_transport::connect(&self.endpoint.address, options.connect_timeout, options.tls.as_deref())
+            .await
     }
 
     fn opened(&self) {
         self.endpoint.metrics.connection_opened();
         let mut inner = self.inner.borrow_mut();
         inner.state = State::Open;
-        let mut first = Vec::new();
-        // A dedicated connection's introduction may wait already.
-        inner.swallow += P::prologue(self.profile, &mut first);
-        if !first.is_empty() {
-            let queued = std::mem::take(inner.outbox.buffer());
-            first.extend_from_slice(&queued);
-            *inner.outbox.buffer() = first;
-        }
+        // Calls wait for its answers: before a login they would run as somebody else, or in another database.
+        let inner = &mut *inner;
+        inner.unwelcomed = P::prologue(self.profile, &self.endpoint.options.login, inner.greeting.buffer());
     }
 
     async fn serve(&self, mut read: ReadHalf, write: WriteHalf) -> End {
@@ -204,6 +206,9 @@ impl<P: Framed> Connection<P> {
             let choking =
                 reading.touched.drain(..).filter_map(|sink| sink.flush(now).map(|conn| (sink, conn)));
             reading.choking.extend(choking);
+            if let Some(why) = self.inner.borrow_mut().denied.take() {
+                return Poll::Ready(Some(End::Denied(why)));
+            }
             if is_broken {
                 return Poll::Ready(Some(End::Protocol));
             }
@@ -224,6 +229,16 @@ impl<P: Framed> Connection<P> {
 
     fn write_out(&self, cx: &mut Context<'_>, read: &ReadHalf, write: &WriteHalf) -> io::Result<()> {
         let mut inner = self.inner.borrow_mut();
+        while !inner.greeting.is_empty() {
+            let written = inner.greeting.write_to(write)?;
+            self.endpoint.metrics.sent_bytes(written);
+            if !inner.greeting.is_empty() && read.poll_write_ready(cx)?.is_pending() {
+                return Ok(());
+            }
+        }
+        if inner.unwelcomed > 0 {
+            return Ok(());
+        }
         while !inner.outbox.is_empty() {
             let written = inner.outbox.write_to(write)?;
             self.endpoint.metrics.sent_bytes(written);
@@ -252,7 +267,8 @@ impl<P: Framed> Connection<P> {
         let (failed, open, owner, waiters) = {
             let mut inner = self.inner.borrow_mut();
             inner.outbox.clear();
-            inner.swallow = 0;
+            inner.greeting.clear();
+            (inner.swallow, inner.unwelcomed, inner.denied) = (0, 0, None);
             (inner.runs.fail_all(), inner.open.take(), inner.owner.take(), std::mem::take(&mut inner.waiters))
         };
         let now = self.endpoint.clock.micros();
@@ -275,6 +291,7 @@ impl<P: Framed> Connection<P> {
         let (address, cluster) = (&self.endpoint.address, &self.endpoint.cluster);
         match end {
             End::Closed => tracing::debug!(%cluster, %address, "upstream connection closed"),
+            End::Denied(why) => tracing::warn!(%cluster, %address, "upstream refused the login: {why}"),
             End::Io(error) => tracing::warn!(%cluster, %address, %error, "upstream connection failed"),
             End::Protocol => tracing::warn!(%cluster, %address, "upstream broke its protocol"),
         }

@@ -184,7 +184,9 @@ impl Framed for Memcached {
 /// A refusal in Memcached's words; it is the client's fault if asking again cannot help.
 fn write_refusal(why: Refusal, out: &mut Vec<u8>) {
     out.extend_from_slice(match why {
-        Refusal::Denied | Refusal::Filtered | Refusal::Unsupported => b"CLIENT_ERROR mecha: ",
+        Refusal::Denied | Refusal::Filtered | Refusal::NeedsTls | Refusal::Unsupported => {
+            b"CLIENT_ERROR mecha: "
+        }
         _ => b"SERVER_ERROR mecha: ",
     });
     out.extend_from_slice(why.reason().as_bytes());

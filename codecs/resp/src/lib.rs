@@ -39,7 +39,7 @@ mod slot;
 mod value;
 
 use mecha_core::{
-    Affinity, Asked, Call, Decode, Framed, Keys, Limits, Matched, OpId, OpInfo, Outcome, Protocol,
+    Affinity, Asked, Call, Decode, Framed, Keys, Limits, Login, Matched, OpId, OpInfo, Outcome, Protocol,
     ProtocolError, Redirect, Refusal, ReplyCount, Span, Ticket, Verdict,
 };
 
@@ -105,7 +105,10 @@ impl Protocol for Resp {
             Refusal::Denied => "NOPERM",
             _ => "ERR",
         };
-        for part in ["-", code, " mecha: ", why.reason(), " (", op_info(asked.op).name, ")\r\n"] {
+        // Before TLS there is no command to name.
+        let (open, name, close) =
+            if why == Refusal::NeedsTls { ("", "", "\r\n") } else { (" (", op_info(asked.op).name, ")\r\n") };
+        for part in ["-", code, " mecha: ", why.reason(), open, name, close] {
             out.extend_from_slice(part.as_bytes());
         }
     }
@@ -181,12 +184,29 @@ impl Framed for Resp {
         (op == ops::op::MULTI).then_some(b"+OK\r\n")
     }
 
-    fn prologue(profile: u8, out: &mut Vec<u8>) -> u32 {
-        if profile == 0 {
-            return 0;
+    fn prologue(profile: u8, login: &Login, out: &mut Vec<u8>) -> u32 {
+        let mut replies = 0;
+        let mut say = |words: &[&str]| {
+            let mut frame = format!("*{}\r\n", words.len());
+            words.iter().for_each(|word| frame.push_str(&format!("${}\r\n{word}\r\n", word.len())));
+            out.extend_from_slice(frame.as_bytes());
+            replies += 1;
+        };
+        let user = login.username.as_deref();
+        match (profile, login.password.as_deref()) {
+            (0, None) => {}
+            // Servers before Redis 6 know no users.
+            (0, Some(password)) => match user {
+                Some(user) => say(&["AUTH", user, password]),
+                None => say(&["AUTH", password]),
+            },
+            (_, None) => say(&["HELLO", "3"]),
+            (_, Some(password)) => say(&["HELLO", "3", "AUTH", user.unwrap_or("default"), password]),
         }
-        out.extend_from_slice(b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n");
-        1
+        if login.database > 0 {
+            say(&["SELECT", &login.database.to_string()]);
+        }
+        replies
     }
 
     fn protocol_error(error: ProtocolError, out: &mut Vec<u8>) {

@@ -7,11 +7,11 @@ use super::fields::{Fields, Found, set};
 use crate::node::{Kind, Node};
 use crate::options::join;
 use crate::target::{self, Target};
-use crate::{Backoff, Balance, ClusterSpec, HashTag, KeyHash, Member, ReadFrom};
+use crate::{Backoff, Balance, ClusterSpec, Discovery, HashTag, KeyHash, LoginSpec, Member, ReadFrom};
 
 /// What a cluster has unless the file says otherwise; flags have nothing else.
 pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
-    let Target { protocol, endpoints, discovery } = target;
+    let Target { protocol, endpoints, discovery, .. } = target;
     let balance = if endpoints.len() > 1 { Balance::Ketama } else { Balance::RoundRobin };
     ClusterSpec {
         name,
@@ -33,6 +33,9 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         max_memory: 256 << 20,
         max_value: (1 << 20) - 512,
         filters: Vec::new(),
+        tls: None,
+        login: LoginSpec::default(),
+        database: 0,
     }
 }
 
@@ -56,7 +59,10 @@ impl Reader<'_> {
         if let Kind::Scalar(..) = node.kind {
             let target =
                 self.parsed(Some((node, path.into())), |text| target::back(text, self.known.backs))?;
-            return Some(default_cluster(name.into(), target));
+            let is_tls = target.is_tls;
+            let mut cluster = default_cluster(name.into(), target);
+            cluster.tls = self.client_tls(None, (node, path), is_tls);
+            return Some(cluster);
         }
         let backs = self.known.backs;
         let mut fields = self.fields(node, path);
@@ -72,6 +78,19 @@ impl Reader<'_> {
         let target = self.parsed(to, |text| target::back(text, backs));
         let mut cluster = default_cluster(name.into(), target.clone().unwrap_or_default());
         self.cluster_keys(&mut fields, &mut cluster);
+        let is_tls = target.as_ref().is_some_and(|target| target.is_tls);
+        cluster.tls = self.client_tls(fields.take("tls"), (node, path), is_tls);
+        let is_private =
+            cluster.tls.is_some() || cluster.login != LoginSpec::default() || cluster.database != 0;
+        if cluster.discovery != Discovery::Listed && is_private {
+            let hint = "name the servers one by one with redis:// or rediss://";
+            self.error(
+                node.place,
+                path,
+                "servers that are found cannot have `tls`, `auth` or `db` yet",
+                Some(hint.into()),
+            );
+        }
         self.finish(fields);
         target.map(|_| cluster)
     }
@@ -102,5 +121,16 @@ impl Reader<'_> {
         set(&mut cluster.max_memory, self.size(fields.take("max_memory"), 1 << 20));
         set(&mut cluster.max_value, self.size(fields.take("max_value"), 1024));
         cluster.filters = self.filters(fields.take("filters"), None);
+        let auth = fields.take("auth");
+        let db = fields.take("db");
+        for (node, path) in [&auth, &db].into_iter().flatten().filter(|_| cluster.protocol != "resp") {
+            self.error(node.place, path, format!("servers of {} know no login", cluster.protocol), None);
+        }
+        cluster.login = self.login(auth);
+        let number = self.parsed(db, |text| {
+            text.parse()
+                .map_err(|_| (format!("`{text}` is no number of a database"), Some("as in `db: 3`".into())))
+        });
+        set(&mut cluster.database, number);
     }
 }

@@ -29,6 +29,7 @@ pub(crate) fn default_listener(
         max_output: 8 << 20,
         max_frame: 512 << 20,
         idle_timeout: None,
+        tls: None,
     }
 }
 
@@ -77,6 +78,10 @@ impl Reader<'_> {
                 Some("as in `listen: redis://127.0.0.1:6379`".into()),
             );
         }
+        let is_tls = listen.as_ref().is_some_and(|(node, _)| match &node.kind {
+            crate::node::Kind::Scalar(text, _) => target::is_tls(text, doors),
+            _ => false,
+        });
         let door = self.parsed(listen, |text| target::door(text, doors));
         let protocol = door.as_ref().map_or("", |(protocol, _)| *protocol);
         let to = fields.take("to");
@@ -94,6 +99,13 @@ impl Reader<'_> {
         let unknown = Address::Unix(std::path::PathBuf::new());
         let mut listener = default_listener(name, protocol, address.unwrap_or(unknown), cluster.unwrap_or(0));
         self.listener_keys(&mut fields, &mut listener);
+        let tls = fields.take("tls");
+        if let (Some((node, path)), Address::Unix(_)) = (&tls, &listener.address)
+            && door.is_some()
+        {
+            self.error(node.place, path, "TLS is not spoken on Unix sockets", None);
+        }
+        listener.tls = self.server_tls(tls, is_tls, (node, path));
         self.finish(fields);
         (door.is_some() && cluster.is_some()).then_some(listener)
     }
@@ -133,7 +145,10 @@ impl Reader<'_> {
                 let is_taken = |name: &str| clusters.iter().any(|(cluster, _)| cluster.name == name);
                 let name = (2..).map(|n| format!("{base}-{n}")).find(|name| !is_taken(name));
                 let name = if is_taken(&base) { name.unwrap_or_default() } else { base };
-                clusters.push((default_cluster(name, target), true));
+                let is_tls = target.is_tls;
+                let mut cluster = default_cluster(name, target);
+                cluster.tls = self.client_tls(None, (node, &path), is_tls);
+                clusters.push((cluster, true));
                 clusters.len() - 1
             })
         } else {

@@ -3,18 +3,14 @@ use serde::Deserialize;
 
 use super::load;
 use crate::units::Period;
-use crate::{
-    Address, Balance, ConfigError, FilterSpec, HashTag, KeyHash, Known, Scheme, SchemeServers, Snapshot,
-};
+use crate::{Address, Balance, ConfigError, FilterSpec, HashTag, KeyHash, Known, Scheme, Snapshot};
 
-const DOORS: &[Scheme] = &[
-    Scheme { scheme: "redis", protocol: "resp", port: 6379, servers: SchemeServers::Listed },
-    Scheme { scheme: "memcached", protocol: "memcached", port: 11211, servers: SchemeServers::Listed },
-];
+const DOORS: &[Scheme] =
+    &[Scheme::plain("redis", "resp", 6379), Scheme::plain("memcached", "memcached", 11211)];
 const BACKS: &[Scheme] = &[
-    Scheme { scheme: "redis", protocol: "resp", port: 6379, servers: SchemeServers::Listed },
-    Scheme { scheme: "memcached", protocol: "memcached", port: 11211, servers: SchemeServers::Listed },
-    Scheme { scheme: "embedded", protocol: "embedded", port: 0, servers: SchemeServers::Listed },
+    Scheme::plain("redis", "resp", 6379),
+    Scheme::plain("memcached", "memcached", 11211),
+    Scheme::plain("embedded", "embedded", 0),
 ];
 
 #[derive(Debug, Deserialize)]
@@ -38,6 +34,7 @@ fn read(text: &str) -> Result<Snapshot, Vec<ConfigError>> {
         backs: BACKS,
         filters: vec!["rate_limit", "timeout"],
         check_filter: &check,
+        check_tls: &|_| Vec::new(),
         pairs: &|door, back| back == "embedded" || door == "resp" || back == "memcached",
     };
     load(text, "mecha.yaml", &known)
