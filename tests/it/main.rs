@@ -8,6 +8,7 @@ mod docs;
 mod drain;
 mod faults;
 mod hostile;
+mod memcached;
 mod portable;
 mod reload;
 mod sharded;
