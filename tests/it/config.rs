@@ -54,6 +54,10 @@ fn every_example_is_fine() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     for entry in std::fs::read_dir(examples).unwrap() {
         let path = entry.unwrap().path();
+        // Names files of the machine that it runs on: checked with files by the tests of TLS.
+        if path.ends_with("tls.yaml") {
+            continue;
+        }
         if path.extension().is_some_and(|extension| extension == "yaml") {
             let (code, said) = checked(path.to_str().unwrap());
             assert!(code == 0 && said.starts_with("the configuration is fine"), "{}: {said}", path.display());

@@ -383,3 +383,25 @@ fn errors_of_tls_and_login_come_with_line_and_hint_and_without_secrets() {
     }
     assert!(!text.contains("geheim"), "{text}");
 }
+
+#[test]
+fn the_example_is_fine_once_its_files_are_there() {
+    let folder = Folder::new("example");
+    folder.issue("other", "other.test");
+    std::fs::copy(folder.file("ca.pem"), folder.file("clients.pem")).unwrap();
+    std::fs::copy(folder.file("ca.pem"), folder.file("servers.pem")).unwrap();
+    std::fs::write(folder.file("cache"), "secret\n").unwrap();
+    let example = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tls.yaml")).unwrap();
+    let check = |text: &str| {
+        let file = folder.path.join("example.yaml");
+        std::fs::write(&file, text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_mecha")).arg("check").arg(&file).output().unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let here = folder.path.display().to_string();
+    let text = check(&example.replace("/etc/mecha/tls", &here).replace("/run/secrets", &here));
+    assert!(text.starts_with("the configuration is fine"), "{text}");
+    // Without them, every one is named.
+    let text = check(&example);
+    assert!(text.contains("has 7 errors") && text.contains("/etc/mecha/tls/servers.pem"), "{text}");
+}

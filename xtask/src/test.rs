@@ -99,7 +99,8 @@ fn unit() -> Result<(), String> {
 
 fn examples() -> Result<(), String> {
     let folder = std::fs::read_dir("examples").map_err(|error| format!("examples: {error}"))?;
-    for entry in folder.flatten() {
+    // `tls.yaml` names certificates of the machine that it runs on: tests/it/tls.rs checks it with some.
+    for entry in folder.flatten().filter(|entry| entry.file_name() != "tls.yaml") {
         let path = entry.path().display().to_string();
         call("cargo", &["run", "--quiet", "--bin", "mecha", "--", "check", &path], &[])?;
     }
