@@ -83,12 +83,13 @@ impl Handshakes {
 
 async fn serve(candidate: Candidate, workers: Arc<[Worker]>) {
     let Candidate { door, tls, stream, id, _place } = candidate;
-    tls.metrics.began();
-    let result = match stream {
-        Accepted::Tcp(stream, addr) => shake(&tls, stream, addr).await,
-        other => Ok(Some(other)),
+    let result = {
+        let _under_way = UnderWay::new(&tls);
+        match stream {
+            Accepted::Tcp(stream, addr) => shake(&tls, stream, addr).await,
+            other => Ok(Some(other)),
+        }
     };
-    tls.metrics.ended();
     match result {
         Ok(Some(stream)) => give(&workers, door, stream, id).await,
         Ok(None) => {}
@@ -96,6 +97,22 @@ async fn serve(candidate: Candidate, workers: Arc<[Worker]>) {
             tls.metrics.failed(error.name());
             tracing::debug!(listener = tls.name, %error, "TLS handshake failed");
         }
+    }
+}
+
+/// Counted down however the handshake ends.
+struct UnderWay<'a>(&'a TlsDoor);
+
+impl<'a> UnderWay<'a> {
+    fn new(door: &'a TlsDoor) -> Self {
+        door.metrics.began();
+        Self(door)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.ended();
     }
 }
 
