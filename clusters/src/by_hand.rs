@@ -46,7 +46,7 @@ impl<P: Framed> ByHand<P> {
             news: None,
             is_denied: Cell::new(false),
         };
-        let connection = Connection::new(Rc::new(endpoint), 0, false);
+        let connection = Connection::new(Rc::new(endpoint), 0, Some(0), None);
         let reading = RefCell::new(Reading::new(P::reply_decoder(limits, 0)));
         Self { connection, reading }
     }

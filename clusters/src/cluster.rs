@@ -19,7 +19,8 @@ use mecha_telemetry::ClusterMetrics;
 use mecha_transport::tls::ClientTls;
 use mecha_transport::{Address, Clock};
 
-use crate::news::Subscription;
+use crate::detour::Follow;
+use crate::news::{Cause, Subscription};
 use crate::router::Router;
 use crate::server::{Blueprint, Server};
 use crate::sink::Waiter;
@@ -73,10 +74,10 @@ pub struct Environment {
 }
 
 /// The servers at one time. Replaced as a whole.
-struct Members<P: Framed> {
+pub(crate) struct Members<P: Framed> {
     /// By position; those that have left are empty.
-    servers: Vec<Option<Rc<Server<P>>>>,
-    router: Router,
+    pub(crate) servers: Vec<Option<Rc<Server<P>>>>,
+    pub(crate) router: Router,
     /// Positions of the servers that together hold everything.
     shards: Vec<usize>,
 }
@@ -87,6 +88,9 @@ pub struct Cluster<P: Framed> {
     /// Counts the changes of who holds what; wraps.
     epoch: Cell<u32>,
     blueprint: Blueprint,
+    pub(crate) me: Weak<Self>,
+    /// Servers that redirects named and no topology has.
+    pub(crate) extras: RefCell<Vec<Rc<Server<P>>>>,
     max_pins: usize,
     pins: Cell<usize>,
     turn: Cell<usize>,
@@ -143,13 +147,18 @@ impl<P: Framed> Cluster<P> {
             Servers::Fixed(addresses, sharding, nodes) => Members {
                 router: Router::Balanced(Balancer::new(sharding, &nodes)),
                 shards: (0..addresses.len()).collect(),
-                servers: addresses.into_iter().map(|addr| Some(Server::new(addr, &blueprint))).collect(),
+                servers: addresses
+                    .into_iter()
+                    .map(|addr| Some(Server::new(addr, &blueprint, None)))
+                    .collect(),
             },
             Servers::Found(_) => {
                 Members { servers: Vec::new(), router: Router::Unknown(false), shards: Vec::new() }
             }
         };
-        let cluster = Rc::new(Self {
+        let cluster = Rc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            extras: RefCell::default(),
             members: RefCell::new(Rc::new(members)),
             epoch: Cell::new(0),
             blueprint,
@@ -186,29 +195,49 @@ impl<P: Framed> Cluster<P> {
         if topology.shards.is_empty() && !old.shards.is_empty() {
             return;
         }
+        let extras = self.extras.take();
         let known = |address: &Address| {
-            old.servers.iter().flatten().find(|server| server.endpoint.address == *address).cloned()
+            let mut all = old.servers.iter().flatten().chain(&extras);
+            all.find(|server| server.endpoint.address == *address).cloned()
         };
         let server = |node: &Option<crate::topology::Node>| {
             let address = &node.as_ref()?.address;
-            Some(known(address).unwrap_or_else(|| Server::new(address.clone(), &self.blueprint)))
+            Some(known(address).unwrap_or_else(|| self.server(address.clone())))
         };
         let members = Members {
             servers: topology.nodes.iter().map(server).collect(),
             router: Router::of(topology),
             shards: topology.shards.iter().map(|shard| shard.primary).collect(),
         };
-        for left in old.servers.iter().flatten() {
+        for left in old.servers.iter().flatten().chain(&extras) {
             if !members.servers.iter().flatten().any(|server| Rc::ptr_eq(server, left)) {
                 left.retire().iter().for_each(|connection| self.remember(connection));
             }
         }
         self.members.replace(Rc::new(members));
-        self.epoch.set(self.epoch.get().wrapping_add(1));
+        self.start_epoch();
         self.waiting.take().into_iter().for_each(Waiter::resume);
     }
 
-    fn members(&self) -> Rc<Members<P>> {
+    /// A server that was found, so that it may send calls away.
+    pub(crate) fn server(&self, address: Address) -> Rc<Server<P>> {
+        let follower: Weak<dyn Follow<P>> = self.me.clone();
+        Server::new(address, &self.blueprint, Some(follower))
+    }
+
+    /// Who holds what has changed: clients let their calls in flight end before they send more.
+    pub(crate) fn start_epoch(&self) {
+        self.epoch.set(self.epoch.get().wrapping_add(1));
+    }
+
+    /// Wishes for news, where servers are found.
+    pub(crate) fn want(&self, cause: Cause) {
+        if let Some(news) = &self.blueprint.news {
+            news.want(cause);
+        }
+    }
+
+    pub(crate) fn members(&self) -> Rc<Members<P>> {
         Rc::clone(&self.members.borrow())
     }
 
@@ -334,7 +363,7 @@ impl<P: Framed> Cluster<P> {
     }
 
     /// A server for a call that any can answer.
-    fn choose(&self, members: &Members<P>) -> Option<usize> {
+    pub(crate) fn choose(&self, members: &Members<P>) -> Option<usize> {
         let balance = match &members.router {
             Router::Balanced(balancer) => balancer.balance(),
             Router::Primary(position) => return Some(*position),
@@ -350,7 +379,7 @@ impl<P: Framed> Cluster<P> {
 }
 
 impl<P: Framed> Members<P> {
-    fn at(&self, position: usize) -> Result<&Rc<Server<P>>, Refusal> {
+    pub(crate) fn at(&self, position: usize) -> Result<&Rc<Server<P>>, Refusal> {
         self.servers.get(position).and_then(Option::as_ref).ok_or(Refusal::NoRoute)
     }
 
@@ -368,9 +397,11 @@ impl<P: Framed> Ticks for Cluster<P> {
         // Nothing may be borrowed while a connection tells its clients, who may submit again.
         let mut all = self.ticked.take();
         all.extend(self.loose.borrow().iter().filter_map(Weak::upgrade));
-        for server in self.members.borrow().servers.iter().flatten() {
+        let extras = self.extras.borrow();
+        for server in self.members.borrow().servers.iter().flatten().chain(extras.iter()) {
             server.each_shared(|connection| all.push(Rc::clone(connection)));
         }
+        drop(extras);
         let is_left = all.drain(..).fold(false, |left, connection| connection.tick(now_micros) | left);
         self.ticked.replace(all);
         is_left

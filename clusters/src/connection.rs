@@ -1,11 +1,12 @@
 //! One upstream connection: what is submitted to it, and what it remembers. [`task`] drives its socket, [`replies`]
 //! hands out what comes back.
 
+mod kept;
 mod replies;
 mod task;
 
 use std::cell::RefCell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -14,7 +15,9 @@ use mecha_core::{Batch, Call, ConnKey, Framed, Limits, Login, Outcome, Refusal, 
 use mecha_transport::Outbox;
 use mecha_transport::tls::ClientTls;
 
+use self::kept::Kept;
 pub(crate) use self::task::Reading;
+use crate::detour::{Detour, Follow};
 use crate::endpoint::Endpoint;
 use crate::runs::{Failed, Run, Runs};
 use crate::{ReplySink, Slip};
@@ -75,6 +78,14 @@ struct Inner<P: Framed> {
     /// Everything that arrives belongs to the owner, without counting.
     is_raw: bool,
     open: Option<OpenReply<P>>,
+    /// Only where redirects are followed.
+    kept: Kept,
+    /// Of a dedicated connection: its client has got an answer on it.
+    has_answered: bool,
+    /// Of a dedicated connection: what stood before its client's first call.
+    preamble: Vec<u8>,
+    /// Of a dedicated connection: the slot of its client's first key.
+    pinned_slot: Option<u16>,
 }
 
 /// A reply of which only the beginning has arrived.
@@ -94,13 +105,21 @@ pub struct Connection<P: Framed> {
     inner: RefCell<Inner<P>>,
     pub(crate) endpoint: Rc<Endpoint>,
     pub(crate) profile: u8,
+    /// Which of its server's shared connections of this profile it is.
+    pub(crate) turn: usize,
     is_dedicated: bool,
+    follower: Option<Weak<dyn Follow<P>>>,
 }
 
 // === impl Connection: the submitting side ===
 
 impl<P: Framed> Connection<P> {
-    pub(crate) fn new(endpoint: Rc<Endpoint>, profile: u8, is_dedicated: bool) -> Rc<Self> {
+    pub(crate) fn new(
+        endpoint: Rc<Endpoint>,
+        profile: u8,
+        turn: Option<usize>,
+        follower: Option<Weak<dyn Follow<P>>>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             inner: RefCell::new(Inner {
                 outbox: Outbox::default(),
@@ -118,10 +137,16 @@ impl<P: Framed> Connection<P> {
                 owner: None,
                 is_raw: false,
                 open: None,
+                kept: Kept::default(),
+                has_answered: false,
+                preamble: Vec::new(),
+                pinned_slot: None,
             }),
             endpoint,
             profile,
-            is_dedicated,
+            turn: turn.unwrap_or_default(),
+            is_dedicated: turn.is_none(),
+            follower,
         })
     }
 
@@ -167,12 +192,17 @@ impl<P: Framed> Connection<P> {
             is_plain &= !call.span.is_local() && call.replies == ReplyCount::One;
         }
         let out = inner.outbox.buffer();
+        let start = out.len();
         if is_plain && last.span.end() - first.span.start().min(last.span.end()) == bytes {
             out.extend_from_slice(batch.wire.get(first.span.start()..last.span.end()).unwrap_or_default());
         } else {
             for (call, head) in calls.iter().zip(heads) {
                 append_frame::<P>(batch, call, head, out);
             }
+        }
+        if self.follower.is_some() {
+            let lengths = calls.iter().map(|call| call.span.len());
+            inner.kept.push(out.get(start..).unwrap_or_default(), lengths);
         }
         inner.push_run(sink, first.ticket, calls.len(), first.timeout_ms, now_micros);
         self.wake_after_submit(inner);
@@ -191,11 +221,87 @@ impl<P: Framed> Connection<P> {
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
         inner.outbox.extend(frame);
+        if self.follower.is_some() {
+            inner.kept.push(frame, std::iter::once(frame.len()));
+        }
         inner.runs.slips_mut().push_back(slip);
         if !inner.extend_last_run(sink, ticket, timeout_ms, now_micros) {
             inner.push_run(sink, ticket, 1, timeout_ms, now_micros);
         }
         self.wake_after_submit(inner);
+    }
+
+    /// Appends a call that another server has sent away. With `is_ask`, the server is told that it was.
+    pub(crate) fn submit_detour(&self, call: Detour<P>, is_ask: bool) {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        let run = |is_abandoned| Run {
+            sink: Rc::clone(&call.sink),
+            conn: call.conn,
+            first: call.seq,
+            count: 1,
+            sent_micros: call.sent_micros,
+            deadline_micros: call.deadline_micros,
+            is_abandoned,
+            is_begun: false,
+            hops: call.hops,
+        };
+        if is_ask {
+            let out = inner.outbox.buffer();
+            let start = out.len();
+            P::asking(out);
+            let length = out.len() - start;
+            inner.kept.push(out.get(start..).unwrap_or_default(), std::iter::once(length));
+            inner.runs.slips_mut().push_back(call.slip);
+            inner.runs.push(run(true));
+        }
+        inner.outbox.extend(&call.frame);
+        inner.kept.push(&call.frame, std::iter::once(call.frame.len()));
+        inner.runs.slips_mut().push_back(call.slip);
+        inner.runs.push(run(false));
+        self.wake_after_submit(inner);
+    }
+
+    pub(crate) fn is_dedicated(&self) -> bool {
+        self.is_dedicated
+    }
+
+    /// A client gets this dedicated connection, with a key in this slot.
+    pub(crate) fn begin_pin(&self, slot: Option<u16>) {
+        let mut inner = self.inner.borrow_mut();
+        (inner.has_answered, inner.pinned_slot) = (false, slot);
+        inner.preamble.clear();
+    }
+
+    /// Appends a request that the client has been given the answer to already.
+    pub fn submit_preamble(&self, frame: &[u8]) {
+        if !frame.is_empty() {
+            self.inner.borrow_mut().preamble = frame.to_vec();
+            self.introduce(frame, 1);
+        }
+    }
+
+    pub(crate) fn with_preamble(&self, then: impl FnOnce(&[u8])) {
+        let preamble = self.inner.borrow().preamble.clone();
+        then(&preamble);
+    }
+
+    /// Whether the client of this dedicated connection has got an answer on it, so that it is bound to it.
+    pub fn has_answered(&self) -> bool {
+        self.inner.borrow().has_answered
+    }
+
+    pub(crate) fn take_owner(&self) -> Option<(Rc<dyn ReplySink<P>>, ConnKey)> {
+        self.inner.borrow_mut().owner.take()
+    }
+
+    /// Whether this dedicated connection may still be exchanged for one to another server.
+    pub fn may_move(&self) -> bool {
+        self.follower.is_some() && !self.inner.borrow().has_answered
+    }
+
+    pub(crate) fn pinned_slot(&self) -> Option<u16> {
+        self.inner.borrow().pinned_slot
     }
 
     /// Moves what waits for the server to the end of `out`, for whoever carries it by hand.
@@ -207,6 +313,7 @@ impl<P: Framed> Connection<P> {
     pub fn submit_bytes(&self, bytes: &[u8]) {
         let mut inner = self.inner.borrow_mut();
         inner.outbox.extend(bytes);
+        inner.kept.cut();
         self.wake_after_submit(&mut inner);
     }
 
@@ -314,7 +421,7 @@ impl<P: Framed> Inner<P> {
     }
 
     fn is_full(&self, options: &ConnectionOptions) -> bool {
-        self.outbox.len() >= OUTBOX_HIGH || self.runs.len() >= options.max_pending
+        self.outbox.len() >= OUTBOX_HIGH || self.runs.len() >= options.max_pending || self.kept.is_full()
     }
 
     fn has_room(&self, options: &ConnectionOptions) -> bool {
@@ -338,6 +445,7 @@ impl<P: Framed> Inner<P> {
             deadline_micros: deadline(timeout_ms, now),
             is_abandoned: false,
             is_begun: false,
+            hops: 0,
         });
     }
 
@@ -350,7 +458,8 @@ impl<P: Framed> Inner<P> {
         now: u64,
     ) -> bool {
         let Some(run) = self.runs.back_mut() else { return false };
-        let is_next = run.conn == ticket.conn
+        let is_next = run.hops == 0
+            && run.conn == ticket.conn
             && run.first.wrapping_add(run.count) == ticket.seq
             && run.sent_micros == now
             && run.deadline_micros == deadline(timeout_ms, now)

@@ -8,7 +8,8 @@
 //! Replies go to a [`ReplySink`]: the session's engine, or a translator. A sink is only called while nothing here is
 //! borrowed, so it may submit again at once.
 //!
-//! Deliberately absent: retries (a call that was sent is never sent again) and any knowledge of a protocol's bytes
+//! Deliberately absent: retries (a call that a server may have carried out is never sent again; one that it has sent away
+//! is) and any knowledge of a protocol's bytes
 //! beyond [`mecha_core::Framed`].
 
 mod backoff;
@@ -16,6 +17,7 @@ mod balance;
 mod by_hand;
 mod cluster;
 mod connection;
+mod detour;
 mod endpoint;
 pub mod news;
 mod router;

@@ -22,6 +22,8 @@ pub(crate) struct Run<P: Framed> {
     pub(crate) is_abandoned: bool,
     /// Part of the oldest call's reply has been delivered.
     pub(crate) is_begun: bool,
+    /// Servers that have sent these calls away.
+    pub(crate) hops: u8,
 }
 
 /// The queue. Replies arrive in its order.
@@ -56,7 +58,8 @@ impl<P: Framed> Runs<P> {
 
     /// Adds a run whose slips are already in [`Runs::slips_mut`].
     pub(crate) fn push(&mut self, run: Run<P>) {
-        self.deadlines += usize::from(run.deadline_micros != u64::MAX);
+        self.deadlines += usize::from(run.deadline_micros != u64::MAX && !run.is_abandoned);
+        self.abandoned += if run.is_abandoned { run.count as usize } else { 0 };
         self.runs.push_back(run);
     }
 
@@ -74,6 +77,11 @@ impl<P: Framed> Runs<P> {
 
     pub(crate) fn back_mut(&mut self) -> Option<&mut Run<P>> {
         self.runs.back_mut()
+    }
+
+    /// Unanswered runs, the oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Run<P>> {
+        self.runs.iter()
     }
 
     /// What is remembered of the call that is `index` calls behind the oldest.

@@ -419,6 +419,10 @@ impl<P: Rules> Upstream<P> for Scattered<P> {
         self.cluster.unpin(connection, clean);
     }
 
+    fn waits_for_key(&self) -> bool {
+        self.cluster.waits_for_key()
+    }
+
     fn sees_to(&self, batch: &Batch<'_, P>, at: usize) -> bool {
         self.cluster.is_sharded() && matches!(Self::way(batch, at), Way::EveryAside | Way::Refused)
     }

@@ -1,7 +1,7 @@
 //! One server's connections on one worker.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use mecha_telemetry::ClusterMetrics;
 use mecha_transport::Address;
 
 use crate::cluster::Environment;
+use crate::detour::Follow;
 use crate::endpoint::Endpoint;
 use crate::news::Subscription;
 use crate::{Backoff, Connection, ConnectionOptions, RateGate, State};
@@ -53,6 +54,7 @@ impl Blueprint {
 /// One server's connections on one worker.
 pub(crate) struct Server<P: Framed> {
     pub(crate) endpoint: Rc<Endpoint>,
+    follower: Option<Weak<dyn Follow<P>>>,
     /// Position is `profile * connections + turn`.
     shared: RefCell<Vec<Option<Rc<Connection<P>>>>>,
     connections: usize,
@@ -62,8 +64,13 @@ pub(crate) struct Server<P: Framed> {
 // === impl Server ===
 
 impl<P: Framed> Server<P> {
-    pub(crate) fn new(address: Address, blueprint: &Blueprint) -> Rc<Self> {
+    pub(crate) fn new(
+        address: Address,
+        blueprint: &Blueprint,
+        follower: Option<Weak<dyn Follow<P>>>,
+    ) -> Rc<Self> {
         Rc::new(Self {
+            follower,
             endpoint: blueprint.endpoint(address),
             shared: RefCell::default(),
             connections: blueprint.connections,
@@ -95,7 +102,8 @@ impl<P: Framed> Server<P> {
         // A task that ended for good, which only a bug can cause, is replaced.
         slot.take_if(|connection| connection.state() == State::Closed);
         let connection = slot.get_or_insert_with(|| {
-            let connection = Connection::new(Rc::clone(&self.endpoint), profile, false);
+            let turn = Some(turn % self.connections);
+            let connection = Connection::new(Rc::clone(&self.endpoint), profile, turn, self.follower.clone());
             tokio::task::spawn_local(Rc::clone(&connection).run());
             connection
         });
@@ -105,8 +113,18 @@ impl<P: Framed> Server<P> {
         }
     }
 
+    /// A dedicated connection: one that another client has given back, or a new one, which `is_new` is told of.
+    pub(crate) fn pin(&self, profile: u8, is_new: impl FnOnce(&Rc<Connection<P>>)) -> Rc<Connection<P>> {
+        self.idle_pin(profile).unwrap_or_else(|| {
+            let connection = Connection::new(Rc::clone(&self.endpoint), profile, None, self.follower.clone());
+            tokio::task::spawn_local(Rc::clone(&connection).run());
+            is_new(&connection);
+            connection
+        })
+    }
+
     /// A dedicated connection that another client has given back.
-    pub(crate) fn idle_pin(&self, profile: u8) -> Option<Rc<Connection<P>>> {
+    fn idle_pin(&self, profile: u8) -> Option<Rc<Connection<P>>> {
         let mut idle = self.idle_pins.borrow_mut();
         idle.retain(|connection| connection.state() != State::Closed);
         let at = idle.iter().rposition(|connection| connection.profile == profile)?;

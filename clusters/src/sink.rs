@@ -67,6 +67,13 @@ pub trait ReplySink<P: Framed> {
     /// The dedicated connection of this client is gone.
     fn unpinned(&self, conn: ConnKey);
 
+    /// The client's call was sent away by the server of its dedicated connection, and has this one instead. `false`: there
+    /// is no such client.
+    fn repinned(&self, conn: ConnKey, connection: &Rc<Connection<P>>) -> bool {
+        let _ = (conn, connection);
+        false
+    }
+
     /// There is room again for a submission that got [`Submitted::Full`].
     fn resume(&self, conn: ConnKey);
 
@@ -165,6 +172,11 @@ pub trait Upstream<P: Framed> {
     fn fits(&self, connection: &Connection<P>, batch: &Batch<'_, P>, at: usize) -> Result<(), Refusal> {
         let _ = (connection, batch, at);
         Ok(())
+    }
+
+    /// Whether a dedicated connection is better not chosen before a key is known: servers share the keys.
+    fn waits_for_key(&self) -> bool {
+        false
     }
 
     /// Takes a dedicated connection back. One that is not `clean` is closed.

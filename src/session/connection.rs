@@ -118,6 +118,8 @@ pub(super) struct State<P: Framed> {
     pub(super) lane: Lane,
     pub(super) route: Route<P>,
     pub(super) stalled: Option<Box<Stalled<P>>>,
+    /// A request (`MULTI`) that is answered and not sent: the next one chooses the dedicated connection for both.
+    pub(super) deferred: Vec<u8>,
     pub(super) open_request: OpenRequest,
     /// A [`mecha_core::Affinity::Barrier`] call is in flight.
     pub(super) is_barred: bool,
@@ -160,6 +162,7 @@ impl<P: Framed> State<P> {
             lane: Lane::default(),
             route: Route::Shared,
             stalled: None,
+            deferred: Vec::new(),
             open_request: OpenRequest::None,
             is_barred: false,
             waker: None,

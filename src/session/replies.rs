@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
-use mecha_clusters::{Delivery, ReplySink, Slip};
+use mecha_clusters::{Connection, Delivery, ReplySink, Slip};
 use mecha_core::{
     ConnKey, Cx, Decode, Done, Framed, Matched, OpId, Outcome, Refusal, Replies, ReplyCount, Session, Ticket,
 };
 use mecha_telemetry::CloseReason;
 
-use super::connection::{Listener, State};
+use super::connection::{Listener, Route, State};
 use super::engine::{Engine, EngineCell};
 
 impl<P: Framed> ReplySink<P> for EngineCell<P> {
@@ -79,6 +79,17 @@ impl<P: Framed> ReplySink<P> for EngineCell<P> {
         }
         client.state.wake();
         engine.dirty(conn);
+    }
+
+    fn repinned(&self, conn: ConnKey, connection: &Rc<Connection<P>>) -> bool {
+        let mut engine = self.0.borrow_mut();
+        let Some(client) = engine.client(conn) else { return false };
+        let Route::Pinned { connection: known, .. } = &mut client.state.route else { return false };
+        let old = std::mem::replace(known, Rc::clone(connection));
+        let listener = Rc::clone(&client.state.listener);
+        drop(engine);
+        listener.upstream.unpin(old, false);
+        true
     }
 
     fn resume(&self, conn: ConnKey) {

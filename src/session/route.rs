@@ -141,6 +141,9 @@ impl<P: Framed> State<P> {
         if !matches!(self.route, Route::Shared) {
             return self.forward_pinned(batch, at, call, cx);
         }
+        if !self.deferred.is_empty() {
+            return if is_drained { self.pin(batch, at, call, cx) } else { Err(Wait::Drained) };
+        }
         match call.affinity {
             Affinity::Shared | Affinity::Release | Affinity::Waits => {
                 let end = run_end(batch.calls.get(..position.seen).unwrap_or_default(), at);
@@ -153,32 +156,57 @@ impl<P: Framed> State<P> {
                 self.submit(batch, at..at + 1, cx)
             }
             Affinity::Once | Affinity::Pin | Affinity::Raw if !is_drained => Err(Wait::Drained),
-            Affinity::Once | Affinity::Pin | Affinity::Raw => {
-                let key = batch.heads.get(at).and_then(|head| P::key(head, batch.frame(at)));
-                match self.listener.upstream.pin(call.op, key, batch.session.profile(), &self.lane) {
-                    Ok(connection) => {
-                        if let Err(why) = self.listener.upstream.fits(&connection, batch, at) {
-                            self.listener.upstream.unpin(connection, true);
-                            return Ok(misfit(batch, at, why));
-                        }
-                        let owner = (Rc::clone(cx.sink), call.ticket.conn);
-                        connection.set_owner(Some(owner), false);
-                        let mut first = Vec::new();
-                        let replies = batch.session.introduction(&mut first);
-                        connection.introduce(&first, replies);
-                        self.route = Route::Pinned { connection, is_releasing: false, is_raw: false };
-                        self.forward_pinned(batch, at, call, cx)
-                    }
-                    Err(why) => {
-                        self.refuse(call, why, cx);
-                        // What the client sends behind a `MULTI` that there was no connection for must not be run.
-                        if batch.session.on_refused(call) || call.affinity != Affinity::Once {
-                            self.close(CloseReason::Refused);
-                            cx.stop_at = at + 1;
-                        }
-                        Ok(at + 1)
-                    }
+            Affinity::Once | Affinity::Pin | Affinity::Raw => self.pin(batch, at, call, cx),
+        }
+    }
+
+    /// Gets the client a dedicated connection and sends call `at` there.
+    fn pin(
+        &mut self,
+        batch: &mut Batch<'_, P>,
+        at: usize,
+        call: &Call,
+        cx: &mut Processing<'_, P>,
+    ) -> Result<usize, Wait> {
+        let upstream = Rc::clone(&self.listener.upstream);
+        let deferred = std::mem::take(&mut self.deferred);
+        let mut key = batch.heads.get(at).and_then(|head| P::key(head, batch.frame(at)));
+        if !deferred.is_empty() {
+            // The first call behind it chooses the server, if it has a key; any other call may go anywhere.
+            key = key.or(Some(&[]));
+        } else if key.is_none()
+            && upstream.waits_for_key()
+            && let Some(reply) = P::deferral(call.op)
+        {
+            self.deferred = batch.frame(at).to_vec();
+            self.answer_here(call, reply, Outcome::Ok, cx);
+            return Ok(at + 1);
+        }
+        match upstream.pin(call.op, key, batch.session.profile(), &self.lane) {
+            Ok(connection) => {
+                if let Err(why) = upstream.fits(&connection, batch, at) {
+                    upstream.unpin(connection, true);
+                    self.deferred = deferred;
+                    return Ok(misfit(batch, at, why));
                 }
+                let owner = (Rc::clone(cx.sink), call.ticket.conn);
+                connection.set_owner(Some(owner), false);
+                let mut first = Vec::new();
+                let replies = batch.session.introduction(&mut first);
+                connection.introduce(&first, replies);
+                connection.submit_preamble(&deferred);
+                self.route = Route::Pinned { connection, is_releasing: false, is_raw: false };
+                self.forward_pinned(batch, at, call, cx)
+            }
+            Err(why) => {
+                self.refuse(call, why, cx);
+                // What the client sends behind a `MULTI` that there was no connection for must not be run.
+                let is_over = !deferred.is_empty() || call.affinity != Affinity::Once;
+                if batch.session.on_refused(call) || is_over {
+                    self.close(CloseReason::Refused);
+                    cx.stop_at = at + 1;
+                }
+                Ok(at + 1)
             }
         }
     }
@@ -194,6 +222,10 @@ impl<P: Framed> State<P> {
         if connection.is_full() {
             connection.wait_for_room(cx.sink, call.ticket.conn);
             return Err(Wait::Room);
+        }
+        // Until the first answer the connection may yet be exchanged for one to another server.
+        if connection.may_move() && self.ledger.in_flight() > 0 {
+            return Err(Wait::Drained);
         }
         if let Err(why) = self.listener.upstream.fits(connection, batch, at) {
             return Ok(misfit(batch, at, why));

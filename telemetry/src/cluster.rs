@@ -18,6 +18,9 @@ pub struct ClusterMetrics {
     pub(crate) pins_opened: Counter,
     pub(crate) pins_refused: Counter,
     pub(crate) sent_bytes: Counter,
+    pub(crate) redirects_ask: Counter,
+    pub(crate) redirects_later: Counter,
+    pub(crate) redirects_moved: Counter,
     pub(crate) splits: Counter,
     pub(crate) parts: Counter,
     pub(crate) received_bytes: Counter,
@@ -47,6 +50,15 @@ impl ClusterMetrics {
     /// An attempt had to wait for the rate limit.
     pub fn connect_delayed(&self) {
         self.connect_delays.add(1);
+    }
+
+    /// A server has sent a call away: `ask`, `later` or `moved`.
+    pub fn redirected(&self, how: &str) {
+        match how {
+            "ask" => self.redirects_ask.add(1),
+            "later" => self.redirects_later.add(1),
+            _ => self.redirects_moved.add(1),
+        }
     }
 
     /// Calls were answered.

@@ -123,6 +123,19 @@ impl Exporter {
             for (name, help, counter) in counters {
                 out.counter(name, help, &at, counter.get());
             }
+            for (kind, redirects) in [
+                ("ask", &cluster.redirects_ask),
+                ("later", &cluster.redirects_later),
+                ("moved", &cluster.redirects_moved),
+            ] {
+                let labels = [at[0], ("kind", kind)];
+                out.counter(
+                    "mecha_upstream_redirects_total",
+                    "Calls that a server sent away, and that were sent after it.",
+                    &labels,
+                    redirects.get(),
+                );
+            }
             for (direction, bytes) in [("in", &cluster.received_bytes), ("out", &cluster.sent_bytes)] {
                 let labels = [at[0], ("direction", direction)];
                 out.counter(

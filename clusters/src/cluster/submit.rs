@@ -155,15 +155,15 @@ impl<P: Framed> Cluster<P> {
         if server.endpoint.is_down() {
             return Err(server.endpoint.refusal());
         }
-        let connection = server.idle_pin(profile).unwrap_or_else(|| {
-            let connection = Connection::new(Rc::clone(&server.endpoint), profile, true);
-            tokio::task::spawn_local(Rc::clone(&connection).run());
-            self.remember(&connection);
-            connection
-        });
+        Ok(self.open_pin(server, profile))
+    }
+
+    pub(crate) fn open_pin(&self, server: &Rc<Server<P>>, profile: u8) -> Rc<Connection<P>> {
+        let connection = server.pin(profile, |connection| self.remember(connection));
+        connection.begin_pin(None);
         self.pins.set(self.pins.get() + 1);
         self.blueprint.metrics.pin_opened();
-        Ok(connection)
+        connection
     }
 
     /// Whether all keys of a call are held by the server of `connection`.
@@ -259,7 +259,15 @@ impl<P: Framed> Upstream<P> for Cluster<P> {
             _ if lane.epoch == self.epoch.get() => lane.endpoint.or_else(|| self.choose(&members)),
             _ => self.choose(&members),
         };
-        self.pin_at(position.ok_or(members.nowhere())?, profile)
+        let connection = self.pin_at(position.ok_or(members.nowhere())?, profile)?;
+        if let (Router::Slots(_), Some(key)) = (&members.router, key) {
+            connection.begin_pin(Some(P::slot(key)));
+        }
+        Ok(connection)
+    }
+
+    fn waits_for_key(&self) -> bool {
+        matches!(self.members().router, Router::Slots(_)) || self.is_sharded()
     }
 
     fn unpin(&self, connection: Rc<Connection<P>>, clean: bool) {

@@ -1,16 +1,23 @@
 //! Who gets which reply.
 
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
-use mecha_core::{Decode, Framed, Matched, Outcome};
+use mecha_core::{Decode, Framed, Matched, Outcome, Redirect, Refusal};
 
 use super::task::Reading;
-use super::{Connection, OpenReply};
+use super::{Connection, Inner, OpenReply};
+use crate::detour::{Detour, is_followed, keys_of};
+use crate::runs::Run;
 use crate::{Delivery, ReplySink};
 
 impl<P: Framed> Connection<P> {
     /// Hands out what one read returned. Returns how much of it is done with, and whether the peer kept its protocol.
-    pub(crate) fn received(&self, bytes: &[u8], reading: &mut Reading<P>, now: u64) -> (usize, bool) {
+    pub(crate) fn received(
+        self: &Rc<Self>,
+        bytes: &[u8],
+        reading: &mut Reading<P>,
+        now: u64,
+    ) -> (usize, bool) {
         reading.heads.clear();
         let (decoded, is_sound) = match reading.decoder.decode(bytes, &mut reading.heads) {
             Ok(decoded) => (decoded, true),
@@ -68,7 +75,7 @@ impl<P: Framed> Connection<P> {
     /// Gives `heads[at..]` to whoever waits for the first of them, as many as belong to it. Returns the next position,
     /// `None` if nobody asked for this reply.
     fn hand_out(
-        &self,
+        self: &Rc<Self>,
         wire: &[u8],
         heads: &mut [P::Reply],
         at: usize,
@@ -106,21 +113,52 @@ impl<P: Framed> Connection<P> {
         let (sink, conn, first_seq) = (Rc::clone(&run.sink), run.conn, run.first);
         let (is_abandoned, sent, deadline, count) =
             (run.is_abandoned, run.sent_micros, run.deadline_micros, run.count as usize);
+        let hops = run.hops;
         let (mut end, mut complete, mut parts_open) = (at, 0, false);
+        let mut is_redirected = false;
         while complete < count
             && let Some(head) = heads.get(end)
         {
             match P::matched(head) {
+                Matched::Last if self.is_redirect(head, wire, sent, now, &inner) => {
+                    is_redirected = true;
+                    break;
+                }
                 Matched::Last => (complete, parts_open) = (complete + 1, false),
                 Matched::Part => parts_open = true,
                 Matched::Push => break,
             }
             end += 1;
         }
+        if is_redirected && end == at {
+            let slip = inner.runs.slip_at(0)?;
+            let frame = inner.kept.front().to_vec();
+            inner.runs.answer(1, &mut reading.slips);
+            inner.kept.answered(1);
+            drop(inner);
+            if !is_abandoned {
+                let call = Detour {
+                    sink,
+                    conn,
+                    seq: first_seq,
+                    slip,
+                    frame,
+                    hops,
+                    sent_micros: sent,
+                    deadline_micros: deadline,
+                };
+                self.redirected(call, wire, heads.get(at)?, now, &mut reading.touched);
+            }
+            return Some(at + 1);
+        }
         let is_open = is_open_last && end == heads.len();
         reading.slips.clear();
         let parts_slip = parts_open.then(|| inner.runs.slip_at(complete)).flatten();
         inner.runs.answer(complete as u32, &mut reading.slips);
+        if self.follower.is_some() {
+            inner.kept.answered(complete);
+            inner.has_answered |= complete > 0;
+        }
         if parts_open && let Some(run) = inner.runs.front_mut() {
             run.is_begun = true;
         }
@@ -159,6 +197,57 @@ impl<P: Framed> Connection<P> {
             touch(&mut reading.touched, &sink);
         }
         Some(end)
+    }
+
+    /// Whether a reply says that its call belongs elsewhere, and is to be believed. One comparison for each reply
+    /// that is no error.
+    #[inline]
+    fn is_redirect(&self, head: &P::Reply, wire: &[u8], sent: u64, now: u64, inner: &Inner<P>) -> bool {
+        if self.follower.is_none() || P::outcome(head) == Outcome::Ok {
+            return false;
+        }
+        let Some(redirect) = P::redirect(head, wire) else { return false };
+        is_followed(redirect, self.is_dedicated, sent, now)
+            && (redirect != Redirect::Later || !inner.is_overtaken())
+    }
+
+    /// Sends a call where it belongs, or tells its client why not. The server's own words would name an address that
+    /// is none of the client's business.
+    fn redirected(
+        self: &Rc<Self>,
+        call: Detour<P>,
+        wire: &[u8],
+        head: &P::Reply,
+        now: u64,
+        touched: &mut Vec<Rc<dyn ReplySink<P>>>,
+    ) {
+        let (sink, conn, seq, slip) = (Rc::clone(&call.sink), call.conn, call.seq, call.slip);
+        let follower = self.follower.as_ref().and_then(Weak::upgrade);
+        let followed = match (follower, P::redirect(head, wire)) {
+            (Some(follower), Some(redirect)) => follower.follow(self, call, redirect, now),
+            _ => Err(Refusal::Moved),
+        };
+        if let Err(why) = followed {
+            sink.fail(conn, seq, &[slip], why, false);
+            touch(touched, &sink);
+        }
+    }
+}
+
+impl<P: Framed> Inner<P> {
+    /// Whether the same client has calls in flight behind the oldest one for one of its keys: they would be carried
+    /// out first if it were tried again later.
+    fn is_overtaken(&self) -> bool {
+        let Some(run) = self.runs.front() else { return false };
+        let mut frames = self.kept.frames();
+        let Some(first) = frames.next() else { return false };
+        let keys = keys_of::<P>(first);
+        let owners = self.runs.iter().flat_map(|run| std::iter::repeat_n(run, run.count as usize)).skip(1);
+        let is_same = |other: &Run<P>| other.conn == run.conn && Rc::ptr_eq(&other.sink, &run.sink);
+        owners
+            .zip(frames)
+            .filter(|(owner, _)| is_same(owner))
+            .any(|(_, frame)| keys_of::<P>(frame).iter().any(|key| keys.contains(key)))
     }
 }
 

@@ -62,7 +62,7 @@ impl<P: Framed> Connection<P> {
         task.0.live().await;
     }
 
-    async fn live(&self) {
+    async fn live(self: &Rc<Self>) {
         let clock = self.endpoint.clock;
         loop {
             if !self.wanted().await {
@@ -149,7 +149,7 @@ impl<P: Framed> Connection<P> {
         inner.unwelcomed = P::prologue(self.profile, &self.endpoint.options.login, inner.greeting.buffer());
     }
 
-    async fn serve(&self, mut read: ReadHalf, write: WriteHalf) -> End {
+    async fn serve(self: &Rc<Self>, mut read: ReadHalf, write: WriteHalf) -> End {
         let mut intake = Intake::default();
         let decoder = P::reply_decoder(self.endpoint.options.limits, self.profile);
         let mut reading = Reading::<P>::new(decoder);
@@ -174,7 +174,7 @@ impl<P: Framed> Connection<P> {
     /// One turn: read what is there, hand it out, then write everything that was submitted in this turn. Ready with
     /// `None` when a client must be waited for.
     fn poll_serve(
-        &self,
+        self: &Rc<Self>,
         cx: &mut Context<'_>,
         read: &mut ReadHalf,
         write: &WriteHalf,
@@ -269,6 +269,7 @@ impl<P: Framed> Connection<P> {
             inner.outbox.clear();
             inner.greeting.clear();
             (inner.swallow, inner.unwelcomed, inner.denied) = (0, 0, None);
+            inner.kept = super::kept::Kept::default();
             (inner.runs.fail_all(), inner.open.take(), inner.owner.take(), std::mem::take(&mut inner.waiters))
         };
         let now = self.endpoint.clock.micros();

@@ -1,0 +1,234 @@
+//! Calls that a server has sent away: where they go instead.
+//!
+//! A redirected call was not carried out, so it may be sent again, whatever it does. It keeps its place in its client's
+//! order, and its time and deadline. Nothing that the client sends afterwards overtakes it: a slot that moves starts a
+//! new epoch (see [`crate::Cluster`]), and what is already in flight behind it goes the same way in the same order.
+//! One case is left: a call that is to be tried *later* while others of the same client for the same keys are in flight
+//! behind it. Those would be carried out first, so the client gets the server's error instead.
+//!
+//! A dedicated connection moves with its client's first call, as nothing has been built up on it by then; after that,
+//! the client is told.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use mecha_core::{ConnKey, Decode, Framed, Limits, Redirect, Refusal};
+use mecha_transport::Address;
+
+use crate::connection::Connection;
+use crate::news::Cause;
+use crate::router::Router;
+use crate::server::Server;
+use crate::{Cluster, ReplySink, Slip};
+
+/// Redirects that one call is sent after.
+const MAX_HOPS: u8 = 16;
+/// How long a call is tried again because the servers are in the middle of a change, in microseconds.
+const PATIENCE_MICROS: u64 = 1_500_000;
+/// First and longest wait before a call is tried again.
+const WAITS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// Servers that redirects named and no topology has.
+const MAX_EXTRAS: usize = 64;
+
+/// A call on its way to another server.
+pub(crate) struct Detour<P: Framed> {
+    pub(crate) sink: Rc<dyn ReplySink<P>>,
+    pub(crate) conn: ConnKey,
+    pub(crate) seq: u32,
+    pub(crate) slip: Slip,
+    pub(crate) frame: Vec<u8>,
+    /// Servers that have sent it away.
+    pub(crate) hops: u8,
+    pub(crate) sent_micros: u64,
+    pub(crate) deadline_micros: u64,
+}
+
+impl<P: Framed> Detour<P> {
+    fn fail(self, why: Refusal, now_micros: u64) {
+        self.sink.fail(self.conn, self.seq, &[self.slip], why, false);
+        self.sink.flush(now_micros);
+    }
+}
+
+/// Whoever follows redirects for a connection.
+pub(crate) trait Follow<P: Framed> {
+    /// Sends `call` where it belongs.
+    ///
+    /// # Errors
+    /// Why it could not be sent; nobody has told the client.
+    fn follow(
+        &self,
+        from: &Rc<Connection<P>>,
+        call: Detour<P>,
+        redirect: Redirect<'_>,
+        now_micros: u64,
+    ) -> Result<(), Refusal>;
+}
+
+/// Whether a call that was sent at `sent_micros` is to be sent after `redirect`.
+pub(crate) fn is_followed(
+    redirect: Redirect<'_>,
+    is_dedicated: bool,
+    sent_micros: u64,
+    now_micros: u64,
+) -> bool {
+    match redirect {
+        // The server's error is the honest answer; it names no address.
+        Redirect::Later => !is_dedicated && now_micros.saturating_sub(sent_micros) < PATIENCE_MICROS,
+        Redirect::Ask { .. } | Redirect::Moved { .. } => true,
+    }
+}
+
+/// The keys of the one request in `frame`.
+pub(crate) fn keys_of<P: Framed>(frame: &[u8]) -> Vec<&[u8]> {
+    let limits = Limits { stream_above: usize::MAX, max_frame: usize::MAX, ..Limits::default() };
+    let (mut heads, mut keys) = (Vec::new(), Vec::new());
+    if P::request_decoder(limits).decode(frame, &mut heads).is_ok()
+        && let Some(head) = heads.first()
+    {
+        P::keys(head, frame, &mut |key| keys.push(key));
+        if keys.is_empty() {
+            keys.extend(P::key(head, frame));
+        }
+    }
+    keys
+}
+
+impl<P: Framed> Follow<P> for Cluster<P> {
+    fn follow(
+        &self,
+        from: &Rc<Connection<P>>,
+        mut call: Detour<P>,
+        redirect: Redirect<'_>,
+        now_micros: u64,
+    ) -> Result<(), Refusal> {
+        self.want(Cause::Redirect);
+        call.hops += 1;
+        if call.hops > MAX_HOPS || call.frame.is_empty() {
+            return Err(Refusal::Moved);
+        }
+        let (slot, host, port) = match redirect {
+            Redirect::Later => {
+                self.metrics().redirected("later");
+                self.later(call, from.profile, from.turn);
+                return Ok(());
+            }
+            Redirect::Ask { slot, host, port } | Redirect::Moved { slot, host, port } => (slot, host, port),
+        };
+        let is_ask = matches!(redirect, Redirect::Ask { .. });
+        self.metrics().redirected(if is_ask { "ask" } else { "moved" });
+        let server = self.server_named(host, port, &from.endpoint.address).ok_or(Refusal::Moved)?;
+        if !is_ask {
+            self.slot_moved(slot, &server);
+        }
+        if from.is_dedicated() {
+            return self.move_pin(from, &server, call, slot, is_ask);
+        }
+        match server.shared(from.profile, from.turn) {
+            Ok(connection) => connection.submit_detour(call, is_ask),
+            // It was the one that has just been lost, or is the one that will be there in a moment.
+            Err(_) if now_micros.saturating_sub(call.sent_micros) < PATIENCE_MICROS => {
+                self.later(call, from.profile, from.turn);
+            }
+            Err(why) => return Err(why),
+        }
+        Ok(())
+    }
+}
+
+impl<P: Framed> Cluster<P> {
+    /// The server that one at `from` has named; one that nobody has told of is taken in until there is a topology
+    /// that knows better.
+    fn server_named(&self, host: &str, port: u16, from: &Address) -> Option<Rc<Server<P>>> {
+        let address = match (host, from) {
+            ("" | "?", Address::Host(host, _)) => Address::Host(host.clone(), port),
+            ("" | "?", Address::Tcp(addr)) => Address::Tcp(std::net::SocketAddr::new(addr.ip(), port)),
+            ("" | "?", Address::Unix(_)) => return None,
+            _ => match host.parse() {
+                Ok(ip) => Address::Tcp(std::net::SocketAddr::new(ip, port)),
+                Err(_) => Address::Host(host.into(), port),
+            },
+        };
+        let members = self.members();
+        let mut extras = self.extras.borrow_mut();
+        let all = members.servers.iter().flatten().chain(extras.iter());
+        if let Some(known) = all.into_iter().find(|server| server.endpoint.address == address) {
+            return Some(Rc::clone(known));
+        }
+        if extras.len() == MAX_EXTRAS {
+            return None;
+        }
+        let server = self.server(address);
+        extras.push(Rc::clone(&server));
+        Some(server)
+    }
+
+    /// Takes note that a slot has moved, without waiting for the next topology.
+    fn slot_moved(&self, slot: u16, to: &Rc<Server<P>>) {
+        let members = self.members();
+        let is_it =
+            |server: &Option<Rc<Server<P>>>| server.as_ref().is_some_and(|server| Rc::ptr_eq(server, to));
+        if let Router::Slots(map) = &members.router
+            && let Some(position) = members.servers.iter().position(is_it)
+            && map.at(slot) != Some(position)
+        {
+            map.set(slot, position);
+            self.start_epoch();
+        }
+    }
+
+    /// Tries a call again after a while.
+    fn later(&self, call: Detour<P>, profile: u8, turn: usize) {
+        // Its client sends nothing more before it is answered.
+        self.start_epoch();
+        let Some(me) = self.me.upgrade() else { return };
+        let wait = WAITS.0.saturating_mul(1 << u32::from(call.hops.min(8))).min(WAITS.1);
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(wait).await;
+            me.again(call, profile, turn);
+        });
+    }
+
+    fn again(&self, call: Detour<P>, profile: u8, turn: usize) {
+        let now_micros = self.now_micros();
+        let members = self.members();
+        let position = match keys_of::<P>(&call.frame).first() {
+            Some(key) if members.router.is_keyed() => members.router.by_key::<P>(key),
+            _ => self.choose(&members),
+        };
+        let server = position.and_then(|position| members.at(position).ok());
+        match server.map(|server| server.shared(profile, turn)) {
+            _ if now_micros >= call.deadline_micros => call.fail(Refusal::TimedOut, now_micros),
+            Some(Ok(connection)) => connection.submit_detour(call, false),
+            _ if now_micros.saturating_sub(call.sent_micros) < PATIENCE_MICROS => {
+                self.later(call, profile, turn)
+            }
+            _ => call.fail(Refusal::UpstreamUnreachable, now_micros),
+        }
+    }
+
+    /// Gives the client another dedicated connection, if it has built up nothing on its present one.
+    fn move_pin(
+        &self,
+        from: &Rc<Connection<P>>,
+        to: &Rc<Server<P>>,
+        call: Detour<P>,
+        slot: u16,
+        is_ask: bool,
+    ) -> Result<(), Refusal> {
+        if from.has_answered() || from.in_flight() > 0 {
+            let is_other = from.pinned_slot().is_some_and(|pinned| pinned != slot);
+            return Err(if is_other { Refusal::CrossSlot } else { Refusal::Moved });
+        }
+        let connection = self.open_pin(to, from.profile);
+        connection.begin_pin(Some(slot));
+        from.with_preamble(|preamble| connection.submit_preamble(preamble));
+        connection.set_owner(from.take_owner(), false);
+        let (sink, conn) = (Rc::clone(&call.sink), call.conn);
+        connection.submit_detour(call, is_ask);
+        if !sink.repinned(conn, &connection) {
+            crate::Upstream::unpin(self, connection, false);
+        }
+        Ok(())
+    }
+}
