@@ -144,13 +144,12 @@ impl Finder {
         let next = known.next(shards, self.spec.discovery == Kind::Cluster);
         let is_settled = next.is_settled();
         if next != *known {
-            tracing::info!(
-                cluster = %self.spec.name,
-                servers = next.len(),
-                shards = next.shards.len(),
-                slots = next.slots_covered(),
-                "servers found"
-            );
+            let (cluster, servers, slots) = (&self.spec.name, next.len(), next.slots_covered());
+            if next.nodes == known.nodes {
+                tracing::debug!(%cluster, slots, "slots have moved");
+            } else {
+                tracing::info!(%cluster, servers, shards = next.shards.len(), slots, "servers found");
+            }
             self.publisher.publish(next);
         }
         is_settled

@@ -106,24 +106,6 @@ pub enum Discovery {
     Sentinel(String),
 }
 
-/// Which servers answer reads, where some follow others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ReadFrom {
-    /// Primaries and replicas alike.
-    Any,
-    /// Replicas, and the primary where there is none that is well.
-    PreferReplica,
-    /// Those that take the writes too.
-    #[default]
-    Primary,
-}
-
-impl ReadFrom {
-    /// Every policy with its name.
-    pub const ALL: [(&'static str, Self); 3] =
-        [("any", Self::Any), ("prefer_replica", Self::PreferReplica), ("primary", Self::Primary)];
-}
-
 /// Where a door listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
@@ -144,8 +126,6 @@ pub struct ClusterSpec {
     pub endpoints: Vec<Endpoint>,
     /// How its servers are found.
     pub discovery: Discovery,
-    /// Which servers answer reads.
-    pub read_from: ReadFrom,
     /// How often the servers are looked for, whether or not anything points to a change.
     pub refresh: Duration,
     /// How a call's server is chosen.

@@ -20,7 +20,6 @@ pub fn schema(filters: &[&str]) -> Value {
     });
     let balance: Vec<_> = crate::Balance::ALL.iter().map(|(name, _)| *name).collect();
     let hash: Vec<_> = crate::KeyHash::ALL.iter().map(|(name, _)| *name).collect();
-    let read_from: Vec<_> = crate::ReadFrom::ALL.iter().map(|(name, _)| *name).collect();
     let strings = |description: &str| json!({ "type": "array", "items": { "type": "string" }, "description": description });
     let version =
         json!({ "enum": ["1.2", "1.3", 1.2, 1.3], "description": "Oldest version that is spoken (1.2)." });
@@ -78,7 +77,6 @@ pub fn schema(filters: &[&str]) -> Value {
                 text("A target."),
                 { "type": "object", "additionalProperties": false, "required": ["to"], "properties": {
                     "to": text("Servers: redis://a:6379,b:6379, memcached://a:11211, embedded://."),
-                    "read_from": { "enum": read_from, "description": "Which servers answer reads (primary)." },
                     "refresh": duration("How often the servers are looked for again (10s)."),
                     "balance": { "enum": balance, "description": "How a call's server is chosen (ketama for several servers)." },
                     "hash": { "enum": hash, "description": "How a key becomes a number (fnv1a_64)." },

@@ -5,10 +5,12 @@
 
 mod client;
 mod fake;
+mod redis_cluster;
 mod servers;
 
 pub(crate) use client::{Client, frame};
 pub(crate) use fake::Fake;
+pub(crate) use redis_cluster::RedisCluster;
 pub(crate) use servers::{Mecha, Process, free_port, memcached, redis, redis_on, signal};
 
 use std::time::{Duration, Instant};

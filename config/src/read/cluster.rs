@@ -7,7 +7,7 @@ use super::fields::{Fields, Found, set};
 use crate::node::{Kind, Node};
 use crate::options::join;
 use crate::target::{self, Target};
-use crate::{Backoff, Balance, ClusterSpec, Discovery, HashTag, KeyHash, LoginSpec, Member, ReadFrom};
+use crate::{Backoff, Balance, ClusterSpec, Discovery, HashTag, KeyHash, LoginSpec, Member};
 
 /// What a cluster has unless the file says otherwise; flags have nothing else.
 pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
@@ -19,7 +19,6 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         members: endpoints.iter().map(Member::of).collect(),
         endpoints,
         discovery,
-        read_from: ReadFrom::Primary,
         refresh: Duration::from_secs(10),
         balance,
         hash: KeyHash::default(),
@@ -98,7 +97,6 @@ impl Reader<'_> {
     /// Every key but `to`. A new one is added here.
     fn cluster_keys(&mut self, fields: &mut Fields<'_>, cluster: &mut ClusterSpec) {
         self.sharding_keys(fields, cluster);
-        set(&mut cluster.read_from, self.word(fields.take("read_from"), &ReadFrom::ALL));
         set(&mut cluster.refresh, self.period(fields.take("refresh"), Duration::from_millis(100)));
         set(&mut cluster.connections, self.count(fields.take("connections"), 1024));
         set(

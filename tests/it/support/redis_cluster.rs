@@ -1,0 +1,144 @@
+//! A cluster of real servers: three primaries, each with a replica, on free ports.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use super::servers::free_port;
+use super::{Client, Process, eventually, frame};
+
+/// Milliseconds after which the servers give one of them up.
+const NODE_TIMEOUT: &str = "2000";
+
+/// The servers; a folder of their own ends with them.
+pub(crate) struct RedisCluster {
+    pub(crate) nodes: Vec<(Process, u16)>,
+    folder: PathBuf,
+}
+
+impl Drop for RedisCluster {
+    fn drop(&mut self) {
+        self.nodes.clear();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+impl RedisCluster {
+    /// Three primaries with a replica each; `None`, with a note, where there is no server.
+    pub(crate) fn start() -> Option<Self> {
+        let has_server = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
+        if !has_server {
+            assert!(std::env::var_os("MECHA_REQUIRE_SERVERS").is_none(), "no redis-server");
+            eprintln!("skipped: no redis-server");
+            return None;
+        }
+        let folder =
+            std::env::temp_dir().join(format!("mecha-cluster-{}-{}", std::process::id(), free_port()));
+        let mut cluster = Self { nodes: Vec::new(), folder };
+        for _ in 0..6 {
+            cluster.add_node();
+        }
+        let last = [5460, 10922, 16383];
+        for (at, last) in last.into_iter().enumerate() {
+            let first = if at == 0 { 0 } else { [5460, 10922][at - 1] + 1 };
+            cluster.tell(at, &format!("CLUSTER ADDSLOTSRANGE {first} {last}"));
+        }
+        for at in 1..6 {
+            cluster.meet(at);
+        }
+        eventually("six servers know each other", || (0..6).all(|at| cluster.known(at) == 6));
+        for at in 3..6 {
+            let primary = cluster.id(at - 3);
+            eventually("a replica follows its primary", || {
+                Client::new(cluster.port(at)).call(&format!("CLUSTER REPLICATE {primary}")) == "+OK\r\n"
+            });
+        }
+        eventually("the cluster is ready", || {
+            (0..6).all(|at| {
+                let info = Client::new(cluster.port(at)).call("CLUSTER INFO");
+                let nodes = Client::new(cluster.port(at)).call("CLUSTER NODES");
+                info.contains("cluster_state:ok")
+                    && nodes.matches(" connected").count() == 6
+                    && nodes.matches("slave").count() == 3
+            }) && (3..6)
+                .all(|at| Client::new(cluster.port(at)).call("INFO replication").contains("link_status:up"))
+        });
+        Some(cluster)
+    }
+
+    /// Another server, which knows nobody.
+    pub(crate) fn add_node(&mut self) -> usize {
+        let port = loop {
+            // The cluster's own port lies 10,000 above.
+            let port = free_port();
+            if port < 55_000 && std::net::TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+                break port;
+            }
+        };
+        let folder = self.folder.join(port.to_string());
+        std::fs::create_dir_all(&folder).unwrap();
+        let child = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--cluster-enabled", "yes"])
+            .args(["--cluster-node-timeout", NODE_TIMEOUT, "--repl-diskless-sync-delay", "0"])
+            .args(["--port", &port.to_string(), "--dir", folder.to_str().unwrap()])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.nodes.push((Process(child), port));
+        eventually("a server listens", || Client::try_new(port).is_some());
+        self.nodes.len() - 1
+    }
+
+    /// Makes server `at` a member.
+    pub(crate) fn meet(&self, at: usize) {
+        self.tell(at, &format!("CLUSTER MEET 127.0.0.1 {}", self.port(0)));
+    }
+
+    pub(crate) fn port(&self, at: usize) -> u16 {
+        self.nodes[at].1
+    }
+
+    pub(crate) fn to(&self) -> String {
+        format!("redis-cluster://127.0.0.1:{}", self.port(0))
+    }
+
+    pub(crate) fn id(&self, at: usize) -> String {
+        Client::new(self.port(at)).call("CLUSTER MYID").lines().nth(1).unwrap().to_string()
+    }
+
+    /// How many servers `at` knows.
+    pub(crate) fn known(&self, at: usize) -> usize {
+        let nodes = Client::new(self.port(at)).call("CLUSTER NODES");
+        nodes.lines().filter(|line| line.contains('@') && !line.contains("handshake")).count()
+    }
+
+    fn tell(&self, at: usize, command: &str) {
+        assert_eq!(Client::new(self.port(at)).call(command), "+OK\r\n", "{command}");
+    }
+
+    /// Moves one slot with its keys, as `redis-cli --cluster reshard` does.
+    pub(crate) fn move_slot(&self, slot: u16, from: usize, to: usize) {
+        let (source, target) = (self.id(from), self.id(to));
+        self.tell(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}"));
+        self.tell(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {target}"));
+        let mut client = Client::new(self.port(from));
+        loop {
+            let found = client.call(&format!("CLUSTER GETKEYSINSLOT {slot} 3"));
+            let keys: Vec<_> = found
+                .split("\r\n")
+                .filter(|line| !line.is_empty() && !line.starts_with(['*', '$']))
+                .collect();
+            if keys.is_empty() {
+                break;
+            }
+            let port = self.port(to).to_string();
+            let mut words = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+            words.extend(&keys);
+            client.send(&frame(&words));
+            let reply = client.reply();
+            assert!(reply == "+OK\r\n" || reply == "+NOKEY\r\n", "{reply}");
+        }
+        for at in [to, from] {
+            self.tell(at, &format!("CLUSTER SETSLOT {slot} NODE {target}"));
+        }
+    }
+}
