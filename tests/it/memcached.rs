@@ -89,6 +89,49 @@ fn text_that_passes_through_is_answered_byte_for_byte_as_by_the_server() {
     assert!(mecha.metric("mecha_calls_total") >= 100.0, "traffic did not cross mecha");
 }
 
+/// Lines in which every unique is the same number.
+fn without_text_uniques(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes).into_owned();
+    let masked = |line: &str| {
+        let is_value = line.starts_with("VALUE ");
+        let words = line.split(' ').enumerate().map(|(place, word)| match word.strip_prefix('c') {
+            _ if is_value && place == 4 => "<unique>",
+            Some(unique) if place > 0 && unique.parse::<u64>().is_ok_and(|unique| unique > 0) => "<unique>",
+            _ => word,
+        });
+        words.collect::<Vec<_>>().join(" ")
+    };
+    text.split("\r\n").map(masked).collect::<Vec<_>>().join("\r\n")
+}
+
+#[test]
+fn text_is_answered_on_redis_and_on_the_store_as_by_the_server() {
+    let Some((_redis, redis)) = redis() else { return };
+    for to in ["embedded://".to_owned(), format!("redis://127.0.0.1:{redis}")] {
+        // A new one for each, as it remembers its keys.
+        let Some((_direct, direct)) = memcached() else { return };
+        let mecha = Mecha::start("memcached", &to);
+        let conversation = "set a 1 0 1 noreply\r\nx\r\nget a\r\ngets a no a\r\nadd a 0 0 1\r\ny\r\nreplace a 9 0 2\r\nyy\r\nget a\r\n\
+            append a 3 0 1\r\n!\r\nprepend a 0 0 1 noreply\r\n?\r\ngets a\r\ncas a 0 0 1 1\r\nz\r\ncas no 0 0 1 1\r\nz\r\ntouch a 100\r\nmg a t\r\n\
+            touch a 0\r\nmg a t v f s k Oq\r\ngat 200 a\r\nmg a t\r\ngats 0 a no\r\nmg a t\r\ntouch no 0\r\ngat 5 no\r\ngat -1 a\r\nget a\r\n\
+            set n 0 0 2\r\n10\r\nincr n 5\r\ndecr n 100\r\nincr n x\r\nincr no 1\r\nset b 0 0 1\r\nx\r\nincr b 1\r\nincr n 18446744073709551615\r\nincr n 2\r\n\
+            ms m 2 c T90 F7 k Ox\r\nhi\r\nmg m v c f t k\r\nmg m k q\r\nmg no q\r\nmg no k Oz\r\nms m 1 ME c\r\nx\r\nms m 1 MA c q\r\n!\r\nms m 1 C1 c\r\nx\r\n\
+            ms no 1 MR k\r\nx\r\nms no 1 C5\r\nx\r\nmg m v T50\r\nmg m t T0 v\r\nmg m t\r\nms Zm9v 1 b c k\r\nx\r\nmg Zm9v b k v\r\nmd Zm9v b q\r\nmg Zm9v b\r\n\
+            ma c N0 J5 v c\r\nma c D3 v t\r\nma c MD D100 v q\r\nma c MD D100 v\r\nma no q\r\nma m q\r\nmd m q\r\nmd m q\r\nmd m k O1\r\nset e 0 -1 1\r\nx\r\nget e\r\n\
+            delete n\r\ndelete n\r\ndelete n noreply\r\nget\r\nbogus\r\nmg\r\nset x 0 0 1\r\nabc\r\nget n b c\r\n";
+        let bytes = format!("{conversation}mn\r\n").into_bytes();
+        for size in [bytes.len(), 13] {
+            let (ours, theirs) =
+                (talk(mecha.port, &bytes, size, b"MN\r\n"), talk(direct, &bytes, size, b"MN\r\n"));
+            assert_eq!(
+                (without_text_uniques(&ours.0), ours.1),
+                (without_text_uniques(&theirs.0), theirs.1),
+                "{to}"
+            );
+        }
+    }
+}
+
 /// The names of statistics without their numbers, each once.
 fn names(answer: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(answer).into_owned();

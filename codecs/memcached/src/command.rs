@@ -265,7 +265,7 @@ impl<'w> MetaWords<'w> {
         if has_size {
             words.next();
         }
-        let is_base64 = words.clone().any(|word| word.bytes == b"b");
+        let is_base64 = words.clone().any(|word| word.bytes.first() == Some(&b'b'));
         Self { key, is_base64, words }
     }
 

@@ -312,8 +312,12 @@ impl Machine {
     }
 }
 
-/// Gives what the program has changed its new token.
+/// Gives what the program has changed its new token. What it lets expire at once is gone for the next program too.
 fn renew(slot: &mut Slot, cx: &RunCx) {
+    let is_over = |entry: &Entry| entry.expire_at_ms.is_some_and(|at| at <= cx.now_ms);
+    if (slot.changed || slot.touched) && slot.entry.as_ref().is_some_and(is_over) {
+        (slot.entry, slot.changed) = (None, true);
+    }
     if let (true, Some(entry)) = (slot.changed, &mut slot.entry) {
         entry.token = cx.token;
     }
