@@ -1,7 +1,8 @@
 //! The operation table, kept by hand: Memcached has nothing that reports its commands.
 //!
 //! A request that wants no answer is an operation of its own (`set|noreply`, `mg|quiet`), because what its client may
-//! see of the answer is decided by the operation alone. So are `mg` forms that change the item (`mg|update`).
+//! see of the answer is decided by the operation alone. So are `mg` forms that change the item (`mg|update`), and the
+//! opcodes of the binary protocol (`set|bin_setq`): a rule about `set` is about all of them.
 
 use mecha_core::{OpClass, OpId, OpInfo};
 
@@ -137,71 +138,71 @@ table! {
     /// Binary protocol: wrong lengths, or too large; answered here.
     BIN_MALFORMED = "bin_malformed", Session, false;
     /// Binary protocol: no-op; answered here, in its place among the answers.
-    BIN_NOOP = "bin_noop", Session, true;
+    BIN_NOOP = "mn|bin_noop", Session, true;
     /// Binary protocol: closes the connection.
-    BIN_QUIT = "bin_quit", Session, true;
+    BIN_QUIT = "quit|bin_quit", Session, true;
     /// The same without answer.
-    BIN_QUITQ = "bin_quitq", Session, true;
+    BIN_QUITQ = "quit|bin_quitq", Session, true;
     /// Binary protocol: not known to memcached, which says so; answered here.
-    BIN_VERBOSITY = "bin_verbosity", Admin, true;
+    BIN_VERBOSITY = "verbosity|bin_verbosity", Admin, true;
     /// `get` of the binary protocol.
-    BIN_GET = "bin_get", Read, true;
+    BIN_GET = "get|bin_get", Read, true;
     /// `getq` of the binary protocol.
-    BIN_GETQ = "bin_getq", Read, true;
+    BIN_GETQ = "get|bin_getq", Read, true;
     /// `getk` of the binary protocol.
-    BIN_GETK = "bin_getk", Read, true;
+    BIN_GETK = "get|bin_getk", Read, true;
     /// `getkq` of the binary protocol.
-    BIN_GETKQ = "bin_getkq", Read, true;
+    BIN_GETKQ = "get|bin_getkq", Read, true;
     /// `set` of the binary protocol.
-    BIN_SET = "bin_set", Write, true;
+    BIN_SET = "set|bin_set", Write, true;
     /// `setq` of the binary protocol.
-    BIN_SETQ = "bin_setq", Write, true;
+    BIN_SETQ = "set|bin_setq", Write, true;
     /// `add` of the binary protocol.
-    BIN_ADD = "bin_add", Write, false;
+    BIN_ADD = "add|bin_add", Write, false;
     /// `addq` of the binary protocol.
-    BIN_ADDQ = "bin_addq", Write, false;
+    BIN_ADDQ = "add|bin_addq", Write, false;
     /// `replace` of the binary protocol.
-    BIN_REPLACE = "bin_replace", Write, true;
+    BIN_REPLACE = "replace|bin_replace", Write, true;
     /// `replaceq` of the binary protocol.
-    BIN_REPLACEQ = "bin_replaceq", Write, true;
+    BIN_REPLACEQ = "replace|bin_replaceq", Write, true;
     /// `append` of the binary protocol.
-    BIN_APPEND = "bin_append", Write, false;
+    BIN_APPEND = "append|bin_append", Write, false;
     /// `appendq` of the binary protocol.
-    BIN_APPENDQ = "bin_appendq", Write, false;
+    BIN_APPENDQ = "append|bin_appendq", Write, false;
     /// `prepend` of the binary protocol.
-    BIN_PREPEND = "bin_prepend", Write, false;
+    BIN_PREPEND = "prepend|bin_prepend", Write, false;
     /// `prependq` of the binary protocol.
-    BIN_PREPENDQ = "bin_prependq", Write, false;
+    BIN_PREPENDQ = "prepend|bin_prependq", Write, false;
     /// `delete` of the binary protocol.
-    BIN_DELETE = "bin_delete", Write, true;
+    BIN_DELETE = "delete|bin_delete", Write, true;
     /// `deleteq` of the binary protocol.
-    BIN_DELETEQ = "bin_deleteq", Write, true;
+    BIN_DELETEQ = "delete|bin_deleteq", Write, true;
     /// `increment` of the binary protocol.
-    BIN_INCREMENT = "bin_increment", Write, false;
+    BIN_INCREMENT = "incr|bin_increment", Write, false;
     /// `incrementq` of the binary protocol.
-    BIN_INCREMENTQ = "bin_incrementq", Write, false;
+    BIN_INCREMENTQ = "incr|bin_incrementq", Write, false;
     /// `decrement` of the binary protocol.
-    BIN_DECREMENT = "bin_decrement", Write, false;
+    BIN_DECREMENT = "decr|bin_decrement", Write, false;
     /// `decrementq` of the binary protocol.
-    BIN_DECREMENTQ = "bin_decrementq", Write, false;
+    BIN_DECREMENTQ = "decr|bin_decrementq", Write, false;
     /// `touch` of the binary protocol.
-    BIN_TOUCH = "bin_touch", Write, true;
+    BIN_TOUCH = "touch|bin_touch", Write, true;
     /// `gat` of the binary protocol.
-    BIN_GAT = "bin_gat", Write, true;
+    BIN_GAT = "gat|bin_gat", Write, true;
     /// `gatq` of the binary protocol.
-    BIN_GATQ = "bin_gatq", Write, true;
+    BIN_GATQ = "gat|bin_gatq", Write, true;
     /// `gatk` of the binary protocol.
-    BIN_GATK = "bin_gatk", Write, true;
+    BIN_GATK = "gat|bin_gatk", Write, true;
     /// `gatkq` of the binary protocol.
-    BIN_GATKQ = "bin_gatkq", Write, true;
+    BIN_GATKQ = "gat|bin_gatkq", Write, true;
     /// `flush` of the binary protocol.
-    BIN_FLUSH = "bin_flush", Admin, true;
+    BIN_FLUSH = "flush_all|bin_flush", Admin, true;
     /// `flushq` of the binary protocol.
-    BIN_FLUSHQ = "bin_flushq", Admin, true;
+    BIN_FLUSHQ = "flush_all|bin_flushq", Admin, true;
     /// `stat` of the binary protocol.
-    BIN_STAT = "bin_stat", Admin, true;
+    BIN_STAT = "stats|bin_stat", Admin, true;
     /// `version` of the binary protocol.
-    BIN_VERSION = "bin_version", Read, true;
+    BIN_VERSION = "version|bin_version", Read, true;
     /// `sasl_list` of the binary protocol.
     BIN_SASL_LIST = "bin_sasl_list", Session, true;
     /// `sasl_auth` of the binary protocol.
@@ -276,7 +277,7 @@ mod tests {
 
     #[test]
     fn every_quiet_row_names_its_spoken_row() {
-        for (index, row) in OPS.iter().enumerate() {
+        for (index, row) in OPS.iter().enumerate().filter(|(_, row)| !row.name.contains("bin_")) {
             let op = OpId(index as u16);
             let base = OPS[spoken(op).0 as usize];
             let mut parts = row.name.split('|');
@@ -286,6 +287,11 @@ mod tests {
                 let loud = OPS.iter().position(|row| Some(row.name) == loud).map(|at| OpId(at as u16));
                 assert_eq!(loud.map(quiet), Some(op), "{}", row.name);
             }
+        }
+        // A rule about a text command must hold for the binary forms too.
+        for row in OPS.iter().filter(|row| row.name.contains("|bin_")) {
+            let text = row.name.split('|').next().and_then(|name| OPS.iter().find(|row| row.name == name));
+            assert!(text.is_some_and(|text| text.class == row.class), "{}", row.name);
         }
         assert_eq!(OPS[UNKNOWN.0 as usize].name, "unknown");
         assert_eq!(UNKNOWN, OpId::UNKNOWN);

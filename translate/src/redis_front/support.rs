@@ -110,7 +110,7 @@ const MEMCACHED_REFUSED: &[&str] = &[
     "bin_sasl_auth",
     "bin_sasl_list",
     "bin_sasl_step",
-    "bin_verbosity",
+    "verbosity|bin_verbosity",
     "cache_memlimit",
     "extstore",
     "lru",
@@ -123,15 +123,15 @@ const MEMCACHED_REFUSED: &[&str] = &[
 
 const MEMCACHED_EMULATED: &[(&str, &str)] = &[
     ("me", "there are no slab classes; size is that of the value"),
-    ("bin_stat", "what is known here; no arguments but reset"),
+    ("stats|bin_stat", "what is known here; no arguments but reset"),
     ("stats", "what is known here; no arguments but reset"),
     ("verbosity", "without effect"),
 ];
 
 /// What only the embedded store can do in full.
 const MEMCACHED_REMOTE: &[(&str, &str)] = &[
-    ("bin_flush", "without a delay"),
-    ("bin_flushq", "without a delay"),
+    ("flush_all|bin_flush", "without a delay"),
+    ("flush_all|bin_flushq", "without a delay"),
     ("flush_all", "without a delay"),
     ("md", "without I on redis"),
     ("mg", "without N, R, h and l on redis"),
@@ -155,8 +155,11 @@ pub fn supported(front: &str, back: &str) -> Vec<Row> {
         return names().skip(1).map(|command| Row { command, support: Exact, note: "" }).collect();
     }
     if is_memcached {
-        let is_command =
-            |name: &&str| !name.contains('|') && !name.ends_with("malformed") && !name.ends_with("unknown");
+        let is_command = |name: &&str| {
+            (!name.contains('|') || name.contains("|bin_"))
+                && !name.ends_with("malformed")
+                && !name.ends_with("unknown")
+        };
         return names().filter(is_command).map(|command| memcached_row(command, back)).collect();
     }
     names().skip(1).map(|command| resp_row(command, back)).collect()
