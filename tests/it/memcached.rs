@@ -326,3 +326,33 @@ fn binary_requests_are_answered_on_every_back_as_by_the_server() {
         assert!(mecha.metric("mecha_calls_total") >= 100.0, "traffic did not cross mecha");
     }
 }
+
+#[test]
+fn a_denied_command_is_denied_in_every_form_and_only_noreply_does_not_hear_of_it() {
+    let Some((_server, server)) = memcached() else { return };
+    for to in [format!("memcached://127.0.0.1:{server}"), "embedded://".to_owned()] {
+        let mecha = Mecha::configured(&format!(
+            "listeners:\n  - listen: memcached://127.0.0.1:0\n    to: {to}\n    filters:\n      - deny_commands: {{ commands: [flush_all, ms, delete] }}\n"
+        ));
+        let mut client = mecha.client();
+        client.send(b"set k 0 0 1\r\nx\r\nflush_all noreply\r\ndelete k noreply\r\nms k 1 q\r\ny\r\nflush_all\r\nget k\r\n");
+        assert_eq!(client.line(), "STORED\r\n", "{to}");
+        let denied = "CLIENT_ERROR mecha: command is denied by configuration\r\n";
+        assert_eq!([client.line(), client.line()], [denied, denied], "{to}");
+        assert_eq!(
+            [client.line(), client.line(), client.line()],
+            ["VALUE k 0 1\r\n", "x\r\n", "END\r\n"],
+            "{to}"
+        );
+        for opcode in [0x08, 0x18] {
+            let noop = request(0x0a, b"", b"", b"", 0);
+            let mut end = noop.clone();
+            end[0] = 0x81;
+            let (answer, _) =
+                talk(mecha.port, &[request(opcode, b"", b"", b"", 0), noop].concat(), 100, &end);
+            assert_eq!(answer[..2], [0x81, opcode], "{to}");
+            assert_eq!(answer[6..8], 0x83_u16.to_be_bytes(), "{to}");
+            assert_eq!(answer[12..16], (0xabcd_0000 | u32::from(opcode)).to_be_bytes(), "{to}");
+        }
+    }
+}
