@@ -102,7 +102,7 @@ impl Pump {
         let (_read, write) = Accepted::Unix(ours).into_halves().expect("a socket");
         drop(entered);
         let engine = EngineCell::<Resp>::new(clock);
-        let peer_info = Peer { id: 1, addr: None, identity: None };
+        let peer_info = Peer { id: 1, addr: None, local: None, identity: None };
         let conn = engine.open(&listener, peer_info, write);
         let mut pump = Self {
             sink: Rc::clone(&engine) as _,

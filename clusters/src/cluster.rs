@@ -109,7 +109,7 @@ pub struct Frame<'a> {
     pub bytes: &'a [u8],
     /// The key that chooses the endpoint; `None` for any.
     pub key: Option<&'a [u8]>,
-    /// The endpoint, where it must be a certain one: a position as in [`Cluster::shards`].
+    /// The number of the shard, below [`Cluster::len`], where it must be a certain one.
     pub endpoint: Option<usize>,
     /// Who waits.
     pub ticket: Ticket,
@@ -280,6 +280,16 @@ impl<P: Framed> Cluster<P> {
         members.shards.len() > 1 && members.router.is_keyed()
     }
 
+    /// Whether keys are hashed to slots.
+    pub(crate) fn is_slotted(&self) -> bool {
+        matches!(self.members.borrow().router, Router::Slots(_))
+    }
+
+    /// The position of the server that holds `slot`.
+    pub(crate) fn at_slot(&self, slot: u16) -> Option<usize> {
+        if let Router::Slots(map) = &self.members.borrow().router { map.at(slot) } else { None }
+    }
+
     /// Whether the servers know nothing of each other and keys are spread by mecha alone.
     pub(crate) fn is_balanced(&self) -> bool {
         matches!(self.members.borrow().router, Router::Balanced(_)) && self.is_sharded()
@@ -349,7 +359,7 @@ impl<P: Framed> Cluster<P> {
     ) -> Result<(), Refusal> {
         let members = self.members();
         let position = match (frame.endpoint, frame.key) {
-            (Some(position), _) => Some(position),
+            (Some(shard), _) => members.shards.get(shard).copied(),
             (None, Some(key)) if members.router.is_keyed() && members.shards.len() > 1 => {
                 members.router.by_key::<P>(key)
             }

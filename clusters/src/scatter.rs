@@ -18,11 +18,13 @@ mod memcached;
 mod resp;
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
 
 use mecha_core::{
-    Asked, Batch, ConnKey, Decode, Framed, Limits, Matched, OpId, Outcome, Refusal, ReplyCount, Span, Ticket,
+    Affinity, Asked, Batch, ConnKey, Decode, Framed, Limits, Matched, OpId, Outcome, Refusal, ReplyCount,
+    Span, Ticket, Verdict,
 };
 
 use crate::{Cluster, Connection, Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream};
@@ -40,6 +42,8 @@ pub enum Way {
     EveryAside,
     /// To one certain shard, always the same: what has to meet in one place (publish and subscribe).
     First,
+    /// It is about the cluster itself, and the answer must not tell of its servers: see [`Rules::itself`].
+    Itself,
     /// Where its keys are, which must be one shard. Without keys, anywhere.
     Keyed,
     /// It has no honest answer here.
@@ -76,6 +80,17 @@ pub struct Gathered<'a> {
     pub at: (usize, Option<usize>),
 }
 
+/// What becomes of a request about the cluster itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Itself {
+    /// The answer was appended.
+    Answered,
+    /// The server that holds this slot knows.
+    AtSlot(u16),
+    /// It would change the cluster, which is not a client's business.
+    Refused,
+}
+
 /// What a protocol knows about calls that concern several shards.
 pub trait Rules: Framed {
     /// Where `request` goes. Told by its head alone, as every request is asked about.
@@ -89,6 +104,18 @@ pub trait Rules: Framed {
     fn scan(frame: &[u8], shards: &[usize], out: &mut Vec<u8>) -> Option<usize> {
         let _ = (frame, shards, out);
         None
+    }
+
+    /// Answers a request about the cluster itself, as if there were one server, at `local`, that holds everything.
+    fn itself(
+        request: &Self::Request,
+        frame: &[u8],
+        local: Option<SocketAddr>,
+        profile: u8,
+        out: &mut Vec<u8>,
+    ) -> Itself {
+        let _ = (request, frame, local, profile, out);
+        Itself::Refused
     }
 
     /// Appends the one reply to a client whose connections have this `profile`. `false` if the replies make no sense.
@@ -148,6 +175,7 @@ impl<P: Rules> Scattered<P> {
         let shards = self.cluster.shards();
         match way {
             Way::Refused => return Submitted::Refused(1, Refusal::Unsupported),
+            Way::Itself => return self.submit_itself(batch, at, &cx),
             Way::First => return self.cluster.submit_at(shards.first().copied(), batch, only, &cx),
             _ => {}
         }
@@ -179,6 +207,24 @@ impl<P: Rules> Scattered<P> {
             },
         }
         self.send(&plan, way == Way::EveryAside, &shards, batch, at, &cx)
+    }
+
+    /// Serves one call about the cluster itself.
+    fn submit_itself(&self, batch: &mut Batch<'_, P>, at: usize, cx: &SubmitCx<'_, P>) -> Submitted {
+        let (Some(head), Some(call)) = (batch.heads.get(at), batch.calls.get_mut(at)) else {
+            return Submitted::Refused(1, Refusal::NoRoute);
+        };
+        let frame = call.span.of(batch.wire, batch.local);
+        let mut answer = Vec::new();
+        match P::itself(head, frame, cx.peer.local, cx.profile, &mut answer) {
+            Itself::Answered => {
+                call.verdict = Verdict::Answered(Span::local(batch.local.len(), answer.len()));
+                batch.local.extend_from_slice(&answer);
+                Submitted::Answered(1)
+            }
+            Itself::AtSlot(slot) => self.cluster.submit_at(self.cluster.at_slot(slot), batch, at..at + 1, cx),
+            Itself::Refused => Submitted::Refused(1, Refusal::Unsupported),
+        }
     }
 
     /// Sorts the keys by where they belong and makes a frame for each group. A single group needs no frame of its own:
@@ -392,12 +438,14 @@ impl<P: Rules> Scattered<P> {
 
 impl<P: Rules> Upstream<P> for Scattered<P> {
     fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: SubmitCx<'_, P>) -> Submitted {
-        if !self.cluster.is_sharded() {
+        if !self.cluster.is_sharded() && !self.cluster.is_slotted() {
             return self.cluster.submit(batch, range, cx);
         }
+        let is_slotted = self.cluster.is_slotted();
+        let is_keyed = |way| way == Way::Keyed || way == Way::Itself && !is_slotted;
         match Self::way(batch, range.start) {
-            Way::Keyed => {
-                let is_other = |index: &usize| Self::way(batch, *index) != Way::Keyed;
+            way if is_keyed(way) => {
+                let is_other = |index: &usize| !is_keyed(Self::way(batch, *index));
                 let end = (range.start + 1..range.end).find(is_other).unwrap_or(range.end);
                 self.cluster.submit(batch, range.start..end, cx)
             }
@@ -424,16 +472,23 @@ impl<P: Rules> Upstream<P> for Scattered<P> {
     }
 
     fn sees_to(&self, batch: &Batch<'_, P>, at: usize) -> bool {
-        self.cluster.is_sharded() && matches!(Self::way(batch, at), Way::EveryAside | Way::Refused)
+        match Self::way(batch, at) {
+            Way::EveryAside | Way::Refused => self.cluster.is_sharded(),
+            Way::Itself => self.cluster.is_slotted(),
+            _ => false,
+        }
     }
 
     fn fits(&self, connection: &Connection<P>, batch: &Batch<'_, P>, at: usize) -> Result<(), Refusal> {
         if !self.cluster.is_balanced() {
-            return Ok(());
+            // What concerns the connection alone may go to a server, which a client that is bound to it may know.
+            let is_shared = batch.calls.get(at).is_some_and(|call| call.affinity == Affinity::Shared);
+            let is_itself = is_shared && self.cluster.is_slotted() && Self::way(batch, at) == Way::Itself;
+            return if is_itself { Err(Refusal::Unsupported) } else { Ok(()) };
         }
         match Self::way(batch, at) {
             Way::First => Ok(()),
-            Way::Keyed | Way::Spread => self.cluster.holds_all(connection, batch, at),
+            Way::Itself | Way::Keyed | Way::Spread => self.cluster.holds_all(connection, batch, at),
             Way::Every | Way::EveryAside | Way::Refused | Way::Scan => Err(Refusal::Unsupported),
         }
     }

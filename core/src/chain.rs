@@ -47,6 +47,8 @@ pub struct Peer {
     pub id: u64,
     /// `None` for Unix sockets.
     pub addr: Option<SocketAddr>,
+    /// The address that it has connected to; `None` for Unix sockets, or where that is not known.
+    pub local: Option<SocketAddr>,
     /// Who the client has proved to be; `None` without a certificate.
     pub identity: Option<Arc<Identity>>,
 }

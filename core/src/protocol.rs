@@ -219,6 +219,11 @@ pub trait Session<P: Framed>: Default {
         let _ = (op, outcome);
     }
 
+    /// The upstream sees to `call` itself, so that no dedicated connection is bound by it.
+    fn on_seen_to(&mut self, call: &Call) {
+        let _ = call;
+    }
+
     /// Which kind of upstream connection this client needs (RESP version). 0 is the plain one.
     fn profile(&self) -> u8 {
         0

@@ -294,7 +294,7 @@ mod tests {
             names: vec!["spiffe://mesh/app".into()],
             fingerprint: "ab".repeat(32),
         };
-        let peer = Peer { id: 1, addr: None, identity: Some(Arc::new(identity)) };
+        let peer = Peer { id: 1, addr: None, local: None, identity: Some(Arc::new(identity)) };
         let text = lines_of(&peer, "", &[(Outcome::Ok, 1)]);
         assert_eq!(text.len(), 1, "{text:?}");
         assert!(text[0].ends_with(r#" us=1 identity="CN=app\n1 listener:x""#), "{text:?}");

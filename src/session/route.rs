@@ -149,7 +149,10 @@ impl<P: Framed> State<P> {
                 let end = run_end(batch.calls.get(..position.seen).unwrap_or_default(), at);
                 self.submit(batch, at..end, cx)
             }
-            Affinity::Once if self.listener.upstream.sees_to(batch, at) => self.submit(batch, at..at + 1, cx),
+            Affinity::Once | Affinity::Pin if self.listener.upstream.sees_to(batch, at) => {
+                batch.session.on_seen_to(call);
+                self.submit(batch, at..at + 1, cx)
+            }
             Affinity::Barrier if !is_drained => Err(Wait::Drained),
             Affinity::Barrier => {
                 self.is_barred = true;

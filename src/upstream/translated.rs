@@ -123,6 +123,7 @@ impl<A: KvFront, B: KvBack> Upstream<A> for Translated<A, B> {
             self.cluster.wait_for_room(&sink, call.ticket.conn);
             return Submitted::Full;
         }
+        self.translator.borrow_mut().set_endpoints(self.cluster.len());
         let taken = self.translator.borrow_mut().requests(
             batch,
             range,

@@ -170,6 +170,45 @@ fn transactions_and_blocking_calls_find_their_server() {
 }
 
 #[test]
+fn a_client_that_asks_for_the_cluster_sees_only_mecha() {
+    let Some(cluster) = RedisCluster::start() else { return };
+    let mecha = Mecha::start("redis", &cluster.to());
+    let mut client = mecha.client();
+    assert_eq!(client.call("SET foo 1"), "+OK\r\n");
+    let mut told = String::new();
+    for version in ["2", "3"] {
+        assert!(!client.call(&format!("HELLO {version}")).starts_with('-'));
+        for question in ["SLOTS", "SHARDS", "NODES", "INFO", "MYID"] {
+            told += &client.call(&format!("CLUSTER {question}"));
+        }
+    }
+    assert!(told.contains(&mecha.port.to_string()) && told.contains("cluster_state:ok"), "{told}");
+    for (_, port) in &cluster.nodes {
+        assert!(!told.contains(&port.to_string()), "{port} leaks: {told}");
+    }
+    assert_eq!(client.call("CLUSTER COUNTKEYSINSLOT 12182"), ":1\r\n");
+    assert_eq!(client.call("CLUSTER KEYSLOT foo"), ":12182\r\n");
+    assert!(client.call("CLUSTER FORGET x").starts_with("-ERR mecha"));
+    assert_eq!([client.call("READONLY"), client.call("ASKING")], ["+OK\r\n", "+OK\r\n"]);
+}
+
+#[test]
+fn a_memcached_program_runs_on_a_cluster() {
+    let Some(cluster) = RedisCluster::start() else { return };
+    let mecha = Mecha::start("memcached", &cluster.to());
+    let mut client = mecha.client();
+    for key in 0..50 {
+        client.send(format!("set key{key} 0 0 1\r\nx\r\n").as_bytes());
+        assert_eq!(client.line(), "STORED\r\n");
+    }
+    client.send(b"flush_all\r\n");
+    assert_eq!(client.line(), "OK\r\n");
+    for (_, port) in &cluster.nodes[..3] {
+        assert_eq!(Client::new(*port).call("DBSIZE"), ":0\r\n");
+    }
+}
+
+#[test]
 fn without_a_server_to_ask_the_client_is_told() {
     let mecha = Mecha::start("redis", "redis-cluster://127.0.0.1:1");
     assert!(mecha.client().call("GET a").starts_with("-ERR mecha: backend is unreachable"));

@@ -184,6 +184,11 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
         self.pending.len()
     }
 
+    /// Takes note of how many endpoints there are now.
+    pub fn set_endpoints(&mut self, count: usize) {
+        self.options.endpoints = count;
+    }
+
     /// Takes leading calls of `batch` in `range`, as many as share one fate. Their verdicts must be
     /// [`Verdict::Forward`]; only behind a [`Taken::Pending`] may the next call be answered already, and is then
     /// counted by the next [`Taken::Answered`].

@@ -48,6 +48,15 @@ impl Accepted {
         }
     }
 
+    /// The address that the client has connected to; `None` for Unix sockets.
+    pub fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream, _) => stream.local_addr().ok(),
+            Self::Tls(stream) => stream.local(),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Who the client has proved to be.
     pub fn identity(&self) -> Option<&Arc<Identity>> {
         match self {

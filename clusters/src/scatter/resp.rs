@@ -10,11 +10,14 @@
 //! | what concerns one server's life (`SHUTDOWN`, `REPLICAOF`, `DEBUG`, `MIGRATE` …) | refused |
 
 mod info;
+mod itself;
+
+use std::net::SocketAddr;
 
 use mecha_core::{Asked, OpId, Refusal};
 use mecha_resp::{Request, Resp, args, op, op_info, reply::Writer, write_request};
 
-use super::{Gathered, Rules, Way};
+use super::{Gathered, Itself, Rules, Way};
 
 /// How the replies of all servers become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +86,9 @@ impl Rules for Resp {
             op::PUBLISH | op::PUBSUB | op::PUBSUB_CHANNELS | op::PUBSUB_NUMPAT | op::PUBSUB_NUMSUB => {
                 Way::First
             }
-            op::CLUSTER
-            | op::DEBUG
+            op::ASKING | op::READONLY | op::READWRITE => Way::Itself,
+            OpId(number) if (op::CLUSTER.0..=op::CLUSTER_SYNCSLOTS.0).contains(&number) => Way::Itself,
+            op::DEBUG
             | op::FAILOVER
             | op::MIGRATE
             | op::MODULE_LOAD
@@ -104,6 +108,16 @@ impl Rules for Resp {
             op if merge_of(op).is_some() => Way::Every,
             _ => Way::Keyed,
         }
+    }
+
+    fn itself(
+        request: &Request,
+        frame: &[u8],
+        local: Option<SocketAddr>,
+        profile: u8,
+        out: &mut Vec<u8>,
+    ) -> Itself {
+        itself::answer(request.op, frame, local, if profile == 0 { 2 } else { 3 }, out)
     }
 
     fn part(request: &Request, frame: &[u8], keys: &[u32], out: &mut Vec<u8>) {

@@ -544,6 +544,12 @@ impl mecha_core::Session<Resp> for Session {
         !self.is_pinned() && !self.authenticated && !has_transaction
     }
 
+    fn on_seen_to(&mut self, call: &Call) {
+        if matches!(call.op, op::ASKING | op::READONLY | op::READWRITE) {
+            self.held = false;
+        }
+    }
+
     fn profile(&self) -> u8 {
         u8::from(self.proto >= 3)
     }

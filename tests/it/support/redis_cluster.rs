@@ -137,8 +137,8 @@ impl RedisCluster {
             let reply = client.reply();
             assert!(reply == "+OK\r\n" || reply == "+NOKEY\r\n", "{reply}");
         }
-        for at in [to, from] {
-            self.tell(at, &format!("CLUSTER SETSLOT {slot} NODE {target}"));
-        }
+        self.tell(to, &format!("CLUSTER SETSLOT {slot} NODE {target}"));
+        // One that has given its last slot away has become a replica already.
+        Client::new(self.port(from)).call(&format!("CLUSTER SETSLOT {slot} NODE {target}"));
     }
 }

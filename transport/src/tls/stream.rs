@@ -46,6 +46,11 @@ impl Established {
         self.addr
     }
 
+    /// The address that the peer has connected to.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.stream.local_addr().ok()
+    }
+
     /// Who the peer has proved to be.
     pub fn identity(&self) -> Option<&Arc<Identity>> {
         self.identity.as_ref()

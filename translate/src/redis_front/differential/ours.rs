@@ -90,7 +90,8 @@ impl Ours {
         Resp::request_decoder(Limits::default()).decode(frame, &mut heads).expect("well formed");
         assert_eq!(heads.len(), 1);
         let mut calls: Vec<_> = heads.iter().map(|head| Resp::call(head, Ticket::default())).collect();
-        let (mut local, peer) = (Vec::new(), Peer { id: client as u64 + 1, addr: None, identity: None });
+        let (mut local, peer) =
+            (Vec::new(), Peer { id: client as u64 + 1, addr: None, local: None, identity: None });
         let mut batch: Batch<'_, Resp> = Batch {
             wire: frame,
             local: &mut local,
