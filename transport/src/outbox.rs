@@ -4,18 +4,31 @@ use std::io;
 
 use crate::WriteHalf;
 
-/// Memory that an emptied outbox may keep for the next batch. Larger buffers are given back, so that a burst does not
-/// stay with an idle connection.
+/// Memory that an emptied outbox keeps for the next batch, unless it was made to keep more.
 const KEEP: usize = 32 << 10;
 
 /// A growing buffer with a cursor. Whoever fills it watches its length; it sets no limit itself.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outbox {
     bytes: Vec<u8>,
     sent: usize,
+    /// A larger buffer is given back when it is empty, so that a burst does not stay with an idle connection.
+    keep: usize,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self::keeping(KEEP)
+    }
 }
 
 impl Outbox {
+    /// An outbox that keeps a buffer of up to `bytes` when it is empty: for the few connections that many clients
+    /// share, which need it again in the next turn.
+    pub fn keeping(bytes: usize) -> Self {
+        Self { bytes: Vec::new(), sent: 0, keep: bytes }
+    }
+
     /// Bytes that are not written yet.
     pub fn len(&self) -> usize {
         self.bytes.len() - self.sent
@@ -38,7 +51,7 @@ impl Outbox {
 
     /// Forgets everything and gives the memory back.
     pub fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self::keeping(self.keep);
     }
 
     /// Writes as much as `socket` takes and returns how many bytes that was. What is left waits for the socket to
@@ -72,7 +85,7 @@ impl Outbox {
         if self.sent == self.bytes.len() {
             self.bytes.clear();
             self.sent = 0;
-            if self.bytes.capacity() > KEEP {
+            if self.bytes.capacity() > self.keep {
                 self.bytes = Vec::new();
             }
         } else if self.sent >= self.bytes.len() / 2 {

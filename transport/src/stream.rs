@@ -18,6 +18,10 @@ use crate::tls::{self, ClientTls, Established, TlsReadHalf, TlsWriteHalf};
 /// A peer that vanished without a word is noticed after about two minutes.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
+/// The congestion control of connections inside this machine, where nothing can be congested. Controls that pace
+/// (BBR) arm a timer for every write, and hold large ones back; this one only counts.
+const LOOPBACK_CONGESTION: &[u8] = b"reno";
+
 /// A client's stream on its way from the accepting thread to its worker: detached from any runtime.
 #[derive(Debug)]
 pub enum Accepted {
@@ -113,6 +117,9 @@ pub async fn connect(
 /// Best effort: a socket that refuses an option still carries bytes.
 fn tune(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
+    if stream.peer_addr().is_ok_and(|addr| addr.ip().is_loopback()) {
+        let _ = SockRef::from(stream).set_tcp_congestion(LOOPBACK_CONGESTION);
+    }
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4).with_retries(4);
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
 }
