@@ -122,7 +122,7 @@ impl<P: Framed> Connection<P> {
     ) -> Rc<Self> {
         Rc::new(Self {
             inner: RefCell::new(Inner {
-                outbox: if is_dedicated { Outbox::default() } else { Outbox::keeping(OUTBOX_HIGH) },
+                outbox: if turn.is_none() { Outbox::default() } else { Outbox::keeping(OUTBOX_HIGH) },
                 runs: Runs::default(),
                 greeting: Outbox::default(),
                 unwelcomed: 0,

@@ -2,10 +2,14 @@
 
 use std::collections::VecDeque;
 
+/// Memory that the held bytes keep once nothing is held.
+const KEEP: usize = 16 << 10;
+
 /// The unanswered calls of one connection, oldest first.
 ///
 /// While answers arrive in order, which is the rule with one upstream, nothing is stored: two counters move. An answer
-/// that is early waits in a slot until everything before it has left.
+/// that is early waits until everything before it has left. The early ones share one buffer, so that a client of many
+/// upstreams costs no allocation per call.
 #[derive(Debug, Default)]
 pub struct Ledger {
     /// The oldest unanswered call.
@@ -14,13 +18,24 @@ pub struct Ledger {
     next: u32,
     /// Slots from `first` on; shorter than the calls in flight, as late slots are made when needed.
     held: VecDeque<Slot>,
+    /// Slots with bytes, or that are done.
+    filled: usize,
+    /// Where their bytes lie, with gaps where bytes have left.
+    bytes: Vec<u8>,
     held_bytes: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Slot {
-    bytes: Vec<u8>,
+    start: usize,
+    len: usize,
     is_done: bool,
+}
+
+impl Slot {
+    fn is_filled(&self) -> bool {
+        self.len > 0 || self.is_done
+    }
 }
 
 impl Ledger {
@@ -66,41 +81,73 @@ impl Ledger {
         if distance >= self.in_flight() {
             return;
         }
-        if distance == 0 {
-            out.extend_from_slice(bytes);
-            if is_done {
-                self.first = self.first.wrapping_add(1);
-                self.held.pop_front();
-                self.release(out);
-            }
+        if distance > 0 {
+            self.hold(distance as usize, bytes, is_done);
             return;
         }
-        let index = distance as usize;
+        out.extend_from_slice(bytes);
+        if is_done {
+            self.first = self.first.wrapping_add(1);
+            self.held.pop_front();
+            self.release(out);
+        }
+    }
+
+    fn hold(&mut self, index: usize, bytes: &[u8], is_done: bool) {
         if self.held.len() <= index {
             self.held.resize_with(index + 1, Slot::default);
         }
-        if let Some(slot) = self.held.get_mut(index) {
-            slot.bytes.extend_from_slice(bytes);
-            slot.is_done |= is_done;
-            self.held_bytes += bytes.len();
+        let Some(slot) = self.held.get_mut(index) else { return };
+        let was_filled = slot.is_filled();
+        if slot.start + slot.len != self.bytes.len() {
+            // The answer goes on behind others: it moves to the end, where it can grow.
+            let from = slot.start;
+            slot.start = self.bytes.len();
+            self.bytes.extend_from_within(from..from + slot.len);
+        }
+        self.bytes.extend_from_slice(bytes);
+        slot.len += bytes.len();
+        slot.is_done |= is_done;
+        self.held_bytes += bytes.len();
+        self.filled += usize::from(!was_filled && slot.is_filled());
+        if self.bytes.len() > 2 * self.held_bytes + KEEP {
+            self.close_gaps();
         }
     }
 
     /// Lets everything leave that waited for the answer that has just left.
     fn release(&mut self, out: &mut Vec<u8>) {
         while let Some(slot) = self.held.front_mut() {
-            self.held_bytes -= slot.bytes.len();
-            out.append(&mut slot.bytes);
-            if !slot.is_done {
+            out.extend_from_slice(self.bytes.get(slot.start..slot.start + slot.len).unwrap_or_default());
+            self.held_bytes -= slot.len;
+            self.filled -= usize::from(slot.is_filled());
+            let is_done = slot.is_done;
+            *slot = Slot::default();
+            if !is_done {
                 break;
             }
             self.held.pop_front();
             self.first = self.first.wrapping_add(1);
         }
         // Slots that were made only to reach a later one hold nothing.
-        if self.held.iter().all(|slot| slot.bytes.is_empty() && !slot.is_done) {
+        if self.filled == 0 {
             self.held.clear();
+            self.bytes.clear();
+            if self.bytes.capacity() > KEEP {
+                self.bytes = Vec::new();
+            }
         }
+    }
+
+    /// Gives back the room of bytes that have left. Rare: only while something is always held.
+    fn close_gaps(&mut self) {
+        let mut bytes = Vec::with_capacity(self.held_bytes);
+        for slot in &mut self.held {
+            let start = bytes.len();
+            bytes.extend_from_slice(self.bytes.get(slot.start..slot.start + slot.len).unwrap_or_default());
+            slot.start = start;
+        }
+        self.bytes = bytes;
     }
 }
 
@@ -134,6 +181,20 @@ mod tests {
         ledger.answer(4, b"late", true, &mut out);
         ledger.answer(6, b"early", true, &mut out);
         assert!(out.is_empty() && ledger.in_flight() == 1);
+    }
+
+    #[test]
+    fn bytes_that_have_left_do_not_add_up_while_something_is_always_held() {
+        let (mut ledger, mut out) = (ledger(0, 2), Vec::new());
+        ledger.answer(1, &[7; 1 << 10], true, &mut out);
+        for oldest in (0..2_000).step_by(2) {
+            ledger.take(2);
+            ledger.answer(oldest + 3, &[7; 1 << 10], true, &mut out);
+            ledger.answer(oldest, &[8; 1 << 10], true, &mut out);
+            assert_eq!((ledger.first(), ledger.held_bytes()), (oldest + 2, 1 << 10));
+            assert!(ledger.bytes.len() <= KEEP + (4 << 10), "{}", ledger.bytes.len());
+        }
+        assert_eq!(out.len(), 2_000 << 10);
     }
 
     proptest! {
