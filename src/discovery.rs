@@ -109,8 +109,12 @@ impl Finder {
             let known = self.publisher.current();
             let timeout = self.spec.connect_timeout;
             let found = match &self.spec.discovery {
-                Kind::Cluster => redis_cluster::find(&mut asked, &seeds, &known, timeout).await,
-                Kind::Sentinel(name) => redis_sentinel::find(&mut asked, &seeds, name, timeout).await,
+                Kind::Cluster => {
+                    redis_cluster::find(&mut asked, &seeds, &known, timeout, &self.spec.login).await
+                }
+                Kind::Sentinel(name) => {
+                    redis_sentinel::find(&mut asked, &seeds, name, timeout, &self.spec.login).await
+                }
                 Kind::Listed => return,
             };
             let is_settled = match found {

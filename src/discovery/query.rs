@@ -4,6 +4,7 @@
 use std::io;
 use std::time::Duration;
 
+use mecha_config::LoginSpec;
 use mecha_core::{Decode, Framed, Limits};
 use mecha_resp::Resp;
 use mecha_transport::{Address, ReadHalf, WriteHalf};
@@ -20,10 +21,18 @@ pub(super) struct Query {
 }
 
 impl Query {
-    /// Connects within `timeout`.
-    pub(super) async fn to(address: &Address, timeout: Duration) -> io::Result<Self> {
+    /// Connects within `timeout`, and says who it is.
+    pub(super) async fn to(address: &Address, timeout: Duration, login: &LoginSpec) -> io::Result<Self> {
         let (read, write) = mecha_transport::connect(address, timeout, None).await?;
-        Ok(Self { read, write, unread: Vec::new() })
+        let mut query = Self { read, write, unread: Vec::new() };
+        if let Some(password) = &login.password {
+            let words: Vec<&str> =
+                ["AUTH"].into_iter().chain(login.username.as_deref()).chain([password.0.as_str()]).collect();
+            if query.ask(&words, timeout).await?.starts_with(b"-") {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+        }
+        Ok(query)
     }
 
     /// Asks, and returns the answer's frame.

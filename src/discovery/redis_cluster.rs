@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mecha_clusters::topology::{FoundShard, Node, Topology};
+use mecha_config::LoginSpec;
 use mecha_resp::{ClusterNode, ClusterShard, cluster_nodes, cluster_shards, cluster_slots};
 use mecha_transport::Address;
 
@@ -24,11 +25,12 @@ pub(super) async fn find(
     seeds: &[Address],
     known: &Topology,
     timeout: Duration,
+    login: &LoginSpec,
 ) -> Result<Vec<FoundShard>, &'static str> {
     let candidates = asked.candidates(seeds.to_vec(), known);
     for patience in [IMPATIENCE.min(timeout), timeout] {
         for address in &candidates {
-            if let Some(shards) = ask(address, patience).await
+            if let Some(shards) = ask(address, patience, login).await
                 && !are_too_many(&shards)
             {
                 asked.first = Some(address.clone());
@@ -40,8 +42,8 @@ pub(super) async fn find(
     Err("no server that was asked told of a cluster")
 }
 
-async fn ask(address: &Address, timeout: Duration) -> Option<Vec<FoundShard>> {
-    let mut query = Query::to(address, timeout).await.ok()?;
+async fn ask(address: &Address, timeout: Duration, login: &LoginSpec) -> Option<Vec<FoundShard>> {
+    let mut query = Query::to(address, timeout, login).await.ok()?;
     let host = host_of(address);
     for (question, read) in QUESTIONS {
         let reply = query.ask(&["CLUSTER", question], timeout).await.ok()?;
