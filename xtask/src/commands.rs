@@ -145,16 +145,19 @@ impl Row {
             "sort_ro" => "",
             _ => "KeySpec::range(0, 0, 1, 0)",
         };
+        let mut specs: Vec<String> = Vec::new();
+        for spec in at(8).items() {
+            let spec = key_spec(spec).unwrap_or_else(|| by_code.to_string());
+            // SORT has two that are found by code.
+            if !spec.is_empty() && !specs.contains(&spec) {
+                specs.push(spec);
+            }
+        }
         let row = Self {
             arity: at(1).int(),
             flags: strings(&at(2)),
             categories: strings(&at(6)),
-            specs: at(8)
-                .items()
-                .iter()
-                .map(|spec| key_spec(spec).unwrap_or_else(|| by_code.to_string()))
-                .filter(|spec| !spec.is_empty())
-                .collect(),
+            specs,
             is_container: !subcommands.items().is_empty(),
         };
         rows.insert(name, row);

@@ -2990,7 +2990,6 @@ pub static COMMANDS: [CommandInfo; 424] = [
         keys: &[
             KeySpec { begin: Begin::Index(1), find: Find::Range { last: 0, step: 1, limit: 0 } },
             KeySpec { begin: Begin::Keyword("STORE", 2), find: Find::Range { last: 0, step: 1, limit: 0 } },
-            KeySpec { begin: Begin::Keyword("STORE", 2), find: Find::Range { last: 0, step: 1, limit: 0 } },
         ],
     },
     CommandInfo {
