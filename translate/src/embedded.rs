@@ -365,5 +365,10 @@ fn is_alive(entry: &Entry, now_ms: u64) -> bool {
     entry.expire_at_ms.is_none_or(|at| at > now_ms)
 }
 
+/// About what an entry takes in this store, in bytes. Looks at each element.
+pub(crate) fn weight(key: &[u8], entry: &Entry) -> usize {
+    measure::entry(key, entry)
+}
+
 /// The earliest expiry first.
 type Expiries = BinaryHeap<Reverse<(u64, Arc<[u8]>)>>;

@@ -217,6 +217,8 @@ pub enum KvError {
     Contended,
     /// The stored bytes are not what mecha writes.
     Corrupt,
+    /// The back cannot count so far.
+    ExpiryTooFar,
     /// Two keys share a digest.
     KeyCollision,
     /// The back has nothing like it.

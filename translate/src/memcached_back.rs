@@ -30,7 +30,7 @@
 //! never get into this case.
 //!
 //! Times to live over 30 days are sent as Unix time, as Memcached wants them. It counts that in 32 signed bits, so
-//! expiry after January 2038 is refused ([`KvError::Unsupported`]).
+//! expiry after January 2038 is refused ([`KvError::ExpiryTooFar`]).
 //!
 //! # Keys and envelopes
 //!
@@ -219,7 +219,7 @@ fn time_to_live(expire_at_ms: u64, now_ms: u64) -> Result<Option<u64>, KvError> 
         return Ok(Some(relative_s));
     }
     let absolute_s = expire_at_ms.div_ceil(1000) + 1;
-    if absolute_s > i32::MAX as u64 { Err(KvError::Unsupported) } else { Ok(Some(absolute_s)) }
+    if absolute_s > i32::MAX as u64 { Err(KvError::ExpiryTooFar) } else { Ok(Some(absolute_s)) }
 }
 
 fn end_line(form: keys::Form, out: &mut Vec<u8>) {

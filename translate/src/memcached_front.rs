@@ -82,6 +82,9 @@ impl KvFront for Memcached {
             KvError::Corrupt => {
                 (Outcome::ServerError, "SERVER_ERROR mecha: the stored bytes cannot be decoded")
             }
+            KvError::ExpiryTooFar => {
+                (Outcome::ClientError, "CLIENT_ERROR mecha: the backend knows no expiry after January 2038")
+            }
             KvError::KeyCollision => (Outcome::ServerError, "SERVER_ERROR mecha: two keys share a digest"),
             KvError::Unsupported => {
                 (Outcome::ClientError, "CLIENT_ERROR mecha: not supported on this backend: ")

@@ -12,8 +12,7 @@
 //! - There is one database. Expiry is exact, never late, and nothing is ever reported about expired keys.
 //! - BITFIELD, SETBIT and the like refuse what the back could not hold, not what exceeds 512 MiB. LCS refuses strings
 //!   whose table would exceed 64 MiB.
-//! - SORT ALPHA compares bytes, whatever the locale. SORT with patterns is refused, as is OBJECT: how values are encoded
-//!   is nobody's business here.
+//! - SORT ALPHA compares bytes, whatever the locale, and has patterns on the embedded store only. OBJECT ENCODING tells what a server would have chosen.
 //! - The order of sets, hashes and scans is that of insertion. Cursors of SCAN are hashes.
 //! - WATCH of a key that does not exist takes one in 65,536 removals of other keys for a change.
 //! - CLIENT SETINFO is known, as in Redis 7.2, since client libraries send it.
@@ -93,6 +92,10 @@ impl KvFront for Resp {
             KvError::Corrupt => {
                 (Outcome::ServerError, "ERR mecha: the stored bytes cannot be decoded".into())
             }
+            KvError::ExpiryTooFar => (
+                Outcome::ClientError,
+                format!("ERR invalid expire time: a {back} backend knows none after January 2038"),
+            ),
             KvError::KeyCollision => (Outcome::ServerError, "ERR mecha: two keys share a digest".into()),
             KvError::Unsupported => (Outcome::ClientError, unsupported(asked.op, back)),
             KvError::ValueTooLarge => {
@@ -150,6 +153,11 @@ fn plan_general(
     };
     if let Some(outcome) = refuse(op, &words, cx.back, &mut Writer::new(out, proto)) {
         return Plan::Answered(outcome);
+    }
+    if is_local(cx.back)
+        && let Some(plan) = sort::plan(op, &words, proto, cx.back)
+    {
+        return plan;
     }
     if let Some(spec) = aggregate::find(name) {
         let run_cx = RunCx { now_ms: cx.now_ms, random: cx.random, max_value: cx.max_value, token: 0 };

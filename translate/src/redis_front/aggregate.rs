@@ -279,6 +279,16 @@ impl<'a> Run<'a> {
 }
 
 impl<'a> Args<'a> {
+    /// Of a request, the name first.
+    pub(crate) fn new(words: &'a [Vec<u8>]) -> Self {
+        Self(words)
+    }
+
+    /// Number of arguments with the name.
+    pub(crate) fn count(self) -> usize {
+        self.0.len()
+    }
+
     /// An argument; empty behind the last one, where no command looks.
     pub(crate) fn at(self, at: usize) -> &'a [u8] {
         self.0.get(at).map(Vec::as_slice).unwrap_or_default()

@@ -3,6 +3,8 @@
 mod client;
 mod command;
 pub(super) mod info;
+mod object;
+mod operations;
 
 use mecha_core::{OpId, Outcome};
 use mecha_resp::reply::Writer;
@@ -30,6 +32,9 @@ pub(super) fn plan(
     out: &mut Vec<u8>,
 ) -> Plan {
     let start = out.len();
+    if let Some(plan) = object::plan(op, words, session.proto, out) {
+        return plan;
+    }
     let arg = |at: usize| words.get(at).map(Vec::as_slice).unwrap_or_default();
     let mut writer = Writer::new(out, session.proto);
     match op {
@@ -68,7 +73,8 @@ pub(super) fn plan(
         op::INFO => info::Info::new(words, session.proto, cx).answer(None, cx.max_value, out),
         op::CONFIG_GET => info::config_get(words, &mut writer),
         _ if client::answer(op, words, session, cx, out)
-            || command::answer(op, words, session.proto, cx, out) => {}
+            || command::answer(op, words, session.proto, cx, out)
+            || operations::answer(op, words, session.proto, out) => {}
         _ => Writer::new(out, session.proto).error(&unsupported(op, cx.back)),
     }
     let is_error = out.get(start) == Some(&b'-');

@@ -1,14 +1,17 @@
 //! `SORT` and `SORT_RO` of what one key holds.
 //!
-//! `BY` and `GET` with a star in their patterns read keys that are known only when the elements are: they are refused.
+//! `BY` and `GET` with a star in their patterns read keys that are known only when the elements are: see [`patterns`].
 //! Without one, `BY` means that nothing is to be sorted, and `GET #` is the element, as in Redis.
+
+mod patterns;
 
 use std::cmp::Ordering;
 
-use super::aggregate::{Error, Keys, Run, Spec, spec};
+pub(super) use self::patterns::plan;
+use super::aggregate::{Args, Error, Keys, Run, Spec, spec};
 use super::hash::content::{MAX_REPEATED, clamp, is, long, replace};
 use super::zset::number::parse_score;
-use crate::slot::Value;
+use crate::slot::{Slot, Value};
 
 /// In alphabetical order.
 pub(crate) const COMMANDS: &[Spec] =
@@ -17,47 +20,62 @@ pub(crate) const COMMANDS: &[Spec] =
 /// What an element takes besides its bytes.
 const REFERENCE: usize = 40;
 
-const OTHER_KEYS: &str =
-    "ERR SORT with BY or GET patterns is not supported: their keys are not known in advance";
+const OTHER_KEYS: &str = "ERR SORT with BY or GET patterns is not supported on this backend";
+const TOO_LARGE: &str = "ERR the sorted list would be larger than an item of the backend";
+const TOO_MUCH: &str = "ERR the reply would be larger than 512 MiB";
 
 #[derive(Default)]
-struct Options {
+struct Options<'a> {
     descends: bool,
     is_alpha: bool,
     /// `BY` something constant.
     keeps_order: bool,
+    /// `BY` a pattern with a star.
+    by: Option<&'a [u8]>,
     limit: Option<(i64, i64)>,
-    stores: bool,
-    /// For each `GET` whether it is `#`; the others find nothing.
-    gets: Vec<bool>,
+    /// Which argument is the key to store at.
+    store_at: Option<usize>,
+    gets: Vec<Get<'a>>,
 }
 
-fn options(run: &Run<'_>, only_reads: bool) -> Result<Options, Error> {
+/// What is to be told of an element.
+#[derive(Clone, Copy)]
+enum Get<'a> {
+    Element,
+    Nothing,
+    /// With a star.
+    Pattern(&'a [u8]),
+}
+
+fn options(args: Args<'_>, only_reads: bool) -> Result<Options<'_>, Error> {
     let (mut options, mut at) = (Options::default(), 2);
-    while at < run.argc() {
-        let (word, left) = (run.arg(at), run.argc() - at - 1);
+    while at < args.count() {
+        let (word, left) = (args.at(at), args.count() - at - 1);
         match () {
             () if is(word, "asc") => options.descends = false,
             () if is(word, "desc") => options.descends = true,
             () if is(word, "alpha") => options.is_alpha = true,
             () if is(word, "limit") && left >= 2 => {
-                options.limit = Some((long(run.arg(at + 1))?, long(run.arg(at + 2))?));
+                options.limit = Some((long(args.at(at + 1))?, long(args.at(at + 2))?));
                 at += 2;
             }
             () if is(word, "store") && left >= 1 && !only_reads => {
-                options.stores = true;
+                options.store_at = Some(at + 1);
                 at += 1;
             }
-            () if (is(word, "by") || is(word, "get")) && left >= 1 => {
-                let pattern = run.arg(at + 1);
-                if pattern.contains(&b'*') {
-                    return Err(Error::Text(OTHER_KEYS));
-                }
-                if is(word, "by") {
-                    options.keeps_order = true;
-                } else {
-                    options.gets.push(pattern == b"#");
-                }
+            () if is(word, "by") && left >= 1 => {
+                let pattern = args.at(at + 1);
+                options.by = Some(pattern).filter(|pattern| pattern.contains(&b'*'));
+                // Redis never takes this back.
+                options.keeps_order |= options.by.is_none();
+                at += 1;
+            }
+            () if is(word, "get") && left >= 1 => {
+                options.gets.push(match args.at(at + 1) {
+                    b"#" => Get::Element,
+                    pattern if pattern.contains(&b'*') => Get::Pattern(pattern),
+                    _ => Get::Nothing,
+                });
                 at += 1;
             }
             () => return Err(Error::Syntax),
@@ -65,6 +83,24 @@ fn options(run: &Run<'_>, only_reads: bool) -> Result<Options, Error> {
         at += 1;
     }
     Ok(options)
+}
+
+/// What is to be sorted.
+fn elements(slot: &Slot, options: &mut Options<'_>) -> Result<Vec<Vec<u8>>, Error> {
+    let mut elements: Vec<Vec<u8>> = Vec::new();
+    match slot.entry.as_ref().map(|entry| &entry.value) {
+        None => {}
+        Some(Value::List(items)) => elements.extend(items.iter().cloned()),
+        Some(Value::Set(members)) => {
+            elements.extend(members.iter().cloned());
+            if options.keeps_order && options.store_at.is_some() {
+                (options.keeps_order, options.is_alpha, options.by) = (false, true, None);
+            }
+        }
+        Some(Value::ZSet(members)) => elements.extend(members.iter().map(|(member, _)| member.to_vec())),
+        Some(Value::Hash(_) | Value::Str(_)) => return Err(Error::WrongType),
+    }
+    Ok(elements)
 }
 
 /// A weight as `strtod` reads it: space in front is allowed, and nothing at all is zero.
@@ -85,28 +121,21 @@ fn sort_ro(run: &mut Run<'_>) -> Result<(), Error> {
 }
 
 fn sort_with(run: &mut Run<'_>, only_reads: bool) -> Result<(), Error> {
-    let mut options = options(run, only_reads)?;
-    let mut elements: Vec<Vec<u8>> = Vec::new();
-    match run.slots.nth(0).entry.as_ref().map(|entry| &entry.value) {
-        None => {}
-        Some(Value::List(items)) => elements.extend(items.iter().cloned()),
-        Some(Value::Set(members)) => {
-            elements.extend(members.iter().cloned());
-            if options.keeps_order && options.stores {
-                (options.keeps_order, options.is_alpha) = (false, true);
-            }
-        }
-        Some(Value::ZSet(members)) => elements.extend(members.iter().map(|(member, _)| member.to_vec())),
-        Some(Value::Hash(_) | Value::Str(_)) => return Err(Error::WrongType),
+    let mut options = options(run.args, only_reads)?;
+    let is_pattern = |get: &Get<'_>| matches!(get, Get::Pattern(_));
+    if options.by.is_some() || options.gets.iter().any(is_pattern) {
+        return Err(Error::Text(OTHER_KEYS));
     }
+    let mut elements = elements(run.slots.nth(0), &mut options)?;
     arrange(&mut elements, &options)?;
     let shown = elements.get(limited(options.limit, elements.len())).unwrap_or_default();
-    let gets = if options.gets.is_empty() { &[true][..] } else { &options.gets };
-    let found = shown.iter().flat_map(|element| gets.iter().map(move |own| own.then_some(element)));
-    if options.stores {
+    let gets = if options.gets.is_empty() { &[Get::Element][..] } else { &options.gets };
+    let own = |get: &Get<'_>| matches!(get, Get::Element);
+    let found = shown.iter().flat_map(|element| gets.iter().map(move |get| own(get).then_some(element)));
+    if options.store_at.is_some() {
         let bytes = |found: Option<&Vec<u8>>| found.map_or(0, Vec::len) + REFERENCE;
         if found.clone().map(bytes).sum::<usize>() > run.cx.max_value {
-            return Err(Error::Text("ERR the sorted list would be larger than an item of the backend"));
+            return Err(Error::Text(TOO_LARGE));
         }
         let found: std::collections::VecDeque<Vec<u8>> =
             found.map(|element| element.cloned().unwrap_or_default()).collect();
@@ -118,7 +147,7 @@ fn sort_with(run: &mut Run<'_>, only_reads: bool) -> Result<(), Error> {
     let size =
         found.clone().fold(0, |size: usize, found| size + found.map_or(0, |element| element.len()) + 16);
     if gets.len() > 1 && size > MAX_REPEATED {
-        return Err(Error::Text("ERR the reply would be larger than 512 MiB"));
+        return Err(Error::Text(TOO_MUCH));
     }
     run.reply.array(shown.len() * gets.len());
     for element in found {
@@ -127,7 +156,7 @@ fn sort_with(run: &mut Run<'_>, only_reads: bool) -> Result<(), Error> {
     Ok(())
 }
 
-fn arrange(elements: &mut Vec<Vec<u8>>, options: &Options) -> Result<(), Error> {
+fn arrange(elements: &mut Vec<Vec<u8>>, options: &Options<'_>) -> Result<(), Error> {
     let directed = |order: Ordering| if options.descends { order.reverse() } else { order };
     if options.keeps_order {
         if options.descends {

@@ -2,7 +2,9 @@
 
 use mecha_core::{Framed, Keys, OpId};
 use mecha_resp::reply::Writer;
-use mecha_resp::{COMMANDS, CommandInfo, Resp, flag, head_of, op, op_info, write_request};
+use mecha_resp::{
+    Begin, COMMANDS, CommandInfo, Find, KeySpec, Resp, flag, head_of, op, op_info, write_request,
+};
 
 use super::super::hash::content::is;
 use super::super::hash::glob;
@@ -147,5 +149,55 @@ fn describe(info: &CommandInfo, writer: &mut Writer<'_>) {
     set().for_each(|flag| writer.simple(flag));
     [first, last, step].into_iter().for_each(|number| writer.int(i64::from(number)));
     writer.set(0);
-    (0..3).for_each(|_| writer.array(0));
+    writer.array(0);
+    writer.array(info.keys.len());
+    info.keys.iter().for_each(|spec| describe_keys(spec, writer));
+    writer.array(0);
+}
+
+/// One key specification, without flags.
+fn describe_keys(spec: &KeySpec, writer: &mut Writer<'_>) {
+    let part = |writer: &mut Writer<'_>, name: &str, kind: &str, numbers: &[(&str, i16)]| {
+        writer.bulk(name.as_bytes());
+        writer.map(2);
+        writer.bulk(b"type");
+        writer.bulk(kind.as_bytes());
+        writer.bulk(b"spec");
+        writer.map(numbers.len());
+        for (name, number) in numbers {
+            writer.bulk(name.as_bytes());
+            writer.int(i64::from(*number));
+        }
+    };
+    writer.map(3);
+    writer.bulk(b"flags");
+    writer.set(0);
+    match spec.begin {
+        // An argument 0 stands for keys that cannot be told from the arguments.
+        Begin::Index(0) => part(writer, "begin_search", "unknown", &[]),
+        Begin::Index(index) => part(writer, "begin_search", "index", &[("index", index)]),
+        Begin::Keyword(word, from) => {
+            writer.bulk(b"begin_search");
+            writer.map(2);
+            writer.bulk(b"type");
+            writer.bulk(b"keyword");
+            writer.bulk(b"spec");
+            writer.map(2);
+            writer.bulk(b"keyword");
+            writer.bulk(word.as_bytes());
+            writer.bulk(b"startfrom");
+            writer.int(i64::from(from));
+        }
+    }
+    match (spec.begin, spec.find) {
+        (Begin::Index(0), _) => part(writer, "find_keys", "unknown", &[]),
+        (_, Find::Number { at, first, step }) => {
+            let numbers = [("keynumidx", at), ("firstkey", first), ("keystep", step)];
+            part(writer, "find_keys", "keynum", &numbers);
+        }
+        (_, Find::Range { last, step, limit }) => {
+            let numbers = [("lastkey", last), ("keystep", step), ("limit", limit)];
+            part(writer, "find_keys", "range", &numbers);
+        }
+    }
 }
