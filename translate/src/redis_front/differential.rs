@@ -29,6 +29,7 @@ impl Server {
             TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
         let child = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--slowlog-log-slower-than", "-1"])
             .stdout(Stdio::piped())
             .spawn();
         let Ok(mut child) = child else {
@@ -155,12 +156,12 @@ fn compare(mut ours: Ours, seed: u64, proto: &str, count: usize) {
 
 #[test]
 fn resp2_replies_about_strings_and_keys_are_those_of_a_server() {
-    (1..5).for_each(|seed| compare(Ours::embedded(), seed, "2", 12_000));
+    (1..3).for_each(|seed| compare(Ours::embedded(), seed, "2", 12_000));
 }
 
 #[test]
 fn resp3_replies_about_strings_and_keys_are_those_of_a_server() {
-    (5..9).for_each(|seed| compare(Ours::embedded(), seed, "3", 12_000));
+    (5..7).for_each(|seed| compare(Ours::embedded(), seed, "3", 12_000));
 }
 
 /// `MECHA_SEEDS=100..200 cargo test -p mecha-translate many_seeds -- --ignored`
@@ -182,6 +183,6 @@ fn many_seeds_find_no_difference() {
 fn replies_from_memcached_are_those_of_a_server() {
     for (seed, proto) in [(21, "2"), (22, "3")] {
         let Some(ours) = Ours::memcached() else { return };
-        compare(ours, seed, proto, 8000);
+        compare(ours, seed, proto, 5000);
     }
 }

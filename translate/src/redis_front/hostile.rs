@@ -208,3 +208,48 @@ fn whatever_is_written_the_store_stays_in_its_bound() {
         assert!(ours.stored_bytes() <= 32 << 20, "{} in round {round}", ours.stored_bytes());
     }
 }
+
+#[test]
+fn encodings_are_those_that_a_server_would_choose() {
+    let mut ours = Ours::embedded();
+    let long = "x".repeat(65);
+    for (line, expected) in [
+        ("SET k 123", "int"),
+        ("SET k 0123", "embstr"),
+        (&format!("SET k {}", "x".repeat(44)), "embstr"),
+        (&format!("SET k {}", "x".repeat(45)), "raw"),
+        ("DEL k", ""),
+        ("RPUSH k a", "quicklist"),
+        ("DEL k", ""),
+        ("SADD k 1 2", "intset"),
+        ("SADD k a", "hashtable"),
+        ("DEL k", ""),
+        ("HSET k a 1", "listpack"),
+        (&format!("HSET k a {long}"), "hashtable"),
+        ("DEL k", ""),
+        ("ZADD k 1 a", "listpack"),
+        (&format!("ZADD k 1 {long}"), "skiplist"),
+    ] {
+        says(&mut ours, line);
+        let reply = says(&mut ours, "OBJECT ENCODING k");
+        let shown = if expected.is_empty() {
+            "$-1\r\n".into()
+        } else {
+            format!("${}\r\n{expected}\r\n", expected.len())
+        };
+        assert_eq!(reply, shown, "after {line}");
+    }
+    let usage = says(&mut ours, "MEMORY USAGE k");
+    let usage: usize = usage.trim_matches([':', '\r', '\n']).parse().expect("a number");
+    assert!((300..1000).contains(&usage), "{usage}");
+}
+
+#[test]
+fn commands_are_described_with_where_their_keys_are() {
+    let mut ours = Ours::embedded();
+    let sort = says(&mut ours, "COMMAND INFO sort");
+    assert_eq!(sort.matches("STORE").count(), 1, "{sort}");
+    assert!(sort.contains("$5\r\nindex\r\n:1\r\n"), "{sort}");
+    let eval = says(&mut ours, "COMMAND INFO zunionstore");
+    assert!(eval.contains("$9\r\nkeynumidx\r\n:0\r\n$8\r\nfirstkey\r\n:1\r\n"), "{eval}");
+}

@@ -45,7 +45,7 @@ impl Ours {
     }
 
     /// `None` if none is installed and that is allowed.
-    pub(super) fn memcached() -> Option<Self> {
+    pub(crate) fn memcached() -> Option<Self> {
         let remote = Box::new(Remote::start()?);
         Some(Self { back: Back::Memcached(remote), sessions: Default::default(), random: 1 })
     }
@@ -69,7 +69,9 @@ impl Ours {
         let name = words.first().map(|name| String::from_utf8_lossy(name).to_lowercase()).unwrap_or_default();
         // Times after January 2038.
         let is_far = (name.contains("ex") || name == "set") && words.iter().any(|word| word.len() > 9);
-        matches!(self.back, Back::Memcached(_)) && (is_far || REFUSED.contains(&name.as_str()))
+        // Patterns that stand for keys.
+        let is_pattern = name.starts_with("sort") && words.iter().any(|word| word.contains(&b'*'));
+        matches!(self.back, Back::Memcached(_)) && (is_far || is_pattern || REFUSED.contains(&name.as_str()))
     }
 
     pub(super) fn call(&mut self, client: usize, frame: &[u8]) -> Reply {
