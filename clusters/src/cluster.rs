@@ -393,6 +393,14 @@ impl<P: Framed> Members<P> {
         self.servers.get(position).and_then(Option::as_ref).ok_or(Refusal::NoRoute)
     }
 
+    /// The position of the server that `connection` leads to, while it belongs to the cluster.
+    fn position_of(&self, connection: &Connection<P>) -> Option<usize> {
+        let is_it = |server: &Option<Rc<Server<P>>>| {
+            server.as_ref().is_some_and(|server| Rc::ptr_eq(&server.endpoint, &connection.endpoint))
+        };
+        self.servers.iter().position(is_it)
+    }
+
     /// Why there is no server for a call.
     fn nowhere(&self) -> Refusal {
         match self.router {

@@ -487,7 +487,10 @@ impl<P: Rules> Upstream<P> for Scattered<P> {
             return if is_itself { Err(Refusal::Unsupported) } else { Ok(()) };
         }
         match Self::way(batch, at) {
-            Way::First => Ok(()),
+            _ if batch.calls.get(at).is_some_and(|call| P::meets(call.op)) => {
+                self.cluster.meets_at(connection)
+            }
+            Way::First => self.cluster.meets_at(connection),
             Way::Itself | Way::Keyed | Way::Spread => self.cluster.holds_all(connection, batch, at),
             Way::Every | Way::EveryAside | Way::Refused | Way::Scan => Err(Refusal::Unsupported),
         }

@@ -192,6 +192,60 @@ fn publishers_and_subscribers_meet() {
 }
 
 #[test]
+fn a_dedicated_connection_takes_nothing_that_belongs_to_another_server() {
+    let Some((servers, to)) = three(redis, "redis") else { return };
+    let mecha = Mecha::start("redis", &to);
+    let mut subscriber = mecha.client();
+    assert!(subscriber.call("SUBSCRIBE news").contains("subscribe"));
+    let cross = "-CROSSSLOT Keys in request don't hash to the same slot\r\n";
+    // Keys of every server, so that the outcome is not one of luck.
+    let mut outcomes = std::collections::BTreeSet::new();
+    for key in (0..30).map(|key| format!("{key}:watched")) {
+        let mut client = mecha.client();
+        assert_eq!(client.call(&format!("WATCH {key}")), "+OK\r\n");
+        // What is published there must arrive, or not be accepted.
+        let published = client.call("PUBLISH news hi");
+        if published == ":1\r\n" {
+            assert!(subscriber.reply().contains("hi"));
+        } else {
+            assert_eq!(published, cross, "{key}");
+        }
+        outcomes.insert(published);
+        assert_eq!(client.call("SCAN 0"), "-ERR mecha: command is not supported on this backend (scan)\r\n");
+        assert!(client.call("JSON.GET doc").starts_with("-ERR mecha: no endpoint"), "{key}");
+        assert_eq!(client.call("MULTI"), "+OK\r\n");
+        assert_eq!(client.call(&format!("SET {key} 1")), "+QUEUED\r\n");
+        assert_eq!(client.call("EXEC"), "*1\r\n+OK\r\n");
+        assert_eq!(mecha.client().call(&format!("GET {key}")), "$1\r\n1\r\n");
+        // Somebody who listens elsewhere would wait for ever.
+        let mut listener = mecha.client();
+        assert_eq!(listener.call(&format!("WATCH {key}")), "+OK\r\n");
+        let listens = listener.call("SUBSCRIBE other");
+        if listens == cross {
+            assert_eq!(listener.call("PING"), "+PONG\r\n");
+            continue;
+        }
+        assert!(listens.contains("subscribe"), "{listens}");
+        assert_eq!(client.call("PUBLISH other hi"), ":1\r\n");
+        assert!(listener.reply().contains("hi"));
+        drop(listener);
+        eventually("the subscription stays", || client.call("PUBLISH other hi") == ":0\r\n");
+    }
+    assert_eq!(outcomes.len(), 2, "{outcomes:?}");
+    // A transaction goes where its first command belongs.
+    let mut client = mecha.client();
+    for key in (0..30).map(|key| format!("{key}:plain")) {
+        let words = ["MULTI", &format!("SET {key} 1"), "EXEC"].map(|call| client.call(call));
+        assert_eq!(words.concat(), "+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n");
+        assert_eq!(client.call(&format!("GET {key}")), "$1\r\n1\r\n");
+    }
+    let words = ["MULTI", "PUBLISH news queued", "EXEC"].map(|call| client.call(call));
+    assert_eq!(words.concat(), "+OK\r\n+QUEUED\r\n*1\r\n:1\r\n");
+    assert!(subscriber.reply().contains("queued"));
+    drop((client, subscriber, servers));
+}
+
+#[test]
 fn a_dead_shard_makes_spanning_commands_fail_and_leaves_the_others_alone() {
     let Some((mut servers, to)) = three(redis, "redis") else { return };
     let mecha = Mecha::start("redis", &to);

@@ -174,16 +174,24 @@ impl<P: Framed> Cluster<P> {
         index: usize,
     ) -> Result<(), Refusal> {
         let members = self.members();
-        let is_it = |server: &Option<Rc<Server<P>>>| {
-            server.as_ref().is_some_and(|server| Rc::ptr_eq(&server.endpoint, &connection.endpoint))
-        };
-        let own = members.servers.iter().position(is_it);
+        let own = members.position_of(connection);
         let Some(head) = batch.heads.get(index) else { return Ok(()) };
         let mut is_elsewhere = false;
-        P::keys(head, batch.frame(index), &mut |key| {
+        let keys = P::keys(head, batch.frame(index), &mut |key| {
             is_elsewhere |= members.router.by_key::<P>(key) != own;
         });
-        if is_elsewhere { Err(Refusal::CrossSlot) } else { Ok(()) }
+        match keys {
+            _ if is_elsewhere => Err(Refusal::CrossSlot),
+            Keys::Known => Ok(()),
+            Keys::Unknown => Err(Refusal::NoRoute),
+        }
+    }
+
+    /// Whether `connection` leads to where calls meet that have no key (`PUBLISH`).
+    pub(crate) fn meets_at(&self, connection: &Connection<P>) -> Result<(), Refusal> {
+        let members = self.members();
+        let is_there = members.shards.first().copied() == members.position_of(connection);
+        if is_there { Ok(()) } else { Err(Refusal::CrossSlot) }
     }
 
     /// Nothing is known of the servers: the client waits until there is, or until nobody can tell.
@@ -248,13 +256,15 @@ impl<P: Framed> Upstream<P> for Cluster<P> {
         lane: &Lane,
     ) -> Result<Rc<Connection<P>>, Refusal> {
         let members = self.members();
+        let meets = P::meets(op) && self.is_balanced();
         let position = match (&members.router, key) {
+            _ if meets => members.shards.first().copied(),
             (router, Some(key)) if router.is_keyed() && members.shards.len() > 1 => router.by_key::<P>(key),
             (Router::Balanced(balancer), None)
                 if balancer.balance().is_hashed() && members.shards.len() > 1 =>
             {
-                // Where publishers and subscribers meet. What another call without a key is for, nobody knows yet.
-                members.shards.first().copied().filter(|_| P::meets(op))
+                // What it is for, nobody knows yet.
+                None
             }
             _ if lane.epoch == self.epoch.get() => lane.endpoint.or_else(|| self.choose(&members)),
             _ => self.choose(&members),

@@ -164,7 +164,17 @@ impl Framed for Resp {
     }
 
     fn meets(op: mecha_core::OpId) -> bool {
-        matches!(op, op::PSUBSCRIBE | op::PUNSUBSCRIBE | op::SUBSCRIBE | op::UNSUBSCRIBE)
+        matches!(
+            op,
+            op::PSUBSCRIBE
+                | op::PUBLISH
+                | op::PUBSUB_CHANNELS
+                | op::PUBSUB_NUMPAT
+                | op::PUBSUB_NUMSUB
+                | op::PUNSUBSCRIBE
+                | op::SUBSCRIBE
+                | op::UNSUBSCRIBE
+        )
     }
 
     #[inline]
