@@ -79,14 +79,13 @@ impl Reader<'_> {
         self.cluster_keys(&mut fields, &mut cluster);
         let is_tls = target.as_ref().is_some_and(|target| target.is_tls);
         cluster.tls = self.client_tls(fields.take("tls"), (node, path), is_tls);
-        let is_private =
-            cluster.tls.is_some() || cluster.login != LoginSpec::default() || cluster.database != 0;
+        let is_private = cluster.tls.is_some() || cluster.database != 0;
         if cluster.discovery != Discovery::Listed && is_private {
             let hint = "name the servers one by one with redis:// or rediss://";
             self.error(
                 node.place,
                 path,
-                "servers that are found cannot have `tls`, `auth` or `db` yet",
+                "servers that are found cannot have `tls` or `db` yet",
                 Some(hint.into()),
             );
         }
