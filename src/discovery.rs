@@ -4,7 +4,7 @@
 //! topology. What is found goes to the workers as a whole, and a failure leaves the last one in force.
 //!
 //! A question is asked when something points to a change (a redirect, a lost server, a sentinel's word) and now and then
-//! without a reason. However many workers wish for it, two questions are at least [`FLOOR`] apart. While a change is
+//! without a reason. However many workers wish for it, two questions are at least `FLOOR` apart. While a change is
 //! under way the next question follows soon, for a while; after that, dead servers that nobody removes from their
 //! cluster are not a reason to keep asking.
 
