@@ -11,7 +11,7 @@
 //! order of requests, so that replies need not be told apart by their opaque, which is only repeated.
 //!
 //! As with text, the copy of a quiet request that goes upstream is made audible: its opcode is replaced by that of the
-//! audible form, and the reply gets the quiet opcode back ([`start`]). The opcode is the only difference.
+//! audible form, and the reply gets the quiet opcode back (`start`). The opcode is the only difference.
 //!
 //! A request whose lengths are not what its opcode has is answered with "invalid arguments" and ends the connection, as
 //! memcached has it. One with an opcode that memcached does not know is answered here, because 1.6.18 loses its place in
