@@ -253,3 +253,12 @@ fn commands_are_described_with_where_their_keys_are() {
     let eval = says(&mut ours, "COMMAND INFO zunionstore");
     assert!(eval.contains("$9\r\nkeynumidx\r\n:0\r\n$8\r\nfirstkey\r\n:1\r\n"), "{eval}");
 }
+
+#[test]
+fn weights_end_at_a_zero_byte_as_strings_of_c_do() {
+    let mut ours = Ours::embedded();
+    for element in [&b"2\0x"[..], b"1", b"\x005.5"] {
+        assert!(ours.bytes(0, &frame(&[b"RPUSH", b"l", element])).starts_with(b":"));
+    }
+    assert_eq!(says(&mut ours, "SORT l"), "*3\r\n$4\r\n\x005.5\r\n$1\r\n1\r\n$3\r\n2\0x\r\n");
+}

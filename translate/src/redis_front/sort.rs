@@ -103,8 +103,9 @@ fn elements(slot: &Slot, options: &mut Options<'_>) -> Result<Vec<Vec<u8>>, Erro
     Ok(elements)
 }
 
-/// A weight as `strtod` reads it: space in front is allowed, and nothing at all is zero.
+/// A weight as `strtod` reads it: it ends at a zero byte, space in front is allowed, and nothing at all is zero.
 fn weight(element: &[u8]) -> Result<f64, Error> {
+    let element = element.split(|byte| *byte == 0).next().unwrap_or_default();
     let digits = element.trim_ascii_start();
     if element.is_empty() {
         return Ok(0.0);
