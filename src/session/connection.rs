@@ -73,8 +73,8 @@ pub(super) struct Stalled<P: Framed> {
     pub(super) calls: Vec<Call>,
     pub(super) position: Position,
     pub(super) wait: Wait,
-    /// What stood behind the batch, to be answered when it is through.
-    pub(super) error: Option<ProtocolError>,
+    /// What is wrong behind the batch, to be answered when it is through, and where in `wire` that begins.
+    pub(super) error: Option<(ProtocolError, usize)>,
 }
 
 /// How far a batch has come.
@@ -132,6 +132,9 @@ pub(super) struct State<P: Framed> {
     pub(super) wants_write: bool,
     /// No more requests; the connection ends when the answers have left.
     pub(super) closing: Option<CloseReason>,
+    /// The client has broken the protocol where replies are not counted: the server gets its bytes as they are, answers
+    /// and ends the connection.
+    pub(super) is_left_to_server: bool,
     /// The connection ends as soon as everything that the client has sent is answered.
     pub(super) is_draining: bool,
     /// The connection ends now, whatever is unwritten.
@@ -170,6 +173,7 @@ impl<P: Framed> State<P> {
             is_dirty: false,
             wants_write: false,
             closing: None,
+            is_left_to_server: false,
             is_draining: false,
             is_broken: false,
             choked: None,

@@ -210,10 +210,14 @@ impl<P: Framed> Engine<P> {
         if client.state.listener.is_retired.get() {
             client.follow(conn);
         }
+        client.state.active_micros = now_micros;
+        if client.state.is_left_to_server {
+            client.state.pass_on(bytes);
+            return bytes.len();
+        }
         heads.clear();
         calls.clear();
         local.clear();
-        client.state.active_micros = now_micros;
         let (decoded, error) = match client.decoder.decode(bytes, heads) {
             Ok(decoded) => (decoded, None),
             Err(error) => (Default::default(), Some(error)),
@@ -249,22 +253,26 @@ impl<P: Framed> Engine<P> {
                 call.affinity = Affinity::Once;
             }
         }
+        // Where what breaks the protocol begins.
+        let sound = decoded.consumed.max(batch_end(calls));
         let mut batch = Batch { wire: bytes, local, heads, calls, session };
         let mut position = Position { at: 0, seen: 0, is_special };
         let mut processing = Processing { sink, now_micros, done, stop_at: usize::MAX };
         if let Progress::Stalled(wait) = state.serve(&mut batch, &mut position, &mut processing) {
             state.stalled = Some(Box::new(Stalled {
-                wire: bytes.get(..decoded.consumed.max(batch_end(batch.calls))).unwrap_or_default().to_vec(),
+                wire: bytes
+                    .get(..if error.is_some() { bytes.len() } else { sound })
+                    .unwrap_or_default()
+                    .to_vec(),
                 local: batch.local.clone(),
                 heads: batch.heads.to_vec(),
                 calls: batch.calls.to_vec(),
                 position,
                 wait,
-                error,
+                error: error.map(|error| (error, sound)),
             }));
-        }
-        if let Some(error) = error {
-            state.protocol_error(error);
+        } else if let Some(error) = error {
+            state.protocol_error(error, bytes.get(sound..).unwrap_or_default());
         }
         self.dirty(conn);
         if error.is_some() { bytes.len() } else { decoded.consumed }
@@ -286,8 +294,8 @@ impl<P: Framed> Engine<P> {
         if let Progress::Stalled(wait) = progress {
             stalled.wait = wait;
             client.state.stalled = Some(stalled);
-        } else if let Some(error) = stalled.error {
-            client.state.protocol_error(error);
+        } else if let Some((error, sound)) = stalled.error {
+            client.state.protocol_error(error, stalled.wire.get(sound..).unwrap_or_default());
         }
         self.dirty(conn);
         matches!(progress, Progress::Stalled(..))
@@ -360,16 +368,31 @@ impl<P: Framed> State<P> {
         true
     }
 
-    /// Answers bytes that break the protocol, behind everything that is in flight, and ends the connection.
-    fn protocol_error(&mut self, error: ProtocolError) {
+    /// Answers `bytes`, which break the protocol, behind everything that is in flight, and ends the connection.
+    fn protocol_error(&mut self, error: ProtocolError, bytes: &[u8]) {
+        if let Route::Pinned { connection, is_raw: true, .. } = &self.route
+            && self.closing.is_none()
+            && !matches!(error, ProtocolError::FrameTooLarge { .. })
+        {
+            // Nobody knows what is in flight here. The server answers in its turn, and ends the connection.
+            connection.submit_bytes(bytes);
+            self.is_left_to_server = true;
+            return;
+        }
         let mut answer = Vec::new();
         P::protocol_error(error, &mut answer);
-        if self.stalled.is_none() {
-            let seq = self.ledger.next();
-            self.ledger.take(1);
-            self.ledger.answer(seq, &answer, true, self.outbox.buffer());
-        }
+        let seq = self.ledger.next();
+        self.ledger.take(1);
+        self.ledger.answer(seq, &answer, true, self.outbox.buffer());
         self.close(CloseReason::Protocol);
+    }
+
+    /// Passes on what follows bytes that broke the protocol: the server may need more to see that they did.
+    fn pass_on(&mut self, bytes: &[u8]) {
+        match &self.route {
+            Route::Pinned { connection, .. } if !connection.is_full() => connection.submit_bytes(bytes),
+            _ => self.break_off(CloseReason::Protocol),
+        }
     }
 
     /// Passes on a piece of a large request.

@@ -75,7 +75,9 @@ impl<P: Framed> ReplySink<P> for EngineCell<P> {
         let is_harmless = client.state.is_releasing() && !client.state.is_raw();
         client.state.drop_pin();
         if !is_harmless {
-            client.state.close(CloseReason::UpstreamLost);
+            let is_bad = client.state.is_left_to_server;
+            let why = if is_bad { CloseReason::Protocol } else { CloseReason::UpstreamLost };
+            client.state.close(why);
         }
         client.state.wake();
         engine.dirty(conn);

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use super::support::{Client, Mecha, frame, memcached, redis};
+use super::support::{Client, Mecha, PATIENCE, frame, memcached, redis};
 
 /// Numbers that look random and are the same every time.
 struct Dice(u64);
@@ -235,6 +235,29 @@ fn conversation(
             );
         }
     }
+    if is_full {
+        pairs.iter_mut().for_each(|(one, other)| farewell(one, other, &mut dice, name));
+    }
+}
+
+/// The last words break the protocol, in whatever state the client is: both ends say the same to the end.
+fn farewell(one: &mut Client, other: &mut Client, dice: &mut Dice, name: &str) {
+    let first = dice.pick(&[
+        "",
+        "CLIENT REPLY SKIP\r\nGET k1\r\nGET k2\r\n",
+        "MULTI\r\nUNSUBSCRIBE f1\r\nEXEC\r\n",
+        "PSUBSCRIBE f*\r\nPING\r\n",
+        "SUBSCRIBE f1 f2\r\n",
+    ]);
+    let wrong = dice.pick(&["*1\r\n!\r\n", "*2\r\n$3\r\nGET\r\n$x\r\n", "*x\r\n", "GET \"k1\r\n"]);
+    let bytes = format!("{first}ECHO last\r\n{wrong}PING\r\n");
+    let seen = [other, one].map(|client| {
+        chopped(client, bytes.as_bytes(), dice);
+        let (bytes, is_over) = client.drain(PATIENCE);
+        (String::from_utf8_lossy(&bytes).into_owned(), is_over)
+    });
+    assert!(seen[1].0.contains("Protocol error") && seen[1].1, "{name}: {seen:?}");
+    assert_eq!(seen[0], seen[1], "{name}: mecha (left) and redis-server (right) after {bytes}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod faults;
 mod hostile;
 mod memcached;
 mod portable;
+mod protocol_errors;
 mod redis_cluster;
 mod reload;
 mod sharded;

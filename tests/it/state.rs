@@ -12,14 +12,14 @@ use std::time::Duration;
 use super::support::{Client, Mecha, Process, eventually, frame, redis};
 
 /// Two equal servers, one of them behind mecha.
-struct Twins {
-    direct: u16,
-    mecha: Mecha,
+pub(super) struct Twins {
+    pub(super) direct: u16,
+    pub(super) mecha: Mecha,
     _servers: [Process; 2],
 }
 
 impl Twins {
-    fn start() -> Option<Self> {
+    pub(super) fn start() -> Option<Self> {
         let ((one, direct), (other, behind)) = redis().zip(redis())?;
         let mecha = Mecha::start("redis", &format!("redis://127.0.0.1:{behind}"));
         Some(Self { direct, mecha, _servers: [one, other] })
@@ -770,19 +770,4 @@ fn a_client_without_a_dedicated_connection_does_not_go_on_without_one() {
     assert_eq!(third.call("GET k"), "$-1\r\n");
     assert_eq!(one.call("EXEC"), "*0\r\n");
     assert_eq!([third.call("MULTI"), third.call("EXEC")].concat(), "+OK\r\n*0\r\n");
-}
-
-#[test]
-fn a_protocol_error_is_answered_behind_calls_that_had_to_wait() {
-    let Some(twins) = Twins::start() else { return };
-    for port in [twins.direct, twins.mecha.port] {
-        let mut client = Client::new(port);
-        assert_eq!(client.call("SELECT 1"), "+OK\r\n");
-        // The length waits until the dedicated connection is given back.
-        client.send(b"SELECT 0\r\nXLEN k\r\nGET \"k\r\n");
-        assert_eq!([client.reply(), client.reply()].concat(), "+OK\r\n:0\r\n");
-        assert_eq!(client.reply(), "-ERR Protocol error: unbalanced quotes in request\r\n");
-        assert!(client.is_closed());
-    }
-    twins.mecha.settles();
 }
