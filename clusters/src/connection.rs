@@ -82,8 +82,8 @@ struct Inner<P: Framed> {
     kept: Kept,
     /// Of a dedicated connection: its client has got an answer on it.
     has_answered: bool,
-    /// Of a dedicated connection: what stood before its client's first call.
-    preamble: Vec<u8>,
+    /// Of a dedicated connection: what stood before its client's first call, and the number of replies to it.
+    preamble: (Vec<u8>, u32),
     /// Of a dedicated connection: the slot of its client's first key.
     pinned_slot: Option<u16>,
 }
@@ -139,7 +139,7 @@ impl<P: Framed> Connection<P> {
                 open: None,
                 kept: Kept::default(),
                 has_answered: false,
-                preamble: Vec::new(),
+                preamble: (Vec::new(), 0),
                 pinned_slot: None,
             }),
             endpoint,
@@ -270,20 +270,21 @@ impl<P: Framed> Connection<P> {
     pub(crate) fn begin_pin(&self, slot: Option<u16>) {
         let mut inner = self.inner.borrow_mut();
         (inner.has_answered, inner.pinned_slot) = (false, slot);
-        inner.preamble.clear();
+        inner.preamble = (Vec::new(), 0);
     }
 
-    /// Appends a request that the client has been given the answer to already.
-    pub fn submit_preamble(&self, frame: &[u8]) {
-        if !frame.is_empty() {
-            self.inner.borrow_mut().preamble = frame.to_vec();
-            self.introduce(frame, 1);
+    /// Appends what stands before the client's first call; its `replies` answers are dropped. If the connection is
+    /// exchanged for another one, that one is told too.
+    pub fn submit_preamble(&self, bytes: &[u8], replies: u32) {
+        if !bytes.is_empty() {
+            self.inner.borrow_mut().preamble = (bytes.to_vec(), replies);
+            self.tell_aside(bytes, replies);
         }
     }
 
-    pub(crate) fn with_preamble(&self, then: impl FnOnce(&[u8])) {
-        let preamble = self.inner.borrow().preamble.clone();
-        then(&preamble);
+    pub(crate) fn with_preamble(&self, then: impl FnOnce(&[u8], u32)) {
+        let (bytes, replies) = self.inner.borrow().preamble.clone();
+        then(&bytes, replies);
     }
 
     /// Whether the client of this dedicated connection has got an answer on it, so that it is bound to it.
@@ -324,11 +325,13 @@ impl<P: Framed> Connection<P> {
         inner.is_raw = is_raw;
     }
 
-    /// Appends what a dedicated connection is told before its client's first call; its `replies` answers are dropped.
-    pub fn introduce(&self, bytes: &[u8], replies: u32) {
+    /// Appends what a dedicated connection with nothing in flight is told between two clients, or before the first call
+    /// of one; its `replies` answers are dropped.
+    pub fn tell_aside(&self, bytes: &[u8], replies: u32) {
         let mut inner = self.inner.borrow_mut();
         inner.outbox.extend(bytes);
         inner.swallow += replies;
+        self.wake(&mut inner);
     }
 
     /// Ends the connection. Calls in flight fail.

@@ -222,7 +222,7 @@ impl<P: Framed> Cluster<P> {
         }
         let connection = self.open_pin(to, from.profile);
         connection.begin_pin(Some(slot));
-        from.with_preamble(|preamble| connection.submit_preamble(preamble));
+        from.with_preamble(|bytes, replies| connection.submit_preamble(bytes, replies));
         connection.set_owner(from.take_owner(), false);
         let (sink, conn) = (Rc::clone(&call.sink), call.conn);
         connection.submit_detour(call, is_ask);

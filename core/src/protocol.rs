@@ -209,7 +209,14 @@ pub trait Session<P: Framed>: Default {
 
     /// Appends what a dedicated connection must be told before this client's first call on it, and returns how many
     /// replies to it are to be swallowed.
-    fn introduction(&self, out: &mut Vec<u8>) -> u32 {
+    fn introduction(&mut self, out: &mut Vec<u8>) -> u32 {
+        let _ = out;
+        0
+    }
+
+    /// Appends what makes the dedicated connection forget this client, before another one gets it, and returns how many
+    /// replies to it are to be swallowed.
+    fn farewell(&mut self, out: &mut Vec<u8>) -> u32 {
         let _ = out;
         0
     }

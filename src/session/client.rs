@@ -14,7 +14,7 @@ use mecha_transport::{Clock, Intake, ReadHalf, WriteHalf};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::connection::{Listener, OpenRequest};
+use super::connection::{Client, Listener, OpenRequest};
 use super::engine::EngineCell;
 
 /// Reads in a row before other clients get their turn.
@@ -222,8 +222,8 @@ impl<P: Framed> EngineCell<P> {
             }
         }
         let Some(client) = engine.client(conn) else { return Turn::End(CloseReason::ClientLeft) };
-        let state = &mut client.state;
-        state.release_if_due();
+        let Client { session, state, .. } = client;
+        state.release_if_due(session);
         if state.is_over() {
             return Turn::End(state.closing.unwrap_or(CloseReason::ClientLeft));
         }

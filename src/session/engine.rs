@@ -285,7 +285,7 @@ impl<P: Framed> Engine<P> {
             return false;
         }
         let Some(client) = self.clients.get_mut(conn.index as usize) else { return false };
-        client.state.release_if_due();
+        client.state.release_if_due(&mut client.session);
         let Some(mut stalled) = client.state.stalled.take() else { return false };
         let Stalled { wire, local, heads, calls, position, .. } = &mut *stalled;
         let mut batch = Batch { wire, local, heads, calls, session: &mut client.session };

@@ -134,7 +134,7 @@ impl<P: Framed> State<P> {
         if (self.is_barred || self.is_releasing()) && !is_drained {
             return Err(Wait::Drained);
         }
-        self.release_if_due();
+        self.release_if_due(batch.session);
         if self.ledger.in_flight() >= self.listener.limits.max_in_flight {
             return Err(Wait::Room);
         }
@@ -196,8 +196,8 @@ impl<P: Framed> State<P> {
                 connection.set_owner(Some(owner), false);
                 let mut first = Vec::new();
                 let replies = batch.session.introduction(&mut first);
-                connection.introduce(&first, replies);
-                connection.submit_preamble(&deferred);
+                first.extend_from_slice(&deferred);
+                connection.submit_preamble(&first, replies + u32::from(!deferred.is_empty()));
                 self.route = Route::Pinned { connection, is_releasing: false, is_raw: false };
                 self.forward_pinned(batch, at, call, cx)
             }
@@ -312,7 +312,7 @@ impl<P: Framed> State<P> {
     }
 
     /// Gives the dedicated connection back when nothing is in flight on it.
-    pub(super) fn release_if_due(&mut self) {
+    pub(super) fn release_if_due(&mut self, session: &mut P::Session) {
         if self.ledger.in_flight() > 0 {
             return;
         }
@@ -320,6 +320,11 @@ impl<P: Framed> State<P> {
         if self.is_releasing()
             && let Route::Pinned { connection, .. } = std::mem::replace(&mut self.route, Route::Shared)
         {
+            let mut last = Vec::new();
+            let replies = session.farewell(&mut last);
+            if replies > 0 {
+                connection.tell_aside(&last, replies);
+            }
             self.listener.upstream.unpin(connection, true);
         }
     }

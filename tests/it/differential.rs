@@ -107,8 +107,7 @@ const PORTABLE: &[&str] = &[
     "GETEX K PERSIST",
 ];
 
-/// Those that only a Redis answers, and those that concern the connection. Names of connections are in `state.rs`: inside
-/// a transaction mecha's differ.
+/// Those that only a Redis answers, and those that concern the connection.
 const FULL: &[&str] = &[
     "MULTI",
     "EXEC",
@@ -144,6 +143,10 @@ const FULL: &[&str] = &[
     "XREAD BLOCK 1 STREAMS K 99-9",
     "PUBLISH F V",
     "UNSUBSCRIBE F",
+    "CLIENT GETNAME",
+    "CLIENT GETNAME",
+    "CLIENT SETNAME F",
+    "CLIENT SETNAME x\ty",
     "CLIENT NOSUCH",
     "RESET",
     "DBSIZE",

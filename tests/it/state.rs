@@ -351,6 +351,24 @@ fn names_and_numbers_of_connections_are_their_clients() {
          c: CLIENT GETNAME
          c: UNWATCH
          a: CLIENT GETNAME",
+        "a: CLIENT SETNAME mine
+         a: MULTI
+         a: CLIENT GETNAME
+         a: EXEC
+         b: MULTI
+         b: CLIENT GETNAME
+         b: EXEC
+         a: WATCH k
+         a: CLIENT SETNAME other
+         a: MULTI
+         a: CLIENT GETNAME
+         a: DISCARD
+         a# WATCH k | UNWATCH | CLIENT SETNAME third | MULTI | CLIENT GETNAME | EXEC | CLIENT GETNAME
+         a: SELECT 1
+         a: EVAL return(redis.call('client','getname')) 0
+         a: SELECT 0
+         b# WATCH k | MULTI | CLIENT GETNAME | EXEC | CLIENT SETNAME b | MULTI | CLIENT GETNAME | EXEC
+         c# SELECT 1 | MULTI | CLIENT GETNAME | EXEC | SELECT 0",
         "a: AUTH default anything
          a: CLIENT SETNAME held
          a: CLIENT GETNAME

@@ -17,8 +17,9 @@
 //! | `WAIT`, `WAITAOF` | only on a dedicated one that is there already; refused otherwise |
 //!
 //! `QUIT`, `RESET`, `SELECT 0`, `UNSUBSCRIBE`, `CLIENT SETNAME`, `GETNAME` and `SETINFO` of a client without such state
-//! are answered here. The name is told to a dedicated connection that is kept to the end, not to one that will serve the
-//! next client: inside `MULTI`, `CLIENT GETNAME` does not see it. With the wrong number of arguments, nothing changes any state, and the server says so.
+//! are answered here. The name is told to a dedicated connection before the client's first command there, unless it is
+//! for one call, and taken back before the next client gets it. With the wrong number of arguments, nothing changes any
+//! state, and the server says so.
 //!
 //! A state is changed when its command is about to be sent, and changed back if the command is refused on its way
 //! ([`mecha_core::Session::on_refused`]). A refusal inside a transaction makes its `EXEC` fail, as the server does it.
@@ -87,6 +88,8 @@ pub struct Session {
     raw: bool,
     /// A command was refused between `MULTI` and now.
     doomed: bool,
+    /// The dedicated connection may bear the client's name.
+    is_named: bool,
     /// A `HELLO` is in flight.
     greeting: Option<Box<Greeting>>,
     /// What there was before the last command that changes it.
@@ -126,6 +129,7 @@ impl Default for Session {
             held: false,
             raw: false,
             doomed: false,
+            is_named: false,
             greeting: None,
             before: None,
         }
@@ -374,6 +378,10 @@ impl Session {
             op::CLIENT_GETNAME => writer.bulk(&self.name),
             op::CLIENT_SETNAME if is_clean(value) => {
                 self.name = value.to_vec();
+                if self.is_pinned() {
+                    self.is_named = true;
+                    return self.plain(seen);
+                }
                 writer.ok();
             }
             op::CLIENT_SETNAME => {
@@ -518,8 +526,8 @@ impl mecha_core::Session<Resp> for Session {
         }
     }
 
-    fn introduction(&self, out: &mut Vec<u8>) -> u32 {
-        if !self.held {
+    fn introduction(&mut self, out: &mut Vec<u8>) -> u32 {
+        if !self.is_pinned() {
             return 0;
         }
         let mut count = 0;
@@ -532,10 +540,21 @@ impl mecha_core::Session<Resp> for Session {
             (&[b"CLIENT", b"SETINFO", b"lib-name"], &self.lib_name),
             (&[b"CLIENT", b"SETINFO", b"lib-ver"], &self.lib_version),
         ];
-        for (words, value) in known.into_iter().filter(|(_, value)| !value.is_empty()) {
+        // What its library is called is seen in lists only, of those who stay.
+        let known = known.into_iter().take(if self.held { 3 } else { 1 });
+        for (words, value) in known.filter(|(_, value)| !value.is_empty()) {
             write(&[words, &[value]].concat());
         }
+        self.is_named = !self.name.is_empty();
         count
+    }
+
+    fn farewell(&mut self, out: &mut Vec<u8>) -> u32 {
+        if !std::mem::take(&mut self.is_named) {
+            return 0;
+        }
+        write_request([b"CLIENT".as_slice(), b"SETNAME", b""].into_iter(), out);
+        1
     }
 
     fn is_portable(&self) -> bool {
