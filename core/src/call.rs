@@ -70,6 +70,9 @@ pub struct OpInfo {
 /// Which upstream connection a call needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Affinity {
+    /// A dedicated connection from this call on, alone as with `Barrier`: by its outcome the protocol's state tells whether
+    /// the connection is kept (`SELECT`, `AUTH`).
+    Attempt,
     /// Shared connection, but alone: waits for everything before it, and everything after it waits for its reply.
     Barrier,
     /// A dedicated connection for this call only (blocking commands).

@@ -221,9 +221,11 @@ pub trait Session<P: Framed>: Default {
         0
     }
 
-    /// Called with the outcome of each call of [`Affinity::Barrier`].
-    fn on_barrier_done(&mut self, op: OpId, outcome: Outcome) {
+    /// Called with the outcome of each call of [`Affinity::Attempt`] and [`Affinity::Barrier`]. Returns whether a
+    /// dedicated connection that the client has is still needed.
+    fn on_barrier_done(&mut self, op: OpId, outcome: Outcome) -> bool {
         let _ = (op, outcome);
+        true
     }
 
     /// The upstream sees to `call` itself, so that no dedicated connection is bound by it.

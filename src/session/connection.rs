@@ -121,7 +121,7 @@ pub(super) struct State<P: Framed> {
     /// A request (`MULTI`) that is answered and not sent: the next one chooses the dedicated connection for both.
     pub(super) deferred: Vec<u8>,
     pub(super) open_request: OpenRequest,
-    /// A [`mecha_core::Affinity::Barrier`] call is in flight.
+    /// A [`mecha_core::Affinity::Attempt`] or `Barrier` call is in flight.
     pub(super) is_barred: bool,
     pub(super) waker: Option<Waker>,
     /// The task has stopped reading until answers have left.

@@ -184,7 +184,10 @@ impl<P: Framed> Engine<P> {
     fn barrier_done(&mut self, conn: ConnKey, done: &[Done]) {
         let Some(client) = self.client(conn).filter(|client| client.state.is_barred) else { return };
         for done in done {
-            client.session.on_barrier_done(done.op, done.outcome);
+            let is_needed = client.session.on_barrier_done(done.op, done.outcome);
+            if let Route::Pinned { is_releasing, .. } = &mut client.state.route {
+                *is_releasing |= !is_needed;
+            }
         }
     }
 }

@@ -45,6 +45,10 @@ impl<P: Framed> State<P> {
                 if position.seen == batch.calls.len() {
                     return Progress::Done;
                 }
+                // What the next calls mean depends on an outcome that is not known yet.
+                if self.is_barred && self.ledger.in_flight() > 0 {
+                    return Progress::Stalled(Wait::Drained);
+                }
                 self.look(batch, position, cx);
             }
             if let Progress::Stalled(wait) = self.process(batch, position, cx) {
@@ -158,8 +162,12 @@ impl<P: Framed> State<P> {
                 self.is_barred = true;
                 self.submit(batch, at..at + 1, cx)
             }
-            Affinity::Once | Affinity::Pin | Affinity::Raw if !is_drained => Err(Wait::Drained),
-            Affinity::Once | Affinity::Pin | Affinity::Raw => self.pin(batch, at, call, cx),
+            Affinity::Attempt | Affinity::Once | Affinity::Pin | Affinity::Raw if !is_drained => {
+                Err(Wait::Drained)
+            }
+            Affinity::Attempt | Affinity::Once | Affinity::Pin | Affinity::Raw => {
+                self.pin(batch, at, call, cx)
+            }
         }
     }
 
@@ -234,6 +242,8 @@ impl<P: Framed> State<P> {
             return Ok(misfit(batch, at, why));
         }
         match call.affinity {
+            Affinity::Attempt if self.ledger.in_flight() > 0 => return Err(Wait::Drained),
+            Affinity::Attempt => self.is_barred = true,
             Affinity::Once | Affinity::Release => *is_releasing = true,
             Affinity::Raw if !*is_raw => {
                 // Replies are not counted from here on, so those in flight must have left.

@@ -9,6 +9,7 @@ mod drain;
 mod faults;
 mod hostile;
 mod memcached;
+mod pins;
 mod portable;
 mod protocol_errors;
 mod redis_cluster;

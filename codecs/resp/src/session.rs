@@ -7,10 +7,11 @@
 //! | commands | connection |
 //! |---|---|
 //! | `MULTI` to `EXEC` or `DISCARD`; `WATCH` to `UNWATCH` or `EXEC` | dedicated |
-//! | `SELECT` of another database to `SELECT 0` | dedicated |
+//! | `SELECT` of another database to `SELECT 0` | dedicated, if the server accepts it |
 //! | blocking commands, `XREAD BLOCK` | dedicated for that call |
 //! | `SCRIPT KILL`, `FUNCTION KILL`, `SHUTDOWN`: a busy connection would not read them | dedicated for that call |
-//! | `AUTH`, `HELLO` with `AUTH`, `CLIENT TRACKING`, `NO-EVICT`, `NO-TOUCH`, `READONLY`, `ASKING` | dedicated to the end |
+//! | `AUTH`, `HELLO` with `AUTH` | dedicated to the end, if the server accepts it |
+//! | `CLIENT TRACKING`, `NO-EVICT`, `NO-TOUCH`, `READONLY`, `ASKING` | dedicated to the end |
 //! | `CLIENT ID`, `CLIENT INFO`: what they tell must be, and stay, true | dedicated to the end |
 //! | `SUBSCRIBE` and its like, `MONITOR`, `CLIENT REPLY`, `SYNC`, `PSYNC`, `REPLCONF`, `SCRIPT DEBUG` | dedicated to the end, replies not counted |
 //! | `HELLO 2`, `HELLO 3` | shared, one kind for each version |
@@ -90,6 +91,8 @@ pub struct Session {
     doomed: bool,
     /// The dedicated connection may bear the client's name.
     is_named: bool,
+    /// It may bear the name and version of the client's library.
+    is_described: bool,
     /// A `HELLO` is in flight.
     greeting: Option<Box<Greeting>>,
     /// What there was before the last command that changes it.
@@ -130,6 +133,7 @@ impl Default for Session {
             raw: false,
             doomed: false,
             is_named: false,
+            is_described: false,
             greeting: None,
             before: None,
         }
@@ -190,6 +194,12 @@ impl Session {
         Step::Go(Affinity::Pin)
     }
 
+    /// As [`Session::hold`], unless the server refuses.
+    fn attempt(&mut self) -> Step {
+        self.held = true;
+        Step::Go(Affinity::Attempt)
+    }
+
     /// As [`Session::hold`], and its replies are not counted.
     fn let_go(&mut self) -> Step {
         (self.held, self.raw) = (true, true);
@@ -241,6 +251,7 @@ impl Session {
             {
                 self.plain(seen)
             }
+            op::AUTH if !self.multi && !self.held => self.attempt(),
             op::AUTH
             | op::ASKING
             | op::CLIENT_CAPA
@@ -330,11 +341,11 @@ impl Session {
             }
             Some(0) if self.db != 0 => {
                 self.db = 0;
-                Step::Go(if self.watching { Affinity::Shared } else { Affinity::Release })
+                Step::Go(Affinity::Attempt)
             }
             Some(index) if index != 0 => {
                 self.db = index;
-                Step::Go(Affinity::Pin)
+                Step::Go(Affinity::Attempt)
             }
             _ => self.plain(seen),
         }
@@ -352,7 +363,7 @@ impl Session {
         while let Some(word) = words.next() {
             if word.eq_ignore_ascii_case(b"AUTH") {
                 // Credentials belong to the connection that they were given on, and so does the version.
-                return self.hold();
+                return self.attempt();
             }
             name = words.next().filter(|name| word.eq_ignore_ascii_case(b"SETNAME") && is_clean(name));
             if name.is_none() {
@@ -407,6 +418,12 @@ impl Session {
             }
         }
         Step::Answered
+    }
+
+    fn restore(&mut self, before: Before) {
+        let Before { proto, db, multi, watching, held, raw } = before;
+        (self.proto, self.db, self.multi, self.watching) = (proto, db, multi, watching);
+        (self.held, self.raw) = (held, raw);
     }
 
     fn note_before(&mut self) {
@@ -504,9 +521,7 @@ impl mecha_core::Session<Resp> for Session {
         {
             // The client takes its transaction for ended, and the server does not know.
             is_fatal |= before.multi && !self.multi;
-            let Before { proto, db, multi, watching, held, raw } = before;
-            (self.proto, self.db, self.multi, self.watching) = (proto, db, multi, watching);
-            (self.held, self.raw) = (held, raw);
+            self.restore(before);
             self.greeting = None;
         }
         self.doomed |= self.multi;
@@ -514,16 +529,21 @@ impl mecha_core::Session<Resp> for Session {
         is_fatal || self.raw
     }
 
-    fn on_barrier_done(&mut self, op: OpId, outcome: Outcome) {
-        if op != op::HELLO {
-            return;
-        }
-        let Some(greeting) = self.greeting.take() else { return };
-        match (outcome, greeting.name) {
-            (Outcome::Ok, Some(name)) => self.name = name,
+    fn on_barrier_done(&mut self, op: OpId, outcome: Outcome) -> bool {
+        let greeting = self.greeting.take().filter(|_| op == op::HELLO);
+        match (outcome, greeting) {
+            (Outcome::Ok, Some(greeting)) => {
+                self.name = greeting.name.unwrap_or(std::mem::take(&mut self.name))
+            }
             (Outcome::Ok, None) => {}
-            _ => self.proto = greeting.proto_before,
+            (_, Some(greeting)) => self.proto = greeting.proto_before,
+            (_, None) => {
+                if let Some(before) = self.before.take() {
+                    self.restore(before);
+                }
+            }
         }
+        self.is_pinned()
     }
 
     fn introduction(&mut self, out: &mut Vec<u8>) -> u32 {
@@ -545,16 +565,27 @@ impl mecha_core::Session<Resp> for Session {
         for (words, value) in known.filter(|(_, value)| !value.is_empty()) {
             write(&[words, &[value]].concat());
         }
-        self.is_named = !self.name.is_empty();
+        (self.is_named, self.is_described) = (!self.name.is_empty(), self.held);
         count
     }
 
     fn farewell(&mut self, out: &mut Vec<u8>) -> u32 {
-        if !std::mem::take(&mut self.is_named) {
-            return 0;
+        let mut count = 0;
+        let mut write = |words: &[&[u8]]| {
+            write_request(words.iter().copied(), out);
+            count += 1;
+        };
+        if std::mem::take(&mut self.is_named) {
+            write(&[b"CLIENT", b"SETNAME", b""]);
         }
-        write_request([b"CLIENT".as_slice(), b"SETNAME", b""].into_iter(), out);
-        1
+        let is_described = std::mem::take(&mut self.is_described);
+        if is_described && !self.lib_name.is_empty() {
+            write(&[b"CLIENT", b"SETINFO", b"lib-name", b""]);
+        }
+        if is_described && !self.lib_version.is_empty() {
+            write(&[b"CLIENT", b"SETINFO", b"lib-ver", b""]);
+        }
+        count
     }
 
     fn is_portable(&self) -> bool {

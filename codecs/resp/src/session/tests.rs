@@ -45,9 +45,28 @@ fn state_gets_a_dedicated_connection_for_as_long_as_it_lasts() {
     check(&["WATCH a", "GET a", "MULTI", "EXEC"], &["Pin", "Shared", "Pin", "Release"]);
     check(&["WATCH a", "UNWATCH"], &["Pin", "Release"]);
     check(&["EXEC", "UNWATCH", "DISCARD"], &["Shared", "Shared", "Shared"]);
-    check(&["SELECT 1", "MULTI", "EXEC", "SELECT 0"], &["Pin", "Pin", "Shared", "Release"]);
-    check(&["SELECT 1", "WATCH a", "SELECT 0", "UNWATCH"], &["Pin", "Pin", "Shared", "Release"]);
-    check(&["AUTH x", "MULTI", "EXEC"], &["Pin", "Pin", "Shared"]);
+    check(&["SELECT 1", "MULTI", "EXEC", "SELECT 0"], &["Attempt", "Pin", "Shared", "Attempt"]);
+    check(&["SELECT 1", "WATCH a", "SELECT 0", "UNWATCH"], &["Attempt", "Pin", "Attempt", "Release"]);
+    check(&["AUTH x", "MULTI", "EXEC"], &["Attempt", "Pin", "Shared"]);
+}
+
+#[test]
+fn what_the_server_refuses_needs_no_connection_any_more() {
+    for (line, op) in [("SELECT 99", op::SELECT), ("AUTH x", op::AUTH), ("HELLO 3 AUTH a b", op::HELLO)] {
+        let mut session = Session::default();
+        assert_eq!(show(&mut session, &[line]), ["Attempt"]);
+        assert!(!session.on_barrier_done(op, Outcome::ClientError), "{line}");
+        assert_eq!(show(&mut session, &[line]), ["Attempt"]);
+        assert!(session.on_barrier_done(op, Outcome::Ok), "{line}");
+    }
+    let mut session = Session::default();
+    assert_eq!(show(&mut session, &["SELECT 1"]), ["Attempt"]);
+    assert!(session.on_barrier_done(op::SELECT, Outcome::Ok));
+    assert_eq!(show(&mut session, &["SELECT 99"]), ["Attempt"]);
+    assert!(session.on_barrier_done(op::SELECT, Outcome::ClientError));
+    assert_eq!(session.db, 1);
+    assert_eq!(show(&mut session, &["SELECT 0"]), ["Attempt"]);
+    assert!(!session.on_barrier_done(op::SELECT, Outcome::Ok));
 }
 
 #[test]
@@ -100,7 +119,7 @@ fn what_may_have_changed_inside_a_transaction_never_reaches_another_client() {
 fn the_wrong_number_of_arguments_changes_nothing() {
     check(&["MULTI x", "GET a"], &["Shared", "Shared"]);
     check(&["MULTI", "DISCARD x", "EXEC"], &["Pin", "Shared", "Release"]);
-    check(&["SELECT 1", "SELECT 0 x", "RESET x", "SELECT 0"], &["Pin", "Shared", "Shared", "Release"]);
+    check(&["SELECT 1", "SELECT 0 x", "RESET x", "SELECT 0"], &["Attempt", "Shared", "Shared", "Attempt"]);
     check(&["SUBSCRIBE", "QUIT"], &["Shared", "+OK\r\n", "over"]);
 }
 
@@ -145,7 +164,7 @@ fn hello_changes_the_kind_of_connection_unless_the_server_refuses() {
     assert_eq!((session.profile(), session.name.as_slice()), (1, b"app".as_slice()));
     let mut session = Session::default();
     assert_eq!(show(&mut session, &["HELLO 9"]), ["Shared"]);
-    assert_eq!(show(&mut session, &["HELLO 3 AUTH default x"]), ["Pin"]);
+    assert_eq!(show(&mut session, &["HELLO 3 AUTH default x"]), ["Attempt"]);
     assert_eq!(session.profile(), 0, "the connection is opened as the client knows it");
 }
 
