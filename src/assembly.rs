@@ -22,6 +22,7 @@ use mecha_translate::kv::Started;
 
 use crate::catalog;
 use crate::discovery::Discovery;
+use crate::session::Places;
 
 pub use door::{Door, DoorPlan, EngineView};
 pub use framed::{Back, FramedEntry, ProtocolEntry, embedded, kv, native};
@@ -48,6 +49,8 @@ pub struct Shared {
     pub cluster_policies: HashMap<String, Vec<BuiltPolicy>>,
     /// Clusters whose servers are found, by name.
     pub discoveries: HashMap<String, Discovery>,
+    /// Clients by listener, for its limit; goes on from plan to plan.
+    pub places: HashMap<String, Arc<Places>>,
     /// When the process started.
     pub started: Started,
     /// Whom clusters that speak TLS trust.
@@ -131,8 +134,21 @@ impl Plan {
             let policies = build_policies(&cluster.filters, known, &cx, &mut errors);
             cluster_policies.insert(cluster.name.clone(), policies);
         }
-        let shared =
-            Arc::new(Shared { registry, log, stores, cluster_policies, discoveries, started, trusts });
+        let places = snapshot.listeners.iter().map(|listener| {
+            let known = previous.and_then(|plan| plan.shared.places.get(&listener.name));
+            (listener.name.clone(), known.cloned().unwrap_or_default())
+        });
+        let places = places.collect();
+        let shared = Arc::new(Shared {
+            registry,
+            log,
+            stores,
+            cluster_policies,
+            discoveries,
+            places,
+            started,
+            trusts,
+        });
         let mut doors = Vec::new();
         for listener in &snapshot.listeners {
             let Some(entry) = catalog::entry(&listener.protocol) else { continue };

@@ -15,10 +15,12 @@ mod connection;
 mod engine;
 mod handover;
 mod ledger;
+mod places;
 mod replies;
 mod route;
 
-pub use client::{ClientTask, serve};
+pub use client::{ClientTask, serve, turn_away};
 pub use connection::{Listener, ListenerLimits};
 pub use engine::{ConnectionInfo, Engine, EngineCell};
 pub use ledger::Ledger;
+pub use places::{Place, Places};

@@ -85,6 +85,7 @@ impl Pump {
             upstream,
             chain: RefCell::new(if with_policies { crate::five_policies() } else { Default::default() }),
             rewrites_replies: false,
+            places: Default::default(),
             metrics: registry.listener("front", Resp::NAME, Resp::ops()),
             limits: ListenerLimits {
                 frames: Limits::default(),
@@ -103,7 +104,7 @@ impl Pump {
         drop(entered);
         let engine = EngineCell::<Resp>::new(clock);
         let peer_info = Peer { id: 1, addr: None, local: None, identity: None };
-        let conn = engine.open(&listener, peer_info, write);
+        let conn = engine.open(&listener, listener.places.enter(), peer_info, write);
         let mut pump = Self {
             sink: Rc::clone(&engine) as _,
             engine,

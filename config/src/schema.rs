@@ -65,7 +65,7 @@ pub fn schema(filters: &[&str]) -> Value {
                     "listen": text("Where clients connect: redis://127.0.0.1:6379, memcached://127.0.0.1:11211, redis+unix:///path."),
                     "to": text("A cluster's name, or a target: redis://a:6379,b:6379, memcached://a:11211, embedded://."),
                     "filters": filter,
-                    "max_connections": count("Clients at one time (65536)."),
+                    "max_connections": count("Clients at one time, over all workers; others get the protocol's error (65536)."),
                     "max_in_flight": count("Unanswered calls of one client (1024)."),
                     "max_output": size("Unread replies of one client (8MiB)."),
                     "max_frame": size("Largest request (512MiB)."),

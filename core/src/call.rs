@@ -123,6 +123,8 @@ pub enum Refusal {
     TimedOut,
     /// What several shards have answered is more than mecha holds.
     TooLarge,
+    /// The listener has as many clients as it may have.
+    TooManyClients,
     /// Too many dedicated upstream connections.
     TooManyPins,
     /// mecha or the backend cannot do this.
@@ -139,7 +141,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every variant, for metrics and tests.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::CircuitOpen,
         Self::CrossSlot,
         Self::Denied,
@@ -150,6 +152,7 @@ impl Refusal {
         Self::RateLimited,
         Self::TimedOut,
         Self::TooLarge,
+        Self::TooManyClients,
         Self::TooManyPins,
         Self::Unsupported,
         Self::UpstreamConfused,
@@ -171,6 +174,7 @@ impl Refusal {
             Self::RateLimited => "rate_limited",
             Self::TimedOut => "timed_out",
             Self::TooLarge => "too_large",
+            Self::TooManyClients => "too_many_clients",
             Self::TooManyPins => "too_many_pins",
             Self::Unsupported => "unsupported",
             Self::UpstreamConfused => "upstream_confused",
@@ -193,6 +197,7 @@ impl Refusal {
             Self::RateLimited => "rate limit exceeded",
             Self::TimedOut => "backend did not answer in time",
             Self::TooLarge => "what the shards have answered is too large to be put together",
+            Self::TooManyClients => "max number of clients reached",
             Self::TooManyPins => "too many dedicated upstream connections",
             Self::Unsupported => "command is not supported on this backend",
             Self::UpstreamConfused => "the answers of the shards do not fit together",

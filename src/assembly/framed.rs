@@ -14,12 +14,16 @@ use mecha_transport::Accepted;
 
 use super::{Door, DoorPlan, Scope, Shared, take_known};
 use crate::catalog;
-use crate::session::{ClientTask, EngineCell, Listener, ListenerLimits, serve};
+use crate::session::{ClientTask, EngineCell, Listener, ListenerLimits, serve, turn_away};
 use crate::upstream::{Embedded, Translated};
 use crate::worker::Seat;
 
 /// The largest request or reply where frames must be seen whole.
 const MAX_WHOLE_FRAME: usize = 64 << 20;
+
+/// Surplus clients of one door and worker that are being told so; beyond, they are closed without a word, or a storm of
+/// them would hold the descriptors that the limit is to save.
+const MAX_LEAVING: usize = 256;
 
 /// One row of the catalog.
 pub trait ProtocolEntry: Sync {
@@ -264,6 +268,8 @@ impl<P: Framed> DoorPlan for FramedPlan<P> {
             upstream,
             chain: RefCell::new(Chain::new(filters)),
             rewrites_replies: is_rewriting,
+            // Made with the plan, for every listener that it has.
+            places: self.shared.places.get(&self.listener.name).cloned().unwrap_or_default(),
             metrics: scope.listener_metrics(&self.shared.registry, &self.listener.name, P::NAME, P::ops()),
             limits: ListenerLimits {
                 frames,
@@ -285,6 +291,7 @@ impl<P: Framed> DoorPlan for FramedPlan<P> {
         Rc::new(FramedDoor {
             listener,
             max_connections: self.listener.max_connections as usize,
+            leaving: Rc::default(),
             engine: scope.engine::<P>(),
             scratch: Rc::clone(&scope.scratch),
             clock: scope.environment.clock,
@@ -304,6 +311,8 @@ impl<P: Framed> Factory<P> {
 struct FramedDoor<P: Framed> {
     listener: Rc<Listener<P>>,
     max_connections: usize,
+    /// Has a clone for each surplus client that is being told so.
+    leaving: Rc<()>,
     engine: Rc<EngineCell<P>>,
     scratch: Rc<RefCell<Vec<u8>>>,
     clock: mecha_transport::Clock,
@@ -311,10 +320,20 @@ struct FramedDoor<P: Framed> {
 
 impl<P: Framed> Door for FramedDoor<P> {
     fn accept(&self, stream: Accepted, peer: Peer, seat: Seat) -> std::io::Result<()> {
-        if self.listener.metrics.connections() >= self.max_connections as u64 {
+        let Some(place) = self.listener.places.take(self.max_connections) else {
             self.listener.metrics.refused_connection();
+            if Rc::strong_count(&self.leaving) <= MAX_LEAVING {
+                let (halves, scratch) = (stream.into_halves()?, Rc::clone(&self.scratch));
+                let leaving = Rc::clone(&self.leaving);
+                let mut why = Vec::new();
+                P::refuse(Asked::default(), Refusal::TooManyClients, &mut why);
+                tokio::task::spawn_local(async move {
+                    turn_away(scratch, halves, why).await;
+                    drop(leaving);
+                });
+            }
             return Ok(());
-        }
+        };
         let halves = stream.into_halves()?;
         let task = ClientTask {
             engine: Rc::clone(&self.engine),
@@ -324,7 +343,7 @@ impl<P: Framed> Door for FramedDoor<P> {
         let listener = Rc::clone(&self.listener);
         tokio::task::spawn_local(async move {
             let _seat = seat;
-            serve(task, listener, peer, halves).await;
+            serve(task, listener, place, peer, halves).await;
         });
         Ok(())
     }

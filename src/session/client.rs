@@ -14,6 +14,7 @@ use mecha_transport::{Clock, Intake, ReadHalf, WriteHalf};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::Place;
 use super::connection::{Client, Listener, OpenRequest};
 use super::engine::EngineCell;
 
@@ -51,10 +52,11 @@ struct Reading {
 pub async fn serve<P: Framed>(
     task: ClientTask<P>,
     listener: Rc<Listener<P>>,
+    place: Place,
     peer: Peer,
     (read, write): (ReadHalf, WriteHalf),
 ) {
-    let conn = task.engine.open(&listener, peer, write);
+    let conn = task.engine.open(&listener, place, peer, write);
     let mut leaving = Leaving { engine: Rc::clone(&task.engine), conn, why: CloseReason::Bug };
     let sink: Rc<dyn ReplySink<P>> = Rc::clone(&task.engine) as _;
     let mut reading = Reading { half: read, intake: Intake::default(), is_ahead: false, is_ended: false };
@@ -70,6 +72,23 @@ pub async fn serve<P: Framed>(
         // Whoever keeps sending is not waited for.
         let _ = tokio::time::timeout(LINGER, linger(&task.scratch, &mut reading.half)).await;
     }
+}
+
+/// Tells a client why it cannot stay.
+pub async fn turn_away(
+    scratch: Rc<RefCell<Vec<u8>>>,
+    (mut read, write): (ReadHalf, WriteHalf),
+    why: Vec<u8>,
+) {
+    let told = async {
+        // A socket that was just accepted does not know yet that it can be written to. A client that is gone needs no reason.
+        let is_ready = std::future::poll_fn(|cx| read.poll_write_ready(cx)).await.is_ok();
+        if is_ready && write.try_write(&why).is_ok() {
+            write.finish();
+            linger(&scratch, &mut read).await;
+        }
+    };
+    let _ = tokio::time::timeout(LINGER, told).await;
 }
 
 /// Reads to the client's end and drops it all: a socket that is closed with unread bytes in it takes the answers that

@@ -10,7 +10,7 @@ use mecha_core::{Call, Chain, Framed, Limits, Peer, ProtocolError};
 use mecha_telemetry::{CloseReason, ListenerMetrics};
 use mecha_transport::{Outbox, WriteHalf};
 
-use super::Ledger;
+use super::{Ledger, Place, Places};
 
 /// Unread bytes of replies at which a client's further requests wait.
 pub(super) const OUTPUT_HIGH: usize = 256 << 10;
@@ -38,6 +38,8 @@ pub struct Listener<P: Framed> {
     pub chain: RefCell<Chain<P>>,
     /// Whether a filter rewrites replies, so that even answers made in this process must be shown to it as frames.
     pub rewrites_replies: bool,
+    /// Who may be here, over all workers.
+    pub places: Arc<Places>,
     /// Counters.
     pub metrics: Arc<ListenerMetrics>,
     /// Bounds.
@@ -111,6 +113,7 @@ pub(super) struct Client<P: Framed> {
 /// All of a client that submitting and answering need; apart from [`Client`] so that a batch may borrow the session.
 pub(super) struct State<P: Framed> {
     pub(super) listener: Rc<Listener<P>>,
+    pub(super) place: Place,
     pub(super) peer: Peer,
     pub(super) socket: WriteHalf,
     pub(super) ledger: Ledger,
@@ -155,9 +158,16 @@ pub(super) struct Choked {
 }
 
 impl<P: Framed> State<P> {
-    pub(super) fn new(listener: Rc<Listener<P>>, peer: Peer, socket: WriteHalf, now_micros: u64) -> Self {
+    pub(super) fn new(
+        listener: Rc<Listener<P>>,
+        place: Place,
+        peer: Peer,
+        socket: WriteHalf,
+        now_micros: u64,
+    ) -> Self {
         Self {
             listener,
+            place,
             peer,
             socket,
             ledger: Ledger::default(),

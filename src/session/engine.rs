@@ -11,6 +11,7 @@ use mecha_telemetry::CloseReason;
 use mecha_transport::{Clock, WriteHalf};
 use slab::Slab;
 
+use super::Place;
 use super::connection::{Client, Listener, OpenRequest, Position, Route, Stalled, State};
 use super::route::{Processing, Progress};
 
@@ -75,15 +76,15 @@ impl<P: Framed> EngineCell<P> {
         })))
     }
 
-    /// Adds a client.
-    pub fn open(&self, listener: &Rc<Listener<P>>, peer: Peer, socket: WriteHalf) -> ConnKey {
+    /// Adds a client, who has this place.
+    pub fn open(&self, listener: &Rc<Listener<P>>, place: Place, peer: Peer, socket: WriteHalf) -> ConnKey {
         let mut engine = self.0.borrow_mut();
         let now = engine.clock.micros();
         listener.metrics.opened();
         let index = engine.clients.insert(Client {
             decoder: P::request_decoder(listener.limits.frames),
             session: P::Session::default(),
-            state: State::new(Rc::clone(listener), peer, socket, now),
+            state: State::new(Rc::clone(listener), place, peer, socket, now),
         });
         if engine.epochs.len() <= index {
             engine.epochs.resize(index + 1, 0);

@@ -41,6 +41,9 @@ impl<P: Framed> Client<P> {
             }
             let frames = next.limits.frames;
             let old = std::mem::replace(&mut state.listener, next);
+            if !state.place.is_of(&state.listener.places) {
+                state.place = state.listener.places.enter();
+            }
             if !old.leads_where(&state.listener) {
                 old.upstream.forget(conn);
                 state.lane = Default::default();

@@ -8,6 +8,7 @@ mod docs;
 mod drain;
 mod faults;
 mod hostile;
+mod limits;
 mod memcached;
 mod pins;
 mod portable;

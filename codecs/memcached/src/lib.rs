@@ -183,6 +183,11 @@ impl Framed for Memcached {
 
 /// A refusal in Memcached's words; it is the client's fault if asking again cannot help.
 fn write_refusal(why: Refusal, out: &mut Vec<u8>) {
+    if why == Refusal::TooManyClients {
+        // Word for word the server's; before the first byte nobody knows whether it will be the binary protocol.
+        out.extend_from_slice(b"SERVER_ERROR too many open connections\r\n");
+        return;
+    }
     out.extend_from_slice(match why {
         Refusal::Denied | Refusal::Filtered | Refusal::NeedsTls | Refusal::Unsupported => {
             b"CLIENT_ERROR mecha: "

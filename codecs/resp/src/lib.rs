@@ -100,6 +100,10 @@ impl Protocol for Resp {
             out.extend_from_slice(b"-CROSSSLOT Keys in request don't hash to the same slot\r\n");
             return;
         }
+        if why == Refusal::TooManyClients {
+            out.extend_from_slice(b"-ERR max number of clients reached\r\n");
+            return;
+        }
         let code = match why {
             Refusal::Moved => "TRYAGAIN",
             Refusal::Denied => "NOPERM",
