@@ -12,7 +12,10 @@
 //!    └──────────────────────── all probes succeed ──────────────────────┘
 //! ```
 //!
-//! The state is one for all workers. Reading it costs a batch one atomic load while the circuit is closed.
+//! The state is one for all workers: one word, changed as a whole, so that workers that go half-open together let no more
+//! probes through than one would. Reading it costs a batch one atomic load while the circuit is closed. Each half-open time
+//! is a generation, and each worker remembers which calls are its probes: answers to calls from before the circuit opened,
+//! or to probes of an earlier time, decide nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -20,7 +23,7 @@ use std::time::Duration;
 
 use mecha_config::units::Period;
 use mecha_config::{ConfigError, Options};
-use mecha_core::{Call, Cx, Done, Outcome, Policy, Refusal, Verdict};
+use mecha_core::{Call, Cx, Done, Outcome, Policy, Refusal, Ticket, Verdict};
 use mecha_telemetry::prometheus::{IntCounter, IntGauge};
 use serde::Deserialize;
 
@@ -106,24 +109,53 @@ fn judge(spec: &Spec, options: &Options, errors: &mut Vec<ConfigError>) {
     if spec.probes == 0 {
         errors.push(options.error("half_open_probes", "must be at least 1"));
     }
+    if spec.probes > MAX_PROBES {
+        errors.push(options.error("half_open_probes", format!("must be at most {MAX_PROBES}")));
+    }
 }
 
-const CLOSED: u32 = 0;
-const HALF_OPEN: u32 = 1;
-const OPEN: u32 = 2;
+const CLOSED: u8 = 0;
+const HALF_OPEN: u8 = 1;
+const OPEN: u8 = 2;
+
+/// Workers remember their probes.
+const MAX_PROBES: u32 = 1000;
+
+/// The state as one atomic word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Word {
+    state: u8,
+    /// Counts the times that it was half-open; wraps.
+    generation: u16,
+    /// Probes that may still be sent.
+    left: u16,
+    /// Probes that have succeeded.
+    good: u16,
+}
+
+impl Word {
+    fn of(bits: u64) -> Self {
+        let [state, _, g0, g1, l0, l1, o0, o1] = bits.to_le_bytes();
+        let [generation, left, good] = [[g0, g1], [l0, l1], [o0, o1]].map(u16::from_le_bytes);
+        Self { state, generation, left, good }
+    }
+
+    fn bits(self) -> u64 {
+        let [[g0, g1], [l0, l1], [o0, o1]] = [self.generation, self.left, self.good].map(u16::to_le_bytes);
+        u64::from_le_bytes([self.state, 0, g0, g1, l0, l1, o0, o1])
+    }
+}
 
 struct Breaker {
     spec: Spec,
-    state: AtomicU32,
+    /// A [`Word`].
+    word: AtomicU64,
     /// When an open circuit becomes half-open; when a half-open one gives its probes up.
     until_micros: AtomicU64,
     in_a_row: AtomicU32,
     window_start: AtomicU64,
     window_calls: AtomicU32,
     window_failures: AtomicU32,
-    /// Probes that may still be sent, and those that have succeeded.
-    probes_left: AtomicU32,
-    probes_good: AtomicU32,
     /// Times that it opened without closing in between.
     reopened: AtomicU32,
     gauge: IntGauge,
@@ -141,14 +173,12 @@ fn build(options: &Options, cx: &BuildCx<'_>) -> Result<Arc<Breaker>, Vec<Config
     };
     Ok(Arc::new(Breaker {
         spec,
-        state: AtomicU32::new(CLOSED),
+        word: AtomicU64::new(0),
         until_micros: AtomicU64::new(0),
         in_a_row: AtomicU32::new(0),
         window_start: AtomicU64::new(0),
         window_calls: AtomicU32::new(0),
         window_failures: AtomicU32::new(0),
-        probes_left: AtomicU32::new(0),
-        probes_good: AtomicU32::new(0),
         reopened: AtomicU32::new(0),
         gauge,
         opened,
@@ -158,61 +188,123 @@ fn build(options: &Options, cx: &BuildCx<'_>) -> Result<Arc<Breaker>, Vec<Config
 impl PolicyFactory for Arc<Breaker> {
     fn open(&self) -> Box<dyn Policy> {
         // It takes the gauge over from a predecessor that may have been open.
-        self.gauge.set(i64::from(self.state.load(Ordering::Relaxed)));
-        Box::new(Instance(Arc::clone(self)))
+        self.gauge.set(i64::from(self.word().state));
+        let probing = Vec::with_capacity(self.spec.probes as usize);
+        Box::new(Instance { breaker: Arc::clone(self), generation: 0, probing })
     }
 }
 
-struct Instance(Arc<Breaker>);
+struct Instance {
+    breaker: Arc<Breaker>,
+    /// Which half-open time `probing` is about.
+    generation: u16,
+    /// Probes that this worker has sent and that are not answered.
+    probing: Vec<Ticket>,
+}
 
 impl Breaker {
-    fn set(&self, state: u32) {
-        self.state.store(state, Ordering::Release);
-        self.gauge.set(i64::from(state));
+    fn word(&self) -> Word {
+        Word::of(self.word.load(Ordering::Acquire))
     }
 
-    /// Moves to `to` if the state is still `from`: one worker wins.
-    fn change(&self, from: u32, to: u32) -> bool {
-        let won = self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if won {
-            self.gauge.set(i64::from(to));
+    /// Changes the word if it is still `from`: one worker wins.
+    fn change(&self, from: Word, to: Word) -> bool {
+        let (old, new) = (from.bits(), to.bits());
+        let has_won = self.word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if has_won && from.state != to.state {
+            self.gauge.set(i64::from(to.state));
         }
-        won
+        has_won
     }
 
-    fn open(&self, from: u32, now_micros: u64) {
-        let times = if from == CLOSED { 0 } else { self.reopened.load(Ordering::Relaxed).saturating_add(1) };
+    /// Changes the word by `to` for as long as it gives something.
+    fn update(&self, to: impl Fn(Word) -> Option<Word>) -> Option<Word> {
+        loop {
+            let from = self.word();
+            let to = to(from)?;
+            if self.change(from, to) {
+                return Some(to);
+            }
+        }
+    }
+
+    fn open(&self, from: Word, now_micros: u64) {
+        let is_again = from.state != CLOSED;
+        let times = if is_again { self.reopened.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
         let factor = 1u64.checked_shl(times.min(20)).unwrap_or(1);
         let open_for = self.spec.open_micros.saturating_mul(factor).min(self.spec.max_open_micros);
-        self.until_micros.store(now_micros + open_for, Ordering::Relaxed);
-        if self.change(from, OPEN) {
+        // Before the state, which nobody reads without this; a half-open circuit's time is not over meanwhile.
+        if !is_again {
+            self.until_micros.store(now_micros + open_for, Ordering::Release);
+        }
+        if self.change(from, Word { state: OPEN, ..from }) {
+            self.until_micros.store(now_micros + open_for, Ordering::Release);
             self.reopened.store(times, Ordering::Relaxed);
             self.opened.inc();
         }
     }
 
-    fn half_open(&self, from: u32, now_micros: u64) {
-        self.probes_left.store(self.spec.probes, Ordering::Relaxed);
-        self.probes_good.store(0, Ordering::Relaxed);
+    /// Begins a half-open time if that of the current state is over. The worker that moves the end begins it.
+    fn half_open(&self, from: Word, now_micros: u64) {
+        let until = self.until_micros.load(Ordering::Acquire);
+        if now_micros < until {
+            return;
+        }
         // Probes that never end (their clients left) must not keep it half-open for ever.
-        self.until_micros.store(now_micros + self.spec.max_open_micros, Ordering::Relaxed);
-        if from == OPEN {
-            self.change(OPEN, HALF_OPEN);
+        let next = now_micros + self.spec.max_open_micros;
+        let is_mine =
+            self.until_micros.compare_exchange(until, next, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if is_mine {
+            let generation = from.generation.wrapping_add(1);
+            let left = self.spec.probes.min(MAX_PROBES) as u16;
+            // A probe of the time before may just have been sent or have ended: what is true then is what counts.
+            let begin = |word: Word| {
+                let is_same = word.state != CLOSED && word.generation == from.generation;
+                is_same.then_some(Word { state: HALF_OPEN, generation, left, good: 0 })
+            };
+            self.update(begin);
         }
     }
 
-    fn close(&self) {
+    fn close(&self, from: Word) {
         self.in_a_row.store(0, Ordering::Relaxed);
         self.window_calls.store(0, Ordering::Relaxed);
         self.window_failures.store(0, Ordering::Relaxed);
         self.reopened.store(0, Ordering::Relaxed);
-        self.set(CLOSED);
+        self.change(from, Word { state: CLOSED, ..from });
     }
 
-    /// Takes the right to send one probe.
-    fn probe(&self) -> bool {
-        let take = |left: u32| left.checked_sub(1);
-        self.probes_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    /// Takes the right to send one probe; returns its generation.
+    fn probe(&self) -> Option<u16> {
+        let take = |word: Word| {
+            let left = word.left.checked_sub(1).filter(|_| word.state == HALF_OPEN)?;
+            Some(Word { left, ..word })
+        };
+        self.update(take).map(|word| word.generation)
+    }
+
+    /// A probe of this generation has ended: with `is_failure`, or without telling anything.
+    fn probed(&self, generation: u16, is_failure: Option<bool>, now_micros: u64) {
+        let is_current = |word: Word| word.state == HALF_OPEN && word.generation == generation;
+        let counted = self.update(|word| {
+            let word = is_current(word).then_some(word)?;
+            Some(match is_failure {
+                // Its right goes back.
+                None => Word { left: word.left + 1, ..word },
+                Some(false) => Word { good: word.good + 1, ..word },
+                Some(true) => word,
+            })
+        });
+        let Some(mut word) = counted else { return };
+        if is_failure == Some(true) {
+            // Until it is open: other probes are counted at the same time.
+            while is_current(word) {
+                self.open(word, now_micros);
+                word = self.word();
+            }
+        } else if u32::from(word.good) >= self.spec.probes {
+            self.close(word);
+        }
     }
 
     /// Counts calls of a closed circuit: successes before the last failure, failures, successes behind it.
@@ -238,7 +330,10 @@ impl Breaker {
             is_over |= calls >= self.spec.min_calls && f64::from(failures) >= ratio * f64::from(calls);
         }
         if is_over {
-            self.open(CLOSED, now_micros);
+            let word = self.word();
+            if word.state == CLOSED {
+                self.open(word, now_micros);
+            }
         }
     }
 }
@@ -260,40 +355,45 @@ fn is_failure(done: &Done) -> Option<bool> {
 
 impl Policy for Instance {
     fn on_calls(&mut self, calls: &mut [Call], cx: &Cx<'_>) {
-        let breaker = &*self.0;
-        let mut state = breaker.state.load(Ordering::Acquire);
-        if state == CLOSED {
+        let word = self.breaker.word();
+        if word.state == CLOSED {
             return;
         }
-        if cx.now_micros >= breaker.until_micros.load(Ordering::Relaxed) {
-            breaker.half_open(state, cx.now_micros);
-            state = HALF_OPEN;
-        }
+        self.breaker.half_open(word, cx.now_micros);
         for call in calls.iter_mut().filter(|call| call.verdict == Verdict::Forward) {
-            if state == OPEN || !breaker.probe() {
+            let Some(generation) = self.breaker.probe() else {
                 call.verdict = Verdict::Refuse(Refusal::CircuitOpen);
+                continue;
+            };
+            if generation != self.generation {
+                self.generation = generation;
+                self.probing.clear();
             }
+            self.probing.push(call.ticket);
         }
     }
 
     fn on_done(&mut self, done: &[Done], cx: &Cx<'_>) {
-        let breaker = &*self.0;
-        let (mut calls, mut failures, mut end) = (0u32, 0u32, 0u32);
-        for is_failure in done.iter().filter_map(is_failure) {
-            calls += 1;
-            failures += u32::from(is_failure);
-            end = if is_failure { end + 1 } else { 0 };
-        }
-        if calls == 0 {
-            return;
-        }
-        match breaker.state.load(Ordering::Acquire) {
-            CLOSED => breaker.count(calls, failures, end, failures == calls, cx.now_micros),
-            HALF_OPEN if failures > 0 => breaker.open(HALF_OPEN, cx.now_micros),
+        let breaker = &*self.breaker;
+        match breaker.word().state {
+            CLOSED => {
+                let (mut calls, mut failures, mut end) = (0u32, 0u32, 0u32);
+                for is_failure in done.iter().filter_map(is_failure) {
+                    calls += 1;
+                    failures += u32::from(is_failure);
+                    end = if is_failure { end + 1 } else { 0 };
+                }
+                if calls > 0 {
+                    breaker.count(calls, failures, end, failures == calls, cx.now_micros);
+                }
+            }
             HALF_OPEN => {
-                let good = breaker.probes_good.fetch_add(calls, Ordering::Relaxed) + calls;
-                if good >= breaker.spec.probes {
-                    breaker.close();
+                for done in done.iter().filter(|done| done.outcome != Outcome::Refused(Refusal::CircuitOpen))
+                {
+                    if let Some(at) = self.probing.iter().position(|ticket| *ticket == done.ticket) {
+                        self.probing.swap_remove(at);
+                        breaker.probed(self.generation, is_failure(done), cx.now_micros);
+                    }
                 }
             }
             // Answers to calls from before it opened.
@@ -386,6 +486,53 @@ mod tests {
         circuit.now = 1_000_000;
         assert_eq!(circuit.send(&[Outcome::Ok; 5]), 2);
         assert_eq!((circuit.state().as_str(), circuit.send(&[Outcome::Ok; 5])), ("0", 5));
+    }
+
+    #[test]
+    fn answers_to_calls_from_before_it_opened_are_no_probes() {
+        let mut circuit = Circuit::new("- circuit_breaker: { failures: 1, open_for: 1s }");
+        circuit.send(&[TIMEOUT]);
+        circuit.now = 1_000_000;
+        let mut probe = calls(&[OpClass::Read]);
+        probe[0].ticket.seq = 9;
+        circuit.policy.on_calls(&mut probe, &cx(circuit.now));
+        let done = |seq, outcome| {
+            let ticket = Ticket { seq, ..Ticket::default() };
+            Done { ticket, op: OpId::UNKNOWN, outcome, micros: 1 }
+        };
+        circuit.policy.on_done(&[done(1, Outcome::Ok), done(2, TIMEOUT)], &cx(circuit.now));
+        assert_eq!(circuit.state(), "1");
+        circuit.policy.on_done(&[done(9, Outcome::Ok)], &cx(circuit.now));
+        assert_eq!(circuit.state(), "0");
+    }
+
+    #[test]
+    fn workers_that_go_half_open_together_send_no_more_probes_than_one() {
+        let registry = Registry::new();
+        let example =
+            "- circuit_breaker: { failures: 1, open_for: 1s, max_open_for: 1s, half_open_probes: 2 }";
+        let factory =
+            with_cx(&registry, |cx| (KIND.build)(&options(example), cx)).unwrap_or_else(|e| panic!("{e:?}"));
+        let done = Done { ticket: Ticket::default(), op: OpId::UNKNOWN, outcome: TIMEOUT, micros: 1 };
+        factory.open().on_done(&[done], &cx(0));
+        let (start, sent) = (std::sync::Barrier::new(4), AtomicU64::new(0));
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| {
+                    let mut worker = factory.open();
+                    for round in 1..=3000u64 {
+                        start.wait();
+                        let mut batch = vec![calls(&[OpClass::Read])[0]; 3];
+                        worker.on_calls(&mut batch, &cx(round * 1_000_000));
+                        let passed = batch.iter().filter(|call| call.verdict == Verdict::Forward).count();
+                        sent.fetch_add(passed as u64, Ordering::Relaxed);
+                        if start.wait().is_leader() {
+                            assert!(sent.swap(0, Ordering::Relaxed) <= 2, "round {round}");
+                        }
+                    }
+                });
+            }
+        });
     }
 
     #[test]
