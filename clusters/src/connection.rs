@@ -262,6 +262,29 @@ impl<P: Framed> Connection<P> {
         self.wake_after_submit(inner);
     }
 
+    /// Appends a request of the client `ticket` that nobody waits for.
+    pub fn submit_unasked(&self, frame: &[u8], sink: &Rc<dyn ReplySink<P>>, ticket: Ticket, now_micros: u64) {
+        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *inner;
+        inner.outbox.extend(frame);
+        if self.follower.is_some() {
+            inner.kept.push(frame, std::iter::once(frame.len()));
+        }
+        inner.runs.slips_mut().push_back(Slip::of(mecha_core::OpId::UNKNOWN));
+        inner.runs.push(Run {
+            sink: Rc::clone(sink),
+            conn: ticket.conn,
+            first: ticket.seq,
+            count: 1,
+            sent_micros: now_micros,
+            deadline_micros: u64::MAX,
+            is_abandoned: true,
+            is_begun: false,
+            hops: 0,
+        });
+        self.wake_after_submit(inner);
+    }
+
     pub(crate) fn is_dedicated(&self) -> bool {
         self.is_dedicated
     }

@@ -214,6 +214,12 @@ pub trait Session<P: Framed>: Default {
         0
     }
 
+    /// A request to be sent on the dedicated connection right before the client's next call, whose reply nobody gets. Empty
+    /// if there is none. It makes the server fail a transaction that had a command refused on its way.
+    fn spoiler(&mut self) -> &'static [u8] {
+        &[]
+    }
+
     /// Appends what makes the dedicated connection forget this client, before another one gets it, and returns how many
     /// replies to it are to be swallowed.
     fn farewell(&mut self, out: &mut Vec<u8>) -> u32 {

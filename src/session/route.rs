@@ -264,6 +264,10 @@ impl<P: Framed> State<P> {
             let ticket = call.ticket;
             cx.done.push(Done { ticket, op: call.op, outcome: Outcome::Ok, micros: 0 });
         } else {
+            let spoiler = batch.session.spoiler();
+            if !spoiler.is_empty() {
+                connection.submit_unasked(spoiler, cx.sink, call.ticket, cx.now_micros);
+            }
             connection.submit(batch, at..at + 1, cx.sink, cx.now_micros);
             self.ledger.take(1);
         }

@@ -89,6 +89,8 @@ pub struct Session {
     raw: bool,
     /// A command was refused between `MULTI` and now.
     doomed: bool,
+    /// An `EXEC` is about to be sent that must fail.
+    is_spoiling: bool,
     /// The dedicated connection may bear the client's name.
     is_named: bool,
     /// It may bear the name and version of the client's library.
@@ -132,6 +134,7 @@ impl Default for Session {
             held: false,
             raw: false,
             doomed: false,
+            is_spoiling: false,
             is_named: false,
             is_described: false,
             greeting: None,
@@ -283,7 +286,7 @@ impl Session {
                 Step::Answered
             }
             op::WAIT | op::WAITAOF if !self.multi => Step::Go(Affinity::Waits),
-            op::MULTI | op::EXEC | op::DISCARD | op::WATCH | op::UNWATCH => self.transaction(seen, out),
+            op::MULTI | op::EXEC | op::DISCARD | op::WATCH | op::UNWATCH => self.transaction(seen),
             _ if op_info(seen.op).has(flag::BLOCKING) && !self.multi && blocks(seen.op, seen.frame) => {
                 Step::Go(if is_pinned { Affinity::Waits } else { Affinity::Once })
             }
@@ -291,7 +294,7 @@ impl Session {
         }
     }
 
-    fn transaction(&mut self, seen: &Seen<'_>, out: &mut Vec<u8>) -> Step {
+    fn transaction(&mut self, seen: &Seen<'_>) -> Step {
         match (seen.op, self.multi) {
             (op::MULTI, false) => {
                 (self.multi, self.doomed) = (true, false);
@@ -299,9 +302,8 @@ impl Session {
             }
             (op::EXEC, true) if self.doomed => {
                 (self.multi, self.watching, self.doomed) = (false, false, false);
-                // The server discards a transaction whose EXEC it cannot accept, and says EXECABORT.
-                write_request([b"EXEC".as_slice(), b"refused"].into_iter(), out);
-                Step::Rewritten(self.released())
+                self.is_spoiling = true;
+                Step::Go(self.released())
             }
             (op::EXEC | op::DISCARD, true) => {
                 (self.multi, self.watching) = (false, false);
@@ -567,6 +569,11 @@ impl mecha_core::Session<Resp> for Session {
         }
         (self.is_named, self.is_described) = (!self.name.is_empty(), self.held);
         count
+    }
+
+    fn spoiler(&mut self) -> &'static [u8] {
+        // The server does not accept it, and so discards the transaction in its own words.
+        if std::mem::take(&mut self.is_spoiling) { b"*1\r\n$3\r\nGET\r\n" } else { &[] }
     }
 
     fn farewell(&mut self, out: &mut Vec<u8>) -> u32 {

@@ -146,7 +146,9 @@ fn a_refusal_takes_back_what_its_command_would_have_changed() {
     }
     assert_eq!(show(&mut session, &["MULTI"]), ["Pin"]);
     assert!(!refuse(&mut session, "SET a 1").1);
-    assert_eq!(show(&mut session, &["EXEC"]), ["Release"], "and its frame is one that the server refuses");
+    assert_eq!(show(&mut session, &["EXEC"]), ["Release"]);
+    assert_eq!(session.spoiler(), b"*1\r\n$3\r\nGET\r\n", "which the server does not accept");
+    assert!(session.spoiler().is_empty());
     assert!(!session.multi && !session.doomed);
     assert_eq!(show(&mut session, &["MULTI"]), ["Pin"]);
     assert!(refuse(&mut session, "EXEC").1, "the server still has the transaction");
