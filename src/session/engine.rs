@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use mecha_clusters::ReplySink;
 use mecha_core::{
-    Affinity, Batch, Call, ConnKey, Decode, Done, Framed, Peer, ProtocolError, Session, Ticket,
+    Affinity, Batch, Call, ConnKey, Decode, Done, Framed, Peer, ProtocolError, Session, Ticket, Verdict,
 };
 use mecha_telemetry::CloseReason;
 use mecha_transport::{Clock, WriteHalf};
@@ -17,6 +17,8 @@ use super::route::{Processing, Progress};
 
 /// Progress that a client must make to be waited for, in microseconds.
 const STALL_LIMIT_MICROS: u64 = 50_000;
+/// Room for rewritten requests and answers that an engine keeps from batch to batch.
+const LOCAL_KEEP: usize = 1 << 20;
 /// How long a client that keeps others waiting is waited for in all.
 const CHOKE_LIMIT_MICROS: u64 = 1_000_000;
 
@@ -265,7 +267,7 @@ impl<P: Framed> Engine<P> {
                     .get(..if error.is_some() { bytes.len() } else { sound })
                     .unwrap_or_default()
                     .to_vec(),
-                local: batch.local.clone(),
+                local: still_needed(batch.local, batch.calls.get(position.at..).unwrap_or_default()).to_vec(),
                 heads: batch.heads.to_vec(),
                 calls: batch.calls.to_vec(),
                 position,
@@ -274,6 +276,9 @@ impl<P: Framed> Engine<P> {
             }));
         } else if let Some(error) = error {
             state.protocol_error(error, bytes.get(sound..).unwrap_or_default());
+        }
+        if local.capacity() > LOCAL_KEEP {
+            *local = Vec::new();
         }
         self.dirty(conn);
         if error.is_some() { bytes.len() } else { decoded.consumed }
@@ -294,6 +299,10 @@ impl<P: Framed> Engine<P> {
         let progress = client.state.serve(&mut batch, position, &mut processing);
         if let Progress::Stalled(wait) = progress {
             stalled.wait = wait;
+            let Stalled { local, calls, position, .. } = &mut *stalled;
+            let needed = still_needed(local, calls.get(position.at..).unwrap_or_default()).len();
+            local.truncate(needed);
+            local.shrink_to(LOCAL_KEEP);
             client.state.stalled = Some(stalled);
         } else if let Some((error, sound)) = stalled.error {
             client.state.protocol_error(error, stalled.wire.get(sound..).unwrap_or_default());
@@ -320,6 +329,19 @@ impl<P: Framed> Engine<P> {
 /// Where the last frame of the batch ends in `wire`.
 fn batch_end(calls: &[Call]) -> usize {
     calls.iter().rev().find(|call| !call.span.is_local()).map_or(0, |call| call.span.end())
+}
+
+/// The part of `local` that `calls` point into. Answers that have left lie behind it, and a stalled batch must not
+/// gather them.
+fn still_needed<'l>(local: &'l [u8], calls: &[Call]) -> &'l [u8] {
+    let end = |call: &Call| {
+        let answer = match call.verdict {
+            Verdict::Answered(span) if span.is_local() => span.end(),
+            _ => 0,
+        };
+        answer.max(if call.span.is_local() { call.span.end() } else { 0 })
+    };
+    local.get(..calls.iter().map(end).max().unwrap_or(0)).unwrap_or_default()
 }
 
 // === impl State: writing and ending ===

@@ -10,7 +10,7 @@ use mecha_clusters::{ReplySink, SubmitCx, Submitted};
 use mecha_core::{Affinity, Asked, Batch, Call, Cx, Done, Framed, Outcome, Refusal, Session, Verdict};
 use mecha_telemetry::CloseReason;
 
-use super::connection::{OpenRequest, Position, Route, State, Wait};
+use super::connection::{OUTPUT_HIGH, OpenRequest, Position, Route, State, Wait};
 
 /// How far a batch got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +139,8 @@ impl<P: Framed> State<P> {
             return Err(Wait::Drained);
         }
         self.release_if_due(batch.session);
-        if self.ledger.in_flight() >= self.listener.limits.max_in_flight {
+        // Answers made in this process come at once: a client that does not read them must not have more of them made.
+        if self.ledger.in_flight() >= self.listener.limits.max_in_flight || self.unread() >= OUTPUT_HIGH {
             return Err(Wait::Room);
         }
         if !matches!(self.route, Route::Shared) {

@@ -149,3 +149,25 @@ fn a_flood_of_requests_that_nobody_reads_the_answers_of_is_bounded() {
     drop((floods, steady));
     mecha.settles();
 }
+
+#[test]
+fn answers_of_the_store_are_made_as_they_are_read() {
+    let mecha = Mecha::start("redis", "embedded://");
+    let mut client = mecha.client();
+    let big = "v".repeat(1 << 20);
+    client.send(&frame(&["SET", "big", &big]));
+    assert_eq!(client.reply(), "+OK\r\n");
+    let before = mecha.resident_mib();
+    client.send(&b"GET big\r\n".repeat(200));
+    let mut steady = mecha.client();
+    for round in 0..50 {
+        assert_eq!(steady.call(&format!("SET round {round}")), "+OK\r\n");
+    }
+    let after = mecha.resident_mib();
+    assert!(after < before + 24.0, "{before} MiB, then {after} MiB for 200 MiB of answers");
+    let answer = format!("$1048576\r\n{big}\r\n");
+    for _ in 0..200 {
+        assert!(client.reply() == answer);
+    }
+    assert_eq!(client.call("PING"), "+PONG\r\n");
+}

@@ -11,9 +11,12 @@ use crate::translator::{Random, Taken};
 
 use crate::EMBEDDED as BACK;
 
+/// Bytes of answers after which the rest of a batch waits until the client has read them.
+const ANSWERS_HIGH: usize = 256 << 10;
+
 /// Answers the calls of `batch` in `range` whose verdict is [`Verdict::Forward`]: sets their verdicts to
 /// [`Verdict::Answered`] and says [`Taken::Answered`], or [`Taken::Close`] when a call closes the connection, behind
-/// which none is looked at. `random` is any number, different on every call.
+/// which none is looked at. Stops early once the answers are many bytes; the caller asks again. `random` is any number, different on every call.
 pub fn serve<A: KvFront>(
     store: &Store,
     batch: &mut Batch<'_, A>,
@@ -27,7 +30,7 @@ pub fn serve<A: KvFront>(
     let mut random = Random(random);
     let mut copy = Vec::new();
     let Batch { wire, local, heads, calls, session } = batch;
-    let mut answered = 0;
+    let (mut answered, begin) = (0, local.len());
     for index in range {
         let (Some(head), Some(call)) = (heads.get(index), calls.get_mut(index)) else { break };
         if call.verdict != Verdict::Forward {
@@ -64,6 +67,9 @@ pub fn serve<A: KvFront>(
         answered += 1;
         if closes {
             return Taken::Close(answered);
+        }
+        if local.len() - begin >= ANSWERS_HIGH {
+            break;
         }
     }
     Taken::Answered(answered)
