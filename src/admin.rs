@@ -32,6 +32,8 @@ const LIFETIME: Duration = Duration::from_secs(60);
 const MAX_HEADERS: usize = 16 << 10;
 /// Connections listed by `/connections` unless asked for more.
 const DEFAULT_LIMIT: usize = 1000;
+/// Connections listed by `/connections` whatever is asked for: some megabytes.
+const MAX_LIMIT: usize = 10_000;
 
 /// Paths, for the index of errors.
 const PATHS: &str = "/ /live /ready /metrics /config /clusters /connections /drain (POST)";
@@ -140,7 +142,7 @@ fn answer(request: &Request<Incoming>, state: &AdminState) -> Response<Full<Byte
 /// `limit=N` of a query.
 fn limit(query: Option<&str>) -> usize {
     let value = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("limit="));
-    value.and_then(|value| value.parse().ok()).unwrap_or(DEFAULT_LIMIT)
+    value.and_then(|value| value.parse().ok()).unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT)
 }
 
 fn json(value: &Value) -> Response<Full<Bytes>> {
@@ -199,6 +201,7 @@ mod tests {
         assert!(ask(addr, "GET /metrics").contains("mecha_build_info"));
         assert!(ask(addr, "GET /config").contains("\"workers\": 1"));
         assert!(ask(addr, "GET /connections?limit=7").contains("\"limit\": 7"));
+        assert!(ask(addr, "GET /connections?limit=99999999").contains("\"limit\": 10000"));
         assert!(ask(addr, "GET /").contains("<title>"));
         assert!(ask(addr, "GET /nosuch").contains("/metrics"));
         assert!(ask(addr, "POST /metrics").starts_with("HTTP/1.1 405"));

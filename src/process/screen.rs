@@ -76,7 +76,7 @@ pub(super) fn started(
         if let Some(port) = port("memcached") {
             let _ = writeln!(
                 text,
-                "  printf 'get greeting\\r\\nquit\\r\\n' | nc 127.0.0.1 {port}   # the same store"
+                "  bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}; printf \"get greeting\\r\\nquit\\r\\n\" >&3; cat <&3'   # the same store"
             );
         }
         text.push_str(

@@ -38,7 +38,8 @@ fn kind(schema: &Value) -> String {
     if let Some(words) = schema["enum"].as_array() {
         return words
             .iter()
-            .map(|word| format!("`{}`", word.as_str().unwrap_or_default()))
+            // A version may also be written as a number, which reads the same.
+            .filter_map(|word| Some(format!("`{}`", word.as_str()?)))
             .collect::<Vec<_>>()
             .join(", ");
     }

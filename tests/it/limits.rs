@@ -34,3 +34,37 @@ fn clients_over_the_limit_of_all_workers_get_the_protocols_error() {
         mecha.settles();
     }
 }
+
+#[test]
+fn two_hundred_admin_clients_do_not_touch_the_data() {
+    let mecha = Mecha::start("redis", "embedded://");
+    let mut clients: Vec<_> = (0..8).map(|_| mecha.client()).collect();
+    let crowd: Vec<_> = (0..200u32)
+        .filter_map(|number| {
+            let mut stream = std::net::TcpStream::connect(("127.0.0.1", mecha.admin)).ok()?;
+            let bytes: &[u8] = match number % 4 {
+                0 => &[0xff; 4096],
+                1 => b"GET /connections HTTP/1.1\r\nhost: x\r\n",
+                2 => b"GET /connections?limit=99999999 HTTP/1.1\r\nhost: x\r\n\r\n",
+                _ => b"",
+            };
+            // Those over the admin server's limit are closed at once.
+            let _ = std::io::Write::write_all(&mut stream, bytes);
+            Some(stream)
+        })
+        .collect();
+    for round in 0..100 {
+        for (number, client) in clients.iter_mut().enumerate() {
+            let word = format!("{number}-{round}");
+            assert_eq!(client.call(&format!("ECHO {word}")), format!("${}\r\n{word}\r\n", word.len()));
+        }
+    }
+    drop(crowd);
+    let admin = mecha.admin;
+    eventually("the admin server does not come back", || {
+        Client::try_new(admin).is_some_and(|mut client| {
+            let asked = b"GET /ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+            std::io::Write::write_all(&mut client.writer, asked).is_ok() && client.line().contains(" 200 ")
+        })
+    });
+}

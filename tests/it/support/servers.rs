@@ -122,7 +122,8 @@ pub(crate) struct Mecha {
     pub(crate) process: Process,
     /// Where the first listener is.
     pub(crate) port: u16,
-    admin: u16,
+    /// Where the admin server is.
+    pub(crate) admin: u16,
     /// From exec to the word that it is ready.
     pub(crate) started_after: Duration,
 }
