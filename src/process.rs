@@ -1,5 +1,6 @@
 //! The life of the process: start, readiness, signals, drain.
 
+use std::future::Future as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -175,6 +176,9 @@ impl Running {
             drop(changed);
             changed = Box::pin(file.changed());
         };
+        // As above: made once, so that no turn of the loop below loses a second signal.
+        let mut again = std::pin::pin!(signal());
+        let _ = std::future::poll_fn(|cx| std::task::Poll::Ready(again.as_mut().poll(cx).is_ready())).await;
         tracing::info!(by = why, "draining");
         if let Some(admin) = &self.admin {
             admin.ready.store(false, Ordering::Release);
@@ -191,7 +195,7 @@ impl Running {
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(5)) => {}
                 // A second signal means: now.
-                _ = signal() => break,
+                _ = &mut again => break,
             }
         }
         let left: usize = self.workers.iter().map(Worker::load).sum();

@@ -76,7 +76,8 @@ impl Default for Limits {
             max_frame: 512 << 20,
             max_args: 1 << 20,
             max_line: 64 << 10,
-            max_depth: 128,
+            // Deeper than the tables that a server's scripts can return.
+            max_depth: 16 << 10,
         }
     }
 }

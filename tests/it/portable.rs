@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::support::{Client, Mecha, eventually, memcached, redis, redis_on};
+use super::support::{Client, Mecha, eventually, frame, memcached, redis, redis_on};
 
 /// The same conversation on any back.
 fn portable(mecha: &Mecha) {
@@ -158,4 +158,19 @@ fn a_client_that_never_reads_harms_nobody() {
     }
     assert!(before.elapsed() < Duration::from_secs(5), "others had to wait");
     assert!(mecha.metric("process_resident_memory_bytes") < 60e6);
+}
+
+#[test]
+fn a_reply_as_deep_as_a_script_can_make_it_disturbs_nobody() {
+    let Some((_redis, redis)) = redis() else { return };
+    let mecha = Mecha::start("redis", &format!("redis://127.0.0.1:{redis}"));
+    let script = "local t = 1; for _ = 1, 1000 do t = {t} end; return t";
+    let deep = format!("{}:1\r\n", "*1\r\n".repeat(1000));
+    let mut client = mecha.client();
+    for _ in 0..3 {
+        client.send(&frame(&["EVAL", script, "0"]));
+        let answer: String = (0..=1000).map(|_| client.line()).collect();
+        assert!(answer == deep);
+    }
+    assert_eq!(client.call("PING"), "+PONG\r\n");
 }
