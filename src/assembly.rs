@@ -25,7 +25,7 @@ use crate::discovery::Discovery;
 use crate::session::Places;
 
 pub use door::{Door, DoorPlan, EngineView};
-pub use framed::{Back, FramedEntry, ProtocolEntry, embedded, kv, native};
+pub use framed::{Back, FramedEntry, ProtocolEntry, embedded, kv, native, scattered};
 pub(crate) use scope::address_of;
 pub use scope::{EndpointRows, Environment, Scope};
 pub use tls::check_tls;

@@ -7,7 +7,7 @@ use mecha_memcached::Memcached;
 use mecha_resp::Resp;
 use mecha_telemetry::Registry;
 
-use crate::assembly::{FramedEntry, ProtocolEntry, embedded, kv, native};
+use crate::assembly::{FramedEntry, ProtocolEntry, embedded, kv, scattered};
 use crate::cli::{FilterHelp, Help, SupportRow};
 
 /// The back that needs no server.
@@ -17,11 +17,11 @@ pub const EMBEDDED: &str = "embedded";
 pub const PROTOCOLS: &[&dyn ProtocolEntry] = &[
     &FramedEntry::<Resp> {
         filters: mecha_filters::resp::FILTERS,
-        backs: &[native(Resp::NAME), kv::<Resp, Memcached>(), embedded()],
+        backs: &[scattered(Resp::NAME), kv::<Resp, Memcached>(), embedded()],
     },
     &FramedEntry::<Memcached> {
         filters: mecha_filters::memcached::FILTERS,
-        backs: &[native(Memcached::NAME), kv::<Memcached, Resp>(), embedded()],
+        backs: &[scattered(Memcached::NAME), kv::<Memcached, Resp>(), embedded()],
     },
 ];
 

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mecha_clusters::{Rules, Scattered, Upstream};
+use mecha_clusters::{Cluster, Rules, Scattered, Upstream};
 use mecha_config::{ClusterSpec, ConfigError, Discovery, FilterSpec, ListenerSpec, Snapshot};
 use mecha_core::{Asked, Chain, Filter, Framed, Limits, Peer, Refusal};
 use mecha_filters::{BuildCx, FilterFactory, FilterKind, PolicyFactory};
@@ -65,14 +65,26 @@ struct Opening<'a> {
     is_whole: bool,
 }
 
-/// The back that speaks the door's own protocol.
-pub const fn native<P: Rules>(name: &'static str) -> Back<P> {
+impl Opening<'_> {
+    fn native<P: Framed>(&self, scope: &mut Scope) -> Rc<Cluster<P>> {
+        let limits = if self.is_whole { whole_frames(MAX_WHOLE_FRAME) } else { Limits::default() };
+        scope.cluster::<P>(self.cluster, limits, self.shared)
+    }
+}
+
+/// The back that speaks the door's own protocol: each call goes to one server, as it is.
+pub const fn native<P: Framed>(name: &'static str) -> Back<P> {
+    Back { name, is_translated: false, open: |opening, scope| opening.native(scope) }
+}
+
+/// As [`native`], for a protocol with calls that concern several servers: they are taken apart, and their answers put
+/// together.
+pub const fn scattered<P: Rules>(name: &'static str) -> Back<P> {
     Back {
         name,
         is_translated: false,
         open: |opening, scope| {
-            let limits = if opening.is_whole { whole_frames(MAX_WHOLE_FRAME) } else { Limits::default() };
-            let cluster = scope.cluster::<P>(opening.cluster, limits, opening.shared);
+            let cluster = opening.native(scope);
             if is_sharded(opening.cluster) { Scattered::new(cluster, scope.engine::<P>()) } else { cluster }
         },
     }
