@@ -41,6 +41,8 @@ pub fn main() -> ExitCode {
 
 fn run_command(arguments: &cli::RunArgs) -> ExitCode {
     let is_demo = arguments.is_demo();
+    // Looked at before it is read: a change that comes while the process starts must not be missed.
+    let file = Watch::new(arguments.file().map(Into::into));
     let snapshot = match arguments.snapshot(&catalog::known()) {
         Ok(snapshot) => snapshot,
         Err(errors) => return fail(&errors),
@@ -50,7 +52,7 @@ fn run_command(arguments: &cli::RunArgs) -> ExitCode {
         mecha_config::LogFormat::Text => mecha_telemetry::LogFormat::Text,
     };
     mecha_telemetry::init_logs(format, &snapshot.log.level);
-    let ended = run(Arc::new(snapshot), arguments, is_demo);
+    let ended = run(Arc::new(snapshot), arguments, file, is_demo);
     mecha_telemetry::flush_logs();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -75,7 +77,7 @@ struct Running {
     admin: Option<Arc<admin::AdminState>>,
 }
 
-fn run(snapshot: Arc<Snapshot>, arguments: &cli::RunArgs, is_demo: bool) -> Result<(), String> {
+fn run(snapshot: Arc<Snapshot>, arguments: &cli::RunArgs, file: Watch, is_demo: bool) -> Result<(), String> {
     let clock = Clock::start();
     mecha_transport::raise_open_files_limit();
     let started = Started { unix_seconds: unix_ms() / 1000 };
@@ -138,16 +140,19 @@ fn run(snapshot: Arc<Snapshot>, arguments: &cli::RunArgs, is_demo: bool) -> Resu
             admin.ready.store(true, Ordering::Release);
         }
         eprintln!("{}", screen::started(&snapshot, &addresses, admin_address, is_demo, clock.micros()));
-        running.until_drained(drain_asked).await
+        running.until_drained(drain_asked, file).await
     })
 }
 
 impl Running {
     /// Waits for a signal, then ends every connection within the configured time.
-    async fn until_drained(mut self, drain_asked: watch::Receiver<bool>) -> Result<(), String> {
+    async fn until_drained(
+        mut self,
+        drain_asked: watch::Receiver<bool>,
+        mut file: Watch,
+    ) -> Result<(), String> {
         let cannot = |error| format!("cannot wait for signals: {error}");
         let mut hangup = unix_signal(SignalKind::hangup()).map_err(cannot)?;
-        let mut file = Watch::new(self.arguments.file().map(Into::into));
         let mut sweep = tokio::time::interval(SWEEP);
         let mut certificates = tokio::time::interval(CERTIFICATES);
         // Futures that live across the turns of the loop lose no signal between them.
