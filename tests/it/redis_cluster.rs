@@ -145,6 +145,8 @@ fn transactions_and_blocking_calls_find_their_server() {
     let Some(cluster) = RedisCluster::start() else { return };
     let mecha = Mecha::start("redis", &cluster.to());
     let (mut one, mut other) = (mecha.client(), mecha.client());
+    // A shared call waits for the first map; a dedicated connection does not.
+    assert_eq!(one.call("GET nothing"), "$-1\r\n");
     for key in ["foo", "bar", "a", "b", "hello"] {
         let calls = [format!("WATCH {key}"), "MULTI".into(), format!("SET {key} 1"), format!("INCR {key}")];
         let replies: Vec<_> = calls.iter().map(|call| one.call(call)).collect();

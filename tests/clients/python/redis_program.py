@@ -174,7 +174,13 @@ def full(r, protocol):
     # A killed connection comes back.
     number = r.client_id()
     same(r.client_kill_filter(_id=number, skipme=False) in (0, 1), True)
-    same(r.ping(), True)
+    try:
+        alive = r.ping()
+    except redis.ResponseError as error:
+        # Under way when the connection ended: mecha says so in a reply, see docs/known-differences.md.
+        same("backend connection was lost" in str(error), True)
+        alive = r.ping()
+    same(alive, True)
 
 
 for protocol in (2, 3):
