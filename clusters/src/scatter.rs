@@ -453,6 +453,10 @@ impl<P: Rules> Upstream<P> for Scattered<P> {
         }
     }
 
+    fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, conn: ConnKey) -> bool {
+        self.cluster.is_ready(sink, conn)
+    }
+
     fn pin(
         &self,
         op: OpId,

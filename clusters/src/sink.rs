@@ -142,6 +142,13 @@ pub trait Upstream<P: Framed> {
     /// Takes leading calls of `batch.calls[range]`, all of whose verdicts are `Forward`. Never blocks.
     fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: SubmitCx<'_, P>) -> Submitted;
 
+    /// Whether it is known where calls may go. If not, nothing can be pinned yet, and [`ReplySink::resume`] of `sink` will
+    /// be called when that may have changed.
+    fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, conn: ConnKey) -> bool {
+        let _ = (sink, conn);
+        true
+    }
+
     /// Opens, or takes from the idle ones, a connection for one client alone. Only upstreams that pass requests on have
     /// any. `op` and `key` are the
     /// operation and the first key of the call that wants it.

@@ -181,6 +181,9 @@ impl<P: Framed> State<P> {
         cx: &mut Processing<'_, P>,
     ) -> Result<usize, Wait> {
         let upstream = Rc::clone(&self.listener.upstream);
+        if !upstream.is_ready(cx.sink, call.ticket.conn) {
+            return Err(Wait::Room);
+        }
         let deferred = std::mem::take(&mut self.deferred);
         let mut key = batch.heads.get(at).and_then(|head| P::key(head, batch.frame(at)));
         if !deferred.is_empty() {

@@ -145,8 +145,6 @@ fn transactions_and_blocking_calls_find_their_server() {
     let Some(cluster) = RedisCluster::start() else { return };
     let mecha = Mecha::start("redis", &cluster.to());
     let (mut one, mut other) = (mecha.client(), mecha.client());
-    // A shared call waits for the first map; a dedicated connection does not.
-    assert_eq!(one.call("GET nothing"), "$-1\r\n");
     for key in ["foo", "bar", "a", "b", "hello"] {
         let calls = [format!("WATCH {key}"), "MULTI".into(), format!("SET {key} 1"), format!("INCR {key}")];
         let replies: Vec<_> = calls.iter().map(|call| one.call(call)).collect();
@@ -169,6 +167,32 @@ fn transactions_and_blocking_calls_find_their_server() {
     assert_eq!(other.call("GET foo"), "$1\r\n7\r\n");
     drop((one, other));
     mecha.settles();
+}
+
+#[test]
+fn calls_of_every_kind_wait_for_the_first_map() {
+    let Some(cluster) = RedisCluster::start() else { return };
+    signal(cluster.nodes[0].0.id(), "STOP");
+    let mecha = Mecha::start("redis", &cluster.to());
+    let mut clients: Vec<_> = (0..4).map(|_| mecha.client()).collect();
+    let calls: [&[&str]; 4] = [
+        &["BLPOP nothing 0.05"],
+        &["SUBSCRIBE news"],
+        &["DEL foo bar hello"],
+        &["MULTI", "SET foo 1", "EXEC"],
+    ];
+    for (client, lines) in clients.iter_mut().zip(calls) {
+        lines.iter().for_each(|line| client.send(&frame(&line.split(' ').collect::<Vec<_>>())));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    signal(cluster.nodes[0].0.id(), "CONT");
+    let mut replies = clients.iter_mut().map(Client::reply);
+    assert_eq!(replies.next().unwrap(), "*-1\r\n");
+    assert!(replies.next().unwrap().ends_with(":1\r\n"));
+    assert_eq!(replies.next().unwrap(), ":0\r\n");
+    assert_eq!(replies.next().unwrap(), "+OK\r\n");
+    drop(replies);
+    assert_eq!([clients[3].reply(), clients[3].reply()], ["+QUEUED\r\n", "*1\r\n+OK\r\n"]);
 }
 
 #[test]

@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use mecha_core::{Batch, Call, Framed, Keys, OpId, Refusal};
+use mecha_core::{Batch, Call, ConnKey, Framed, Keys, OpId, Refusal};
 
 use super::{Cluster, Members};
 use crate::router::Router;
 use crate::server::Server;
 use crate::sink::Waiter;
-use crate::{Connection, Lane, State, SubmitCx, Submitted, Upstream};
+use crate::{Connection, Lane, ReplySink, State, SubmitCx, Submitted, Upstream};
 
 impl<P: Framed> Cluster<P> {
     /// The endpoint for one call, if the policy hashes keys.
@@ -194,6 +194,15 @@ impl<P: Framed> Cluster<P> {
         if is_there { Ok(()) } else { Err(Refusal::CrossSlot) }
     }
 
+    /// The client is told when there is a topology.
+    fn wait_for_news(&self, sink: &Rc<dyn ReplySink<P>>, conn: ConnKey) {
+        let mut waiting = self.waiting.borrow_mut();
+        let is_known = |waiter: &Waiter<P>| waiter.conn == conn && Rc::ptr_eq(&waiter.sink, sink);
+        if !waiting.last().is_some_and(is_known) {
+            waiting.push(Waiter { sink: Rc::clone(sink), conn });
+        }
+    }
+
     /// Nothing is known of the servers: the client waits until there is, or until nobody can tell.
     fn submit_unknown(
         &self,
@@ -204,8 +213,7 @@ impl<P: Framed> Cluster<P> {
     ) -> Submitted {
         match batch.calls.get(at) {
             Some(call) if !is_hopeless => {
-                let waiter = Waiter { sink: Rc::clone(cx.sink), conn: call.ticket.conn };
-                self.waiting.borrow_mut().push(waiter);
+                self.wait_for_news(cx.sink, call.ticket.conn);
                 Submitted::Full
             }
             _ => Submitted::Refused(1, Refusal::UpstreamUnreachable),
@@ -246,6 +254,14 @@ impl<P: Framed> Upstream<P> for Cluster<P> {
         };
         cx.lane.endpoint = Some(index);
         self.submit_to(&members, index, batch, range, &cx)
+    }
+
+    fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, conn: ConnKey) -> bool {
+        let is_ready = !matches!(self.members().router, Router::Unknown(false));
+        if !is_ready {
+            self.wait_for_news(sink, conn);
+        }
+        is_ready
     }
 
     fn pin(
