@@ -34,5 +34,5 @@ pub use by_hand::ByHand;
 pub use cluster::{Cluster, ClusterOptions, Environment, Frame, Servers};
 pub use connection::{Connection, ConnectionOptions, State};
 pub use scatter::{Gathered, Plan, Rules, Scattered, Way};
-pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream};
+pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};
 pub use timers::Timers;

@@ -27,7 +27,7 @@ use mecha_core::{
     Span, Ticket, Verdict,
 };
 
-use crate::{Cluster, Connection, Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream};
+use crate::{Cluster, Connection, Delivery, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};
 use gather::{Gather, Gathers};
 
 /// Bytes of collected replies on one worker beyond which a call is answered with an error instead.
@@ -457,14 +457,12 @@ impl<P: Rules> Upstream<P> for Scattered<P> {
         self.cluster.is_ready(sink, conn)
     }
 
-    fn pin(
-        &self,
-        op: OpId,
-        key: Option<&[u8]>,
-        profile: u8,
-        lane: &Lane,
-    ) -> Result<Rc<Connection<P>>, Refusal> {
-        self.cluster.pin(op, key, profile, lane)
+    fn pin(&self, wish: &Wish<'_>) -> Result<Rc<Connection<P>>, Refusal> {
+        self.cluster.pin(wish)
+    }
+
+    fn owns(&self, connection: &Connection<P>) -> bool {
+        self.cluster.owns(connection)
     }
 
     fn unpin(&self, connection: Rc<Connection<P>>, clean: bool) {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use mecha_core::{Asked, Batch, ConnKey, Framed, OpId, Outcome, Peer, Refusal, ReplyCount};
+use mecha_core::{Asked, Batch, ConnKey, Cx, Framed, OpClass, OpId, Outcome, Peer, Refusal, ReplyCount};
 
 use crate::Connection;
 
@@ -137,6 +137,29 @@ pub struct SubmitCx<'a, P: Framed> {
     pub profile: u8,
 }
 
+/// What a client that needs a connection of its own tells about the call that wants it.
+#[derive(Clone, Copy)]
+pub struct Wish<'a> {
+    /// The operation.
+    pub op: OpId,
+    /// What it does.
+    pub class: OpClass,
+    /// Its first key, if it has one; empty where any server will do.
+    pub key: Option<&'a [u8]>,
+    /// Which kind of connection: [`mecha_core::Session::profile`].
+    pub profile: u8,
+    /// Where the client's shared calls go.
+    pub lane: &'a Lane,
+    /// The client's connection.
+    pub conn: ConnKey,
+    /// The client.
+    pub peer: &'a Peer,
+    /// Who it has said that it is: [`mecha_core::Session::user`].
+    pub user: Option<&'a str>,
+    /// [`mecha_core::Session::database`].
+    pub database: u32,
+}
+
 /// Something that answers calls: a cluster, a translator in front of one, a store in this process.
 pub trait Upstream<P: Framed> {
     /// Takes leading calls of `batch.calls[range]`, all of whose verdicts are `Forward`. Never blocks.
@@ -150,20 +173,31 @@ pub trait Upstream<P: Framed> {
     }
 
     /// Opens, or takes from the idle ones, a connection for one client alone. Only upstreams that pass requests on have
-    /// any. `op` and `key` are the
-    /// operation and the first key of the call that wants it.
+    /// any.
     ///
     /// # Errors
     /// The reason for which there is none.
-    fn pin(
-        &self,
-        op: OpId,
-        key: Option<&[u8]>,
-        profile: u8,
-        lane: &Lane,
-    ) -> Result<Rc<Connection<P>>, Refusal> {
-        let _ = (op, key, profile, lane);
+    fn pin(&self, wish: &Wish<'_>) -> Result<Rc<Connection<P>>, Refusal> {
+        let _ = wish;
         Err(Refusal::Unsupported)
+    }
+
+    /// Whether `connection` came from [`Upstream::pin`] of this upstream.
+    fn owns(&self, connection: &Connection<P>) -> bool {
+        let _ = connection;
+        false
+    }
+
+    /// Call `at` is about to be sent on the dedicated `connection`: what stands between (the filters of a route) sees it
+    /// now, once, and may rewrite it or change its verdict.
+    fn shape(&self, connection: &Connection<P>, batch: &mut Batch<'_, P>, at: usize, cx: &Cx<'_>) {
+        let _ = (connection, batch, at, cx);
+    }
+
+    /// Who takes the replies of the dedicated `connection` in the session's place, and hands them on to it.
+    fn taker(&self, connection: &Connection<P>) -> Option<Rc<dyn ReplySink<P>>> {
+        let _ = connection;
+        None
     }
 
     /// Whether call `at`, which must not share a connection with others, is seen to by [`Upstream::submit`] all the same.
@@ -195,6 +229,11 @@ pub trait Upstream<P: Framed> {
     /// translated and not forwarded.
     fn is_translated(&self) -> bool {
         false
+    }
+
+    /// Whether answers may come through [`ReplySink::answered`], so that the session has to note when calls were submitted.
+    fn is_timed_by_session(&self) -> bool {
+        self.is_translated()
     }
 
     /// The client is gone.

@@ -105,6 +105,8 @@ pub enum ReplyCount {
 pub enum Refusal {
     /// The circuit breaker is open.
     CircuitOpen,
+    /// The keys of the command belong to different routes, or to another one than the client is bound to.
+    CrossRoute,
     /// The keys of the command are on different shards.
     CrossSlot,
     /// A rule forbids the command.
@@ -141,8 +143,9 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every variant, for metrics and tests.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::CircuitOpen,
+        Self::CrossRoute,
         Self::CrossSlot,
         Self::Denied,
         Self::Filtered,
@@ -165,6 +168,7 @@ impl Refusal {
     pub fn name(self) -> &'static str {
         match self {
             Self::CircuitOpen => "circuit_open",
+            Self::CrossRoute => "cross_route",
             Self::CrossSlot => "cross_slot",
             Self::Denied => "denied",
             Self::Filtered => "filtered",
@@ -188,6 +192,7 @@ impl Refusal {
     pub fn reason(self) -> &'static str {
         match self {
             Self::CircuitOpen => "circuit breaker is open, the backend is failing",
+            Self::CrossRoute => "keys of the command belong to different routes",
             Self::CrossSlot => "keys of the command are on different shards",
             Self::Denied => "command is denied by configuration",
             Self::Filtered => "command cannot pass a filter of this listener",

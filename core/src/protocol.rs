@@ -244,6 +244,27 @@ pub trait Session<P: Framed>: Default {
         0
     }
 
+    /// The state of a client that needs connections of this kind and has said nothing else.
+    fn of_profile(profile: u8) -> Self {
+        let _ = profile;
+        Self::default()
+    }
+
+    /// Who the client has said, and mecha has found, that it is.
+    fn user(&self) -> Option<&str> {
+        None
+    }
+
+    /// The database that the client has selected, where mecha knows databases; see [`Session::select`].
+    fn database(&self) -> u32 {
+        0
+    }
+
+    /// The client has selected a database that mecha, and not the upstream, gives a meaning to.
+    fn select(&mut self, database: u32) {
+        let _ = database;
+    }
+
     /// Whether mecha alone holds this state, so that the client's next call may go to another backend.
     fn is_portable(&self) -> bool {
         true

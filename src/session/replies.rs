@@ -249,16 +249,19 @@ impl<P: Framed> State<P> {
         }
     }
 
-    /// How long ago the batch with call `seq` was submitted; 0 if that was not noted.
-    fn since_submitted(&mut self, seq: u32, now_micros: u64) -> u32 {
-        let in_flight = self.ledger.in_flight();
-        let first = self.ledger.first();
-        while let Some((end, _)) = self.batches.front() {
-            if end.wrapping_sub(first).wrapping_sub(1) < in_flight {
-                break;
-            }
+    /// Forgets when batches were submitted whose calls are all answered.
+    pub(super) fn forget_answered(&mut self) {
+        let (first, in_flight) = (self.ledger.first(), self.ledger.in_flight());
+        let is_over = |(end, _): &(u32, u64)| end.wrapping_sub(first).wrapping_sub(1) >= in_flight;
+        while self.batches.front().is_some_and(is_over) {
             self.batches.pop_front();
         }
+    }
+
+    /// How long ago the batch with call `seq` was submitted; 0 if that was not noted.
+    fn since_submitted(&mut self, seq: u32, now_micros: u64) -> u32 {
+        self.forget_answered();
+        let first = self.ledger.first();
         let is_of = |end: &u32| seq.wrapping_sub(first) < end.wrapping_sub(first);
         let batch = self.batches.iter().find(|(end, _)| is_of(end));
         batch.map_or(0, |(_, start)| u32::try_from(now_micros.saturating_sub(*start)).unwrap_or(u32::MAX))

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use mecha_clusters::{ReplySink, SubmitCx, Submitted};
+use mecha_clusters::{ReplySink, SubmitCx, Submitted, Wish};
 use mecha_core::{Affinity, Asked, Batch, Call, Cx, Done, Framed, Outcome, Refusal, Session, Verdict};
 use mecha_telemetry::CloseReason;
 
@@ -154,7 +154,9 @@ impl<P: Framed> State<P> {
                 let end = run_end(batch.calls.get(..position.seen).unwrap_or_default(), at);
                 self.submit(batch, at..end, cx)
             }
-            Affinity::Once | Affinity::Pin if self.listener.upstream.sees_to(batch, at) => {
+            Affinity::Attempt | Affinity::Once | Affinity::Pin
+                if self.listener.upstream.sees_to(batch, at) =>
+            {
                 batch.session.on_seen_to(call);
                 self.submit(batch, at..at + 1, cx)
             }
@@ -197,14 +199,26 @@ impl<P: Framed> State<P> {
             self.answer_here(call, reply, Outcome::Ok, cx);
             return Ok(at + 1);
         }
-        match upstream.pin(call.op, key, batch.session.profile(), &self.lane) {
+        let wish = Wish {
+            op: call.op,
+            class: call.class,
+            key,
+            profile: batch.session.profile(),
+            lane: &self.lane,
+            conn: call.ticket.conn,
+            peer: &self.peer,
+            user: batch.session.user(),
+            database: batch.session.database(),
+        };
+        match upstream.pin(&wish) {
             Ok(connection) => {
                 if let Err(why) = upstream.fits(&connection, batch, at) {
                     upstream.unpin(connection, true);
                     self.deferred = deferred;
                     return Ok(misfit(batch, at, why));
                 }
-                let owner = (Rc::clone(cx.sink), call.ticket.conn);
+                let taker = upstream.taker(&connection).unwrap_or_else(|| Rc::clone(cx.sink));
+                let owner = (taker, call.ticket.conn);
                 connection.set_owner(Some(owner), false);
                 let mut first = Vec::new();
                 let replies = batch.session.introduction(&mut first);
@@ -245,19 +259,28 @@ impl<P: Framed> State<P> {
         if let Err(why) = self.listener.upstream.fits(connection, batch, at) {
             return Ok(misfit(batch, at, why));
         }
+        // Once replies are not counted, those in flight must have left.
+        let goes_alone = call.affinity == Affinity::Attempt || call.affinity == Affinity::Raw && !*is_raw;
+        if goes_alone && self.ledger.in_flight() > 0 {
+            return Err(Wait::Drained);
+        }
+        let seen = Cx { now_micros: cx.now_micros, peer: &self.peer };
+        self.listener.upstream.shape(connection, batch, at, &seen);
+        if batch.calls.get(at).is_some_and(|call| call.verdict != Verdict::Forward) {
+            if call.affinity == Affinity::Once {
+                self.drop_pin();
+            }
+            return Ok(at);
+        }
+        let taker = self.listener.upstream.taker(connection).unwrap_or_else(|| Rc::clone(cx.sink));
         match call.affinity {
-            Affinity::Attempt if self.ledger.in_flight() > 0 => return Err(Wait::Drained),
             Affinity::Attempt => self.is_barred = true,
             Affinity::Once | Affinity::Release => *is_releasing = true,
             Affinity::Raw if !*is_raw => {
-                // Replies are not counted from here on, so those in flight must have left.
-                if self.ledger.in_flight() > 0 {
-                    return Err(Wait::Drained);
-                }
                 *is_raw = true;
-                connection.set_owner(Some((Rc::clone(cx.sink), call.ticket.conn)), true);
+                connection.set_owner(Some((Rc::clone(&taker), call.ticket.conn)), true);
             }
-            Affinity::Barrier | Affinity::Pin | Affinity::Raw | Affinity::Shared | Affinity::Waits => {}
+            _ => {}
         }
         self.mark_open(batch, at);
         let Route::Pinned { connection, is_raw, .. } = &self.route else { return Ok(at) };
@@ -270,9 +293,9 @@ impl<P: Framed> State<P> {
         } else {
             let spoiler = batch.session.spoiler();
             if !spoiler.is_empty() {
-                connection.submit_unasked(spoiler, cx.sink, call.ticket, cx.now_micros);
+                connection.submit_unasked(spoiler, &taker, call.ticket, cx.now_micros);
             }
-            connection.submit(batch, at..at + 1, cx.sink, cx.now_micros);
+            connection.submit(batch, at..at + 1, &taker, cx.now_micros);
             self.ledger.take(1);
         }
         Ok(at + 1)
@@ -305,7 +328,8 @@ impl<P: Framed> State<P> {
         match upstream.submit(batch, range, submit_cx) {
             Submitted::Pending(count) => {
                 self.ledger.take(count as u32);
-                if upstream.is_translated() {
+                if upstream.is_timed_by_session() {
+                    self.forget_answered();
                     self.batches.push_back((self.ledger.next(), cx.now_micros));
                 }
                 Ok(start + count)

@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use mecha_core::{Batch, Call, ConnKey, Framed, Keys, OpId, Refusal};
+use mecha_core::{Batch, Call, ConnKey, Framed, Keys, Refusal};
 
 use super::{Cluster, Members};
 use crate::router::Router;
 use crate::server::Server;
 use crate::sink::Waiter;
-use crate::{Connection, Lane, ReplySink, State, SubmitCx, Submitted, Upstream};
+use crate::{Connection, Lane, ReplySink, State, SubmitCx, Submitted, Upstream, Wish};
 
 impl<P: Framed> Cluster<P> {
     /// The endpoint for one call, if the policy hashes keys.
@@ -264,13 +264,8 @@ impl<P: Framed> Upstream<P> for Cluster<P> {
         is_ready
     }
 
-    fn pin(
-        &self,
-        op: OpId,
-        key: Option<&[u8]>,
-        profile: u8,
-        lane: &Lane,
-    ) -> Result<Rc<Connection<P>>, Refusal> {
+    fn pin(&self, wish: &Wish<'_>) -> Result<Rc<Connection<P>>, Refusal> {
+        let Wish { op, key, profile, lane, .. } = *wish;
         let members = self.members();
         let meets = P::meets(op) && self.is_balanced();
         let position = match (&members.router, key) {
@@ -290,6 +285,11 @@ impl<P: Framed> Upstream<P> for Cluster<P> {
             connection.begin_pin(Some(P::slot(key)));
         }
         Ok(connection)
+    }
+
+    fn owns(&self, connection: &Connection<P>) -> bool {
+        // Every cluster of a worker has figures of its own.
+        std::sync::Arc::ptr_eq(&connection.endpoint.metrics, &self.blueprint.metrics)
     }
 
     fn waits_for_key(&self) -> bool {

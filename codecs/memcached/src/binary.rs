@@ -196,7 +196,9 @@ impl Response<'_> {
 /// Appends a refusal.
 pub(crate) fn refuse(op: OpId, opaque: u32, why: Refusal, out: &mut Vec<u8>) {
     let status = match why {
-        Refusal::Denied | Refusal::Filtered | Refusal::Unsupported => status::NOT_SUPPORTED,
+        Refusal::CrossRoute | Refusal::Denied | Refusal::Filtered | Refusal::Unsupported => {
+            status::NOT_SUPPORTED
+        }
         Refusal::CircuitOpen | Refusal::RateLimited | Refusal::TooManyPins => status::BUSY,
         _ => status::TEMPORARY_FAILURE,
     };

@@ -189,9 +189,11 @@ fn write_refusal(why: Refusal, out: &mut Vec<u8>) {
         return;
     }
     out.extend_from_slice(match why {
-        Refusal::Denied | Refusal::Filtered | Refusal::NeedsTls | Refusal::Unsupported => {
-            b"CLIENT_ERROR mecha: "
-        }
+        Refusal::CrossRoute
+        | Refusal::Denied
+        | Refusal::Filtered
+        | Refusal::NeedsTls
+        | Refusal::Unsupported => b"CLIENT_ERROR mecha: ",
         _ => b"SERVER_ERROR mecha: ",
     });
     out.extend_from_slice(why.reason().as_bytes());

@@ -57,6 +57,10 @@ impl Session<Memcached> for Connection {
         if self.is_binary { BINARY } else { 0 }
     }
 
+    fn of_profile(profile: u8) -> Self {
+        Self { is_binary: profile == BINARY }
+    }
+
     fn concerns(&self, call: &Call) -> bool {
         (ops::is_binary(call.op) && !self.is_binary)
             || ops::is_local(call.op)

@@ -105,6 +105,7 @@ impl Protocol for Resp {
             return;
         }
         let code = match why {
+            Refusal::CrossRoute => "CROSSSLOT",
             Refusal::Moved => "TRYAGAIN",
             Refusal::Denied => "NOPERM",
             _ => "ERR",

@@ -75,6 +75,8 @@ pub struct Session {
     pub lib_version: Vec<u8>,
     /// The selected database.
     pub db: u32,
+    /// The database that mecha, and not a server, gives a meaning to.
+    chosen: u32,
     /// The client has given credentials.
     pub authenticated: bool,
     /// Between `MULTI` and its end.
@@ -127,6 +129,7 @@ impl Default for Session {
             lib_name: Vec::new(),
             lib_version: Vec::new(),
             db: 0,
+            chosen: 0,
             authenticated: false,
             multi: false,
             watching: false,
@@ -337,6 +340,8 @@ impl Session {
     fn select(&mut self, seen: &Seen<'_>, mut writer: Writer<'_>) -> Step {
         let index = crate::args::decimal(seen.word(1)).and_then(|index| u32::try_from(index).ok());
         match index {
+            // Whoever has given databases a meaning sees to it.
+            Some(0) if self.chosen != 0 && !self.is_pinned() => Step::Go(Affinity::Attempt),
             Some(0) if !self.is_pinned() => {
                 writer.ok();
                 Step::Answered
@@ -609,6 +614,18 @@ impl mecha_core::Session<Resp> for Session {
 
     fn profile(&self) -> u8 {
         u8::from(self.proto >= 3)
+    }
+
+    fn of_profile(profile: u8) -> Self {
+        Self { proto: if profile == 0 { 2 } else { 3 }, ..Self::default() }
+    }
+
+    fn database(&self) -> u32 {
+        self.chosen
+    }
+
+    fn select(&mut self, database: u32) {
+        (self.chosen, self.db) = (database, 0);
     }
 
     fn concerns(&self, call: &Call) -> bool {
