@@ -179,7 +179,7 @@ fn calls_of_every_kind_wait_for_the_first_map() {
         &["BLPOP nothing 0.05"],
         &["SUBSCRIBE news"],
         &["DEL foo bar hello"],
-        &["MULTI", "SET foo 1", "EXEC"],
+        &["MULTI", "SET own 1", "EXEC"],
     ];
     for (client, lines) in clients.iter_mut().zip(calls) {
         lines.iter().for_each(|line| client.send(&frame(&line.split(' ').collect::<Vec<_>>())));
