@@ -25,42 +25,20 @@
 //! A state is changed when its command is about to be sent, and changed back if the command is refused on its way
 //! ([`mecha_core::Session::on_refused`]). A refusal inside a transaction makes its `EXEC` fail, as the server does it.
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+mod identity;
+mod look;
+mod transaction;
+mod unsubscribed;
 
-use mecha_core::{Affinity, Batch, Call, Looked, OpId, Outcome, Span, Verdict};
+use mecha_core::{Affinity, Batch, Call, Looked, OpId, Outcome};
 
-use crate::ops::{self, flag, op, op_info};
+use crate::ops::{flag, op, op_info};
 use crate::reply::Writer;
-use crate::{Resp, args, inline_to_array, write_request};
-
-/// What a front that plans commands itself knows of a client's `WATCH` and `MULTI`.
-#[derive(Clone, Debug, Default)]
-pub struct Transaction {
-    /// The queued requests.
-    pub frames: Vec<Vec<u8>>,
-    /// What they take, in bytes.
-    pub bytes: usize,
-    /// A command could not be queued: `EXEC` will refuse.
-    pub broken: bool,
-    /// Shared with the plans of `WATCH` and `EXEC`, which run later than they are made.
-    pub progress: Rc<Progress>,
-}
-
-/// See [`Transaction::progress`].
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// `EXEC` has a plan, which may yet have to be made again.
-    pub planned: Cell<bool>,
-    /// The plan of `EXEC` has been taken up: it will not be made again.
-    pub begun: Cell<bool>,
-    /// A watched key had changed, so `EXEC` did nothing.
-    pub aborted: Cell<bool>,
-    /// Watched keys and the versions that they had.
-    pub watched: RefCell<Vec<(Vec<u8>, u64)>>,
-    /// What the queued commands make of the session.
-    pub after: RefCell<Option<Box<Session>>>,
-}
+use crate::{Resp, args};
+use identity::Greeting;
+use look::{Seen, Step, is_fence};
+pub use transaction::{Progress, Transaction};
+use unsubscribed::unsubscribe;
 
 /// State of one client connection.
 #[derive(Clone, Debug)]
@@ -103,13 +81,6 @@ pub struct Session {
     before: Option<Before>,
 }
 
-/// A `HELLO` on its way: what holds if it fails, and the name that it gives if it succeeds.
-#[derive(Clone, Debug)]
-struct Greeting {
-    proto_before: u8,
-    name: Option<Vec<u8>>,
-}
-
 /// State that a refusal brings back.
 #[derive(Clone, Copy, Debug)]
 struct Before {
@@ -144,43 +115,6 @@ impl Default for Session {
             before: None,
         }
     }
-}
-
-/// What to do with one call.
-enum Step {
-    /// It is answered with what was appended to `local`.
-    Answered,
-    /// It goes this way.
-    Go(Affinity),
-    /// As `Answered`, and then the connection ends.
-    Quit,
-    /// What was appended to `local` goes in its place.
-    Rewritten(Affinity),
-}
-
-/// One call, as [`Session::step`] sees it.
-struct Seen<'a> {
-    op: OpId,
-    argc: usize,
-    /// Only the beginning of `frame` is here.
-    is_open: bool,
-    frame: &'a [u8],
-}
-
-impl Seen<'_> {
-    fn word(&self, index: usize) -> &[u8] {
-        args(self.frame).nth(index).unwrap_or_default()
-    }
-
-    fn says(&self, index: usize, word: &str) -> bool {
-        self.word(index).eq_ignore_ascii_case(word.as_bytes())
-    }
-}
-
-/// Whether the command may change what a session remembers.
-fn is_fence(op: OpId) -> bool {
-    let info = op_info(op);
-    op != OpId::UNKNOWN && ops::is_special(op) && !info.has(flag::BLOCKING)
 }
 
 impl Session {
@@ -297,33 +231,6 @@ impl Session {
         }
     }
 
-    fn transaction(&mut self, seen: &Seen<'_>) -> Step {
-        match (seen.op, self.multi) {
-            (op::MULTI, false) => {
-                (self.multi, self.doomed) = (true, false);
-                Step::Go(Affinity::Pin)
-            }
-            (op::EXEC, true) if self.doomed => {
-                (self.multi, self.watching, self.doomed) = (false, false, false);
-                self.is_spoiling = true;
-                Step::Go(self.released())
-            }
-            (op::EXEC | op::DISCARD, true) => {
-                (self.multi, self.watching) = (false, false);
-                Step::Go(self.released())
-            }
-            (op::WATCH, false) => {
-                self.watching = true;
-                Step::Go(Affinity::Pin)
-            }
-            (op::UNWATCH, false) if self.watching => {
-                self.watching = false;
-                Step::Go(self.released())
-            }
-            _ => self.plain(seen),
-        }
-    }
-
     fn reset(&mut self, out: &mut Vec<u8>) -> Step {
         if !self.is_pinned() {
             Writer::new(out, 2).simple("RESET");
@@ -358,75 +265,6 @@ impl Session {
         }
     }
 
-    fn hello(&mut self, seen: &Seen<'_>, out: &mut Vec<u8>) -> Step {
-        let mut words = args(seen.frame).skip(1);
-        let version = match words.next().map(crate::args::decimal) {
-            Some(Some(2)) => 2,
-            Some(Some(3)) => 3,
-            // The server finds the right words for it.
-            _ => return self.plain(seen),
-        };
-        let mut name = None;
-        while let Some(word) = words.next() {
-            if word.eq_ignore_ascii_case(b"AUTH") {
-                // Credentials belong to the connection that they were given on, and so does the version.
-                return self.attempt();
-            }
-            name = words.next().filter(|name| word.eq_ignore_ascii_case(b"SETNAME") && is_clean(name));
-            if name.is_none() {
-                return self.plain(seen);
-            }
-        }
-        if self.is_pinned() || seen.is_open {
-            return self.hold();
-        }
-        self.greeting = Some(Box::new(Greeting { proto_before: self.proto, name: name.map(<[u8]>::to_vec) }));
-        self.proto = version;
-        // The name is not the shared connection's.
-        let version: &[u8] = if version == 3 { b"3" } else { b"2" };
-        write_request([b"HELLO".as_slice(), version].into_iter(), out);
-        Step::Rewritten(Affinity::Barrier)
-    }
-
-    /// Client commands that concern mecha's own connection.
-    fn client(&mut self, seen: &Seen<'_>, mut writer: Writer<'_>) -> Step {
-        let value = seen.word(if seen.op == op::CLIENT_SETINFO { 3 } else { 2 });
-        match seen.op {
-            op::CLIENT_GETNAME if self.name.is_empty() => writer.null(),
-            op::CLIENT_GETNAME => writer.bulk(&self.name),
-            op::CLIENT_SETNAME if is_clean(value) => {
-                self.name = value.to_vec();
-                if self.is_pinned() {
-                    self.is_named = true;
-                    return self.plain(seen);
-                }
-                writer.ok();
-            }
-            op::CLIENT_SETNAME => {
-                writer.error("ERR Client names cannot contain spaces, newlines or special characters.");
-            }
-            _ => {
-                let field = seen.word(2);
-                let (slot, name) = match field.to_ascii_lowercase().as_slice() {
-                    b"lib-name" => (&mut self.lib_name, "lib-name"),
-                    b"lib-ver" => (&mut self.lib_version, "lib-ver"),
-                    _ => {
-                        writer.error_bytes(&[b"ERR Unrecognized option '", field, b"'"].concat());
-                        return Step::Answered;
-                    }
-                };
-                if is_clean(value) {
-                    *slot = value.to_vec();
-                    writer.ok();
-                } else {
-                    writer
-                        .error(&format!("ERR {name} cannot contain spaces, newlines or special characters."));
-                }
-            }
-        }
-        Step::Answered
-    }
-
     fn restore(&mut self, before: Before) {
         let Before { proto, db, multi, watching, held, raw } = before;
         (self.proto, self.db, self.multi, self.watching) = (proto, db, multi, watching);
@@ -439,83 +277,9 @@ impl Session {
     }
 }
 
-/// Names and the like must not break the lines of `CLIENT LIST`.
-fn is_clean(text: &[u8]) -> bool {
-    text.iter().all(|byte| (b'!'..=b'~').contains(byte))
-}
-
-/// A browser that was tricked into talking to a server: it takes these as its enemy's commands, and closes.
-fn is_http(seen: &Seen<'_>) -> bool {
-    seen.says(0, "POST") || seen.says(0, "HOST:")
-}
-
-/// The answers to a client that has no subscription: one for each channel, or one without.
-fn unsubscribe(seen: &Seen<'_>, proto: u8, out: &mut Vec<u8>) {
-    let mut one = |channel: Option<&[u8]>| {
-        out.extend_from_slice(if proto >= 3 { b">3\r\n" } else { b"*3\r\n" });
-        let mut writer = Writer::new(out, proto);
-        writer.bulk(op_info(seen.op).name.as_bytes());
-        match channel {
-            Some(channel) => writer.bulk(channel),
-            None => writer.null(),
-        }
-        writer.int(0);
-    };
-    if seen.argc == 1 {
-        one(None);
-    }
-    args(seen.frame).skip(1).for_each(|channel| one(Some(channel)));
-}
-
-/// Whether this call of a command that can block does so.
-fn blocks(op: OpId, frame: &[u8]) -> bool {
-    if !matches!(op, op::XREAD | op::XREADGROUP) {
-        return true;
-    }
-    // BLOCK stands before STREAMS; behind it a stream may have that name.
-    let options = args(frame).skip(1).take_while(|word| !word.eq_ignore_ascii_case(b"STREAMS"));
-    options.skip(if op == op::XREADGROUP { 3 } else { 0 }).any(|word| word.eq_ignore_ascii_case(b"BLOCK"))
-}
-
 impl mecha_core::Session<Resp> for Session {
     fn on_requests(batch: &mut Batch<'_, Resp>, from: usize) -> Looked {
-        for index in from..batch.calls.len() {
-            normalise(batch, index);
-            let (Some(call), Some(head)) = (batch.calls.get(index).copied(), batch.heads.get(index)) else {
-                break;
-            };
-            let is_fence = is_fence(call.op);
-            if is_fence && index > from {
-                return Looked { next: index, is_over: false };
-            }
-            let frame = call.span.of(batch.wire, batch.local);
-            // Only commands that change the state need their arguments; a copy keeps `local` free for the answer.
-            let frame = if call.span.is_local() { &frame.to_vec() } else { call.span.of(batch.wire, &[]) };
-            let seen = Seen { op: call.op, argc: head.argc as usize, is_open: head.is_open, frame };
-            if is_fence {
-                batch.session.note_before();
-            }
-            let start = batch.local.len();
-            let step = batch.session.step(&seen, batch.local);
-            let written = Span::local(start, batch.local.len() - start);
-            let Some(call) = batch.calls.get_mut(index) else { break };
-            match step {
-                Step::Answered => call.verdict = Verdict::Answered(written),
-                Step::Go(affinity) => call.affinity = affinity,
-                Step::Quit => {
-                    call.verdict = Verdict::Answered(written);
-                    return Looked { next: index + 1, is_over: true };
-                }
-                Step::Rewritten(affinity) => {
-                    call.affinity = affinity;
-                    replace(batch, index, written);
-                }
-            }
-            if is_fence {
-                return Looked { next: index + 1, is_over: false };
-            }
-        }
-        Looked { next: batch.calls.len(), is_over: false }
+        look::look(batch, from)
     }
 
     fn on_refused(&mut self, call: &Call) -> bool {
@@ -554,26 +318,7 @@ impl mecha_core::Session<Resp> for Session {
     }
 
     fn introduction(&mut self, out: &mut Vec<u8>) -> u32 {
-        if !self.is_pinned() {
-            return 0;
-        }
-        let mut count = 0;
-        let mut write = |words: &[&[u8]]| {
-            write_request(words.iter().copied(), out);
-            count += 1;
-        };
-        let known: [(&[&[u8]], &[u8]); 3] = [
-            (&[b"CLIENT", b"SETNAME"], &self.name),
-            (&[b"CLIENT", b"SETINFO", b"lib-name"], &self.lib_name),
-            (&[b"CLIENT", b"SETINFO", b"lib-ver"], &self.lib_version),
-        ];
-        // What its library is called is seen in lists only, of those who stay.
-        let known = known.into_iter().take(if self.held { 3 } else { 1 });
-        for (words, value) in known.filter(|(_, value)| !value.is_empty()) {
-            write(&[words, &[value]].concat());
-        }
-        (self.is_named, self.is_described) = (!self.name.is_empty(), self.held);
-        count
+        self.introduce(out)
     }
 
     fn spoiler(&mut self) -> &'static [u8] {
@@ -582,22 +327,7 @@ impl mecha_core::Session<Resp> for Session {
     }
 
     fn farewell(&mut self, out: &mut Vec<u8>) -> u32 {
-        let mut count = 0;
-        let mut write = |words: &[&[u8]]| {
-            write_request(words.iter().copied(), out);
-            count += 1;
-        };
-        if std::mem::take(&mut self.is_named) {
-            write(&[b"CLIENT", b"SETNAME", b""]);
-        }
-        let is_described = std::mem::take(&mut self.is_described);
-        if is_described && !self.lib_name.is_empty() {
-            write(&[b"CLIENT", b"SETINFO", b"lib-name", b""]);
-        }
-        if is_described && !self.lib_version.is_empty() {
-            write(&[b"CLIENT", b"SETINFO", b"lib-ver", b""]);
-        }
-        count
+        self.take_back(out)
     }
 
     fn is_portable(&self) -> bool {
@@ -633,28 +363,19 @@ impl mecha_core::Session<Resp> for Session {
     }
 }
 
-/// Puts the frame at `written` in the place of request `index`.
-fn replace(batch: &mut Batch<'_, Resp>, index: usize, written: Span) {
-    let (Some(head), Some(call)) = (batch.heads.get_mut(index), batch.calls.get_mut(index)) else { return };
-    if let Some(mut fresh) = crate::head_of(written.of(&[], batch.local)) {
-        fresh.span = written;
-        call.span = written;
-        *head = fresh;
-    }
+/// A browser that was tricked into talking to a server: it takes these as its enemy's commands, and closes.
+fn is_http(seen: &Seen<'_>) -> bool {
+    seen.says(0, "POST") || seen.says(0, "HOST:")
 }
 
-/// Turns an inline command into an array, so that everything behind sees one form only.
-fn normalise(batch: &mut Batch<'_, Resp>, index: usize) {
-    let (Some(head), Some(call)) = (batch.heads.get(index), batch.calls.get(index)) else { return };
-    if !head.is_inline {
-        return;
+/// Whether this call of a command that can block does so.
+fn blocks(op: OpId, frame: &[u8]) -> bool {
+    if !matches!(op, op::XREAD | op::XREADGROUP) {
+        return true;
     }
-    let start = batch.local.len();
-    if inline_to_array(call.span.of(batch.wire, &[]), batch.local).is_err() {
-        return;
-    }
-    let written = Span::local(start, batch.local.len() - start);
-    replace(batch, index, written);
+    // BLOCK stands before STREAMS; behind it a stream may have that name.
+    let options = args(frame).skip(1).take_while(|word| !word.eq_ignore_ascii_case(b"STREAMS"));
+    options.skip(if op == op::XREADGROUP { 3 } else { 0 }).any(|word| word.eq_ignore_ascii_case(b"BLOCK"))
 }
 
 #[cfg(test)]
