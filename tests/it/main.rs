@@ -17,6 +17,7 @@ mod protocol_errors;
 mod redis_cluster;
 mod reload;
 mod sharded;
+mod soak;
 mod state;
 mod support;
 mod tls;

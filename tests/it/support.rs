@@ -11,7 +11,7 @@ mod servers;
 pub(crate) use client::{Client, frame};
 pub(crate) use fake::Fake;
 pub(crate) use redis_cluster::RedisCluster;
-pub(crate) use servers::{Mecha, Process, free_port, memcached, redis, redis_on, signal};
+pub(crate) use servers::{Mecha, Process, free_port, memcached, memcached_on, redis, redis_on, signal};
 
 use std::time::{Duration, Instant};
 

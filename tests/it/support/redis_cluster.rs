@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::servers::free_port;
 use super::{Client, Process, eventually, frame};
@@ -74,8 +75,19 @@ impl RedisCluster {
                 break port;
             }
         };
+        std::fs::create_dir_all(self.folder.join(port.to_string())).unwrap();
+        self.nodes.push((self.serve(port), port));
+        self.nodes.len() - 1
+    }
+
+    /// Starts server `at`, which has ended, with what it knew.
+    pub(crate) fn start_again(&mut self, at: usize) {
+        let _ = self.nodes[at].0.wait(Duration::from_secs(5));
+        self.nodes[at].0 = self.serve(self.port(at));
+    }
+
+    fn serve(&self, port: u16) -> Process {
         let folder = self.folder.join(port.to_string());
-        std::fs::create_dir_all(&folder).unwrap();
         let child = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--cluster-enabled", "yes"])
             .args(["--cluster-node-timeout", NODE_TIMEOUT, "--repl-diskless-sync-delay", "0"])
@@ -83,9 +95,23 @@ impl RedisCluster {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        self.nodes.push((Process(child), port));
         eventually("a server listens", || Client::try_new(port).is_some());
-        self.nodes.len() - 1
+        Process(child)
+    }
+
+    /// The slots that server `at` says that it holds.
+    pub(crate) fn slots_of(&self, at: usize) -> Vec<u16> {
+        let nodes = Client::new(self.port(at)).call("CLUSTER NODES");
+        let own = nodes.lines().find(|line| line.contains("myself")).unwrap_or_default();
+        let ranges = own.split(' ').skip(8).filter(|word| !word.starts_with('['));
+        let number = |text: &str| text.parse::<u16>().ok();
+        ranges
+            .filter_map(|range| {
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                Some(number(first)?..=number(last)?)
+            })
+            .flatten()
+            .collect()
     }
 
     /// Makes server `at` a member.

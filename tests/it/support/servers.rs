@@ -117,11 +117,22 @@ pub(crate) fn memcached() -> Option<(Process, u16)> {
     server("memcached", &["-U", "0", "-u", "root", "-l", "127.0.0.1", "-c", "4096"], is_up)
 }
 
+/// A memcached on that very port, as it was there before.
+pub(crate) fn memcached_on(port: u16) -> Process {
+    let mut command = Command::new("memcached");
+    command.args(["-U", "0", "-u", "root", "-l", "127.0.0.1", "-c", "4096", "-p", &port.to_string()]);
+    let process = Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    eventually("the server does not come back", || Client::try_new(port).is_some());
+    process
+}
+
 /// The process under test.
 pub(crate) struct Mecha {
     pub(crate) process: Process,
     /// Where the first listener is.
     pub(crate) port: u16,
+    /// Where each listener is, in order.
+    pub(crate) ports: Vec<u16>,
     /// Where the admin server is.
     pub(crate) admin: u16,
     /// From exec to the word that it is ready.
@@ -152,7 +163,8 @@ impl Mecha {
 
     fn with(args: &[&str]) -> Self {
         let start = Instant::now();
-        let child = Command::new(env!("CARGO_BIN_EXE_mecha"))
+        let built = env!("CARGO_BIN_EXE_mecha").into();
+        let child = Command::new(std::env::var_os("MECHA_BINARY").unwrap_or(built))
             .args(args)
             .args(["--admin", "127.0.0.1:0", "--log-level", "error"])
             .stderr(Stdio::piped())
@@ -161,7 +173,7 @@ impl Mecha {
         let mut process = Process(child);
         let mut screen = BufReader::new(process.0.stderr.take().unwrap());
         let mut text = String::new();
-        let (mut port, mut admin, mut started_after) = (None, None, Duration::ZERO);
+        let (mut ports, mut admin, mut started_after) = (Vec::new(), None, Duration::ZERO);
         while admin.is_none() {
             let mut line = String::new();
             assert!(screen.read_line(&mut line).unwrap() > 0, "mecha does not start: {text}");
@@ -174,13 +186,14 @@ impl Mecha {
                 address.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
             if line.contains("http://") {
                 admin = number;
-            } else if port.is_none() {
-                port = number;
+            } else {
+                ports.extend(number);
             }
         }
         // What it says later must not fill the pipe.
         std::thread::spawn(move || std::io::copy(&mut screen, &mut std::io::stderr()));
-        let mecha = Self { process, port: port.expect(&text), admin: admin.expect(&text), started_after };
+        let port = *ports.first().expect(&text);
+        let mecha = Self { process, port, ports, admin: admin.expect(&text), started_after };
         eventually("mecha is not ready", || mecha.get("/ready").starts_with("HTTP/1.1 200"));
         mecha
     }
