@@ -202,7 +202,7 @@ pub(super) fn transactions(seat: &Seat) {
 
 /// One end pushes, the other waits; what comes is what was pushed, in order.
 pub(super) fn waiting(seat: &Seat) {
-    let (mut line, mut last) = (seat.line(), 0u64);
+    let (mut line, mut last, mut since) = (seat.line(), 0u64, None);
     let (key, is_pushing) =
         (format!("queue:{}:{}", seat.name, seat.number / 2), seat.number.is_multiple_of(2));
     while seat.goes_on() {
@@ -216,8 +216,10 @@ pub(super) fn waiting(seat: &Seat) {
             let words: Vec<_> = reply.split("\r\n").collect();
             assert_eq!(words[2], key, "another call's answer");
             let number: u64 = words[4].parse().unwrap();
-            assert!(number > last, "{number} came after {last}");
-            last = number;
+            // A replica that takes over may not have heard that an element was taken.
+            let now = seat.weather.calm();
+            assert!(number > last || now.is_none() || now != since, "{number} came after {last}");
+            (last, since) = (number, now);
         }
     }
 }
@@ -248,7 +250,8 @@ pub(super) fn messages(seat: &Seat) {
                 let words: Vec<_> = reply.split("\r\n").collect();
                 assert_eq!(words[4], channel, "another subscription's message");
                 let number: u64 = words[6].parse().unwrap();
-                assert!(number > last, "{number} came after {last}");
+                // Servers of a cluster tell each other what is published, each in its own time.
+                assert!(number > last || seat.name == "shards", "{number} came after {last}");
                 last = number;
             }
             Some(reply) => {
