@@ -28,6 +28,7 @@ impl<P: Framed> ByHand<P> {
             connect_timeout: Duration::from_secs(1),
             max_pending: 1 << 14,
             max_abandoned: 1 << 12,
+            patience_micros: 0,
             limits,
             tls: None,
             login: Login::default(),
@@ -43,6 +44,7 @@ impl<P: Framed> ByHand<P> {
             backoff: RefCell::new(Backoff::new(Duration::from_secs(1), Duration::from_secs(1))),
             gate: RefCell::new(RateGate::new(1)),
             down_until_micros: Cell::new(0),
+            lost_since_micros: Cell::new(0),
             news: None,
             is_denied: Cell::new(false),
         };

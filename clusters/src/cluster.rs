@@ -7,6 +7,7 @@
 //! *epoch*, and a client that has calls in flight under an older one waits with its next calls until those are
 //! answered; see [`Lane`].
 
+pub(crate) mod parking;
 mod submit;
 
 use std::cell::{Cell, RefCell};
@@ -19,11 +20,11 @@ use mecha_telemetry::ClusterMetrics;
 use mecha_transport::tls::ClientTls;
 use mecha_transport::{Address, Clock};
 
-use crate::detour::Follow;
+use self::parking::{Parked, Parking};
+use crate::detour::{Detour, Follow, PATIENCE_MICROS};
 use crate::news::{Cause, Subscription};
 use crate::router::Router;
 use crate::server::{Blueprint, Server};
-use crate::sink::Waiter;
 use crate::timers::Ticks;
 use crate::topology::Topology;
 use crate::{Balance, Balancer, Connection, ConnectionOptions, Node, ReplySink, Sharding, Slip, Timers};
@@ -52,6 +53,8 @@ pub struct ClusterOptions {
     pub tls: Option<Arc<ClientTls>>,
     /// What new connections say first.
     pub login: Login,
+    /// How long calls wait for a server that is lost, where servers are found; 0 is not at all.
+    pub park: Duration,
 }
 
 /// Where a cluster's servers are.
@@ -98,8 +101,7 @@ pub struct Cluster<P: Framed> {
     loose: RefCell<Vec<Weak<Connection<P>>>>,
     /// Empty but for the time of a tick; kept for its memory.
     ticked: RefCell<Vec<Rc<Connection<P>>>>,
-    /// Clients that wait for the first topology.
-    waiting: RefCell<Vec<Waiter<P>>>,
+    pub(crate) parking: Parking<P>,
 }
 
 /// One frame that a translator wants sent.
@@ -132,6 +134,7 @@ impl<P: Framed> Cluster<P> {
                 connect_timeout: options.connect_timeout,
                 max_pending: options.max_pending.max(1),
                 max_abandoned: options.max_pending.clamp(1, 4096),
+                patience_micros: (options.park.as_micros() as u64).max(PATIENCE_MICROS),
                 limits: options.limits,
                 tls: options.tls,
                 login: options.login,
@@ -156,6 +159,8 @@ impl<P: Framed> Cluster<P> {
                 Members { servers: Vec::new(), router: Router::Unknown(false), shards: Vec::new() }
             }
         };
+        let park = if subscription.is_some() { options.park } else { Duration::ZERO };
+        let parking = Parking::new(park, options.max_pending);
         let cluster = Rc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             extras: RefCell::default(),
@@ -167,7 +172,7 @@ impl<P: Framed> Cluster<P> {
             turn: Cell::new(0),
             loose: RefCell::default(),
             ticked: RefCell::default(),
-            waiting: RefCell::default(),
+            parking,
         });
         let member = Rc::downgrade(&cluster);
         environment.timers.join(member);
@@ -216,7 +221,7 @@ impl<P: Framed> Cluster<P> {
         }
         self.members.replace(Rc::new(members));
         self.start_epoch();
-        self.waiting.take().into_iter().for_each(Waiter::resume);
+        self.resume_waiters();
     }
 
     /// A server that was found, so that it may send calls away.
@@ -367,9 +372,24 @@ impl<P: Framed> Cluster<P> {
         };
         let server = members.at(position.ok_or(members.nowhere())?)?;
         // Steps of one key must not overtake each other, so they stay on one connection.
-        let connection = server.shared(0, 0)?;
+        let connection = match server.shared(0, 0) {
+            Ok(connection) => connection,
+            Err(Refusal::UpstreamUnreachable)
+                if server.endpoint.may_park(self.parking.time_micros, now_micros) =>
+            {
+                self.park(std::iter::once(self.parked(Detour::of(&frame, sink, now_micros), 0, 0)));
+                return Ok(());
+            }
+            Err(why) => return Err(why),
+        };
         connection.submit_frame(frame.bytes, frame.slip, sink, frame.ticket, frame.timeout_ms, now_micros);
         Ok(())
+    }
+
+    /// A call that waits for its server from now on.
+    pub(crate) fn parked(&self, call: Detour<P>, profile: u8, turn: usize) -> Parked<P> {
+        let until_micros = call.sent_micros + self.parking.time_micros;
+        Parked { call, profile, turn, not_before_micros: 0, until_micros }
     }
 
     /// A server for a call that any can answer.

@@ -33,6 +33,8 @@ pub struct ConnectionOptions {
     pub max_pending: usize,
     /// Calls given up by their clients at which the connection is closed.
     pub max_abandoned: usize,
+    /// How long a call is tried again because servers are in the middle of a change.
+    pub patience_micros: u64,
     /// For the decoder of replies.
     pub limits: Limits,
     /// Whom to trust; `None` without TLS.
@@ -69,6 +71,8 @@ struct Inner<P: Framed> {
     swallow: u32,
     state: State,
     is_woken: bool,
+    /// Is to be opened though nothing is to be sent: calls wait elsewhere to learn whether it can.
+    is_wanted: bool,
     is_closing: bool,
     /// Ends when everything is answered.
     is_retired: bool,
@@ -130,6 +134,7 @@ impl<P: Framed> Connection<P> {
                 swallow: 0,
                 state: State::Idle,
                 is_woken: false,
+                is_wanted: false,
                 is_closing: false,
                 is_retired: false,
                 waker: None,
@@ -357,6 +362,15 @@ impl<P: Framed> Connection<P> {
         self.wake(&mut inner);
     }
 
+    /// Opens the connection, if it is not, although nothing is to be sent.
+    pub(crate) fn try_to_open(&self) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.state == State::Idle {
+            inner.is_wanted = true;
+            self.wake(&mut inner);
+        }
+    }
+
     /// Ends the connection. Calls in flight fail.
     pub fn close(&self) {
         let mut inner = self.inner.borrow_mut();
@@ -440,6 +454,13 @@ impl<P: Framed> Inner<P> {
         }
     }
 
+    /// Removes the calls of which nothing was sent, the oldest first.
+    fn take_unsent(&mut self) -> Vec<Detour<P>> {
+        let count = self.kept.unsent(self.outbox.len()).min(self.runs.len());
+        let frames = self.kept.frames().skip(self.runs.len() - count).map(<[u8]>::to_vec);
+        self.runs.take_last(count, frames)
+    }
+
     /// Whether its end has come.
     fn is_over(&self) -> bool {
         let is_idle = self.outbox.is_empty() && self.runs.len() == 0 && self.open.is_none();
@@ -498,6 +519,6 @@ impl<P: Framed> Inner<P> {
     }
 }
 
-fn deadline(timeout_ms: u32, now_micros: u64) -> u64 {
+pub(crate) fn deadline(timeout_ms: u32, now_micros: u64) -> u64 {
     if timeout_ms == 0 { u64::MAX } else { now_micros + u64::from(timeout_ms) * 1000 }
 }

@@ -16,17 +16,20 @@ use mecha_core::{ConnKey, Decode, Framed, Limits, Redirect, Refusal};
 use mecha_transport::Address;
 
 use crate::connection::Connection;
+use crate::connection::deadline;
 use crate::news::Cause;
 use crate::router::Router;
 use crate::server::Server;
-use crate::{Cluster, ReplySink, Slip};
+use crate::{Cluster, Frame, ReplySink, Slip};
 
 /// Redirects that one call is sent after.
 const MAX_HOPS: u8 = 16;
-/// How long a call is tried again because the servers are in the middle of a change, in microseconds.
-const PATIENCE_MICROS: u64 = 1_500_000;
+/// How long a call is tried again at least because the servers are in the middle of a change, in microseconds.
+pub(crate) const PATIENCE_MICROS: u64 = 1_500_000;
 /// First and longest wait before a call is tried again.
 const WAITS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// Tries after which the wait grows no more.
+const LONGEST_AFTER: u8 = 8;
 /// Servers that redirects named and no topology has.
 const MAX_EXTRAS: usize = 64;
 
@@ -44,7 +47,21 @@ pub(crate) struct Detour<P: Framed> {
 }
 
 impl<P: Framed> Detour<P> {
-    fn fail(self, why: Refusal, now_micros: u64) {
+    /// A translator's frame.
+    pub(crate) fn of(frame: &Frame<'_>, sink: &Rc<dyn ReplySink<P>>, now_micros: u64) -> Self {
+        Self {
+            sink: Rc::clone(sink),
+            conn: frame.ticket.conn,
+            seq: frame.ticket.seq,
+            slip: frame.slip,
+            frame: frame.bytes.to_vec(),
+            hops: 0,
+            sent_micros: now_micros,
+            deadline_micros: deadline(frame.timeout_ms, now_micros),
+        }
+    }
+
+    pub(crate) fn fail(self, why: Refusal, now_micros: u64) {
         self.sink.fail(self.conn, self.seq, &[self.slip], why, false);
         self.sink.flush(now_micros);
     }
@@ -63,18 +80,27 @@ pub(crate) trait Follow<P: Framed> {
         redirect: Redirect<'_>,
         now_micros: u64,
     ) -> Result<(), Refusal>;
+
+    /// Keeps calls of a lost connection that were not sent. `profile` and `turn` are the connection's.
+    fn keep(&self, calls: Vec<Detour<P>>, profile: u8, turn: usize);
+
+    /// Whether calls wait for a server that is lost.
+    fn is_awaited(&self) -> bool;
+
+    /// A server that was lost can be reached again.
+    fn recovered(&self);
 }
 
-/// Whether a call that was sent at `sent_micros` is to be sent after `redirect`.
+/// Whether a call that was sent `age_micros` ago is to be sent after `redirect`.
 pub(crate) fn is_followed(
     redirect: Redirect<'_>,
     is_dedicated: bool,
-    sent_micros: u64,
-    now_micros: u64,
+    age_micros: u64,
+    patience_micros: u64,
 ) -> bool {
     match redirect {
         // The server's error is the honest answer; it names no address.
-        Redirect::Later => !is_dedicated && now_micros.saturating_sub(sent_micros) < PATIENCE_MICROS,
+        Redirect::Later => !is_dedicated && age_micros < patience_micros,
         Redirect::Ask { .. } | Redirect::Moved { .. } => true,
     }
 }
@@ -103,14 +129,16 @@ impl<P: Framed> Follow<P> for Cluster<P> {
         now_micros: u64,
     ) -> Result<(), Refusal> {
         self.want(Cause::Redirect);
-        call.hops += 1;
+        // Waiting is bounded by time.
+        let most = if redirect == Redirect::Later { LONGEST_AFTER } else { MAX_HOPS + 1 };
+        call.hops = (call.hops + 1).min(most);
         if call.hops > MAX_HOPS || call.frame.is_empty() {
             return Err(Refusal::Moved);
         }
         let (slot, host, port) = match redirect {
             Redirect::Later => {
                 self.metrics().redirected("later");
-                self.later(call, from.profile, from.turn);
+                self.later(call, from, now_micros);
                 return Ok(());
             }
             Redirect::Ask { slot, host, port } | Redirect::Moved { slot, host, port } => (slot, host, port),
@@ -127,12 +155,29 @@ impl<P: Framed> Follow<P> for Cluster<P> {
         match server.shared(from.profile, from.turn) {
             Ok(connection) => connection.submit_detour(call, is_ask),
             // It was the one that has just been lost, or is the one that will be there in a moment.
-            Err(_) if now_micros.saturating_sub(call.sent_micros) < PATIENCE_MICROS => {
-                self.later(call, from.profile, from.turn);
+            Err(_) if now_micros.saturating_sub(call.sent_micros) < from.endpoint.options.patience_micros => {
+                self.later(call, from, now_micros);
             }
             Err(why) => return Err(why),
         }
         Ok(())
+    }
+
+    fn keep(&self, calls: Vec<Detour<P>>, profile: u8, turn: usize) {
+        let now_micros = self.now_micros();
+        if self.parking.time_micros == 0 {
+            calls.into_iter().for_each(|call| call.fail(Refusal::UpstreamUnreachable, now_micros));
+            return;
+        }
+        self.park(calls.into_iter().map(|call| self.parked(call, profile, turn)));
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.parking.is_awaited()
+    }
+
+    fn recovered(&self) {
+        self.resume_waiters();
     }
 }
 
@@ -178,33 +223,13 @@ impl<P: Framed> Cluster<P> {
     }
 
     /// Tries a call again after a while.
-    fn later(&self, call: Detour<P>, profile: u8, turn: usize) {
-        // Its client sends nothing more before it is answered.
-        self.start_epoch();
-        let Some(me) = self.me.upgrade() else { return };
-        let wait = WAITS.0.saturating_mul(1 << u32::from(call.hops.min(8))).min(WAITS.1);
-        tokio::task::spawn_local(async move {
-            tokio::time::sleep(wait).await;
-            me.again(call, profile, turn);
-        });
-    }
-
-    fn again(&self, call: Detour<P>, profile: u8, turn: usize) {
-        let now_micros = self.now_micros();
-        let members = self.members();
-        let position = match keys_of::<P>(&call.frame).first() {
-            Some(key) if members.router.is_keyed() => members.router.by_key::<P>(key),
-            _ => self.choose(&members),
-        };
-        let server = position.and_then(|position| members.at(position).ok());
-        match server.map(|server| server.shared(profile, turn)) {
-            _ if now_micros >= call.deadline_micros => call.fail(Refusal::TimedOut, now_micros),
-            Some(Ok(connection)) => connection.submit_detour(call, false),
-            _ if now_micros.saturating_sub(call.sent_micros) < PATIENCE_MICROS => {
-                self.later(call, profile, turn)
-            }
-            _ => call.fail(Refusal::UpstreamUnreachable, now_micros),
-        }
+    fn later(&self, call: Detour<P>, from: &Connection<P>, now_micros: u64) {
+        let patience_micros = from.endpoint.options.patience_micros;
+        let wait = WAITS.0.saturating_mul(1 << u32::from(call.hops.min(LONGEST_AFTER))).min(WAITS.1);
+        let mut parked = self.parked(call, from.profile, from.turn);
+        parked.not_before_micros = now_micros + wait.as_micros() as u64;
+        parked.until_micros = parked.call.sent_micros + patience_micros;
+        self.park(std::iter::once(parked));
     }
 
     /// Gives the client another dedicated connection, if it has built up nothing on its present one.

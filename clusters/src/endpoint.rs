@@ -26,6 +26,8 @@ pub(crate) struct Endpoint {
     pub(crate) backoff: RefCell<Backoff>,
     pub(crate) gate: RefCell<RateGate>,
     pub(crate) down_until_micros: Cell<u64>,
+    /// Since when it cannot be reached; 0 if it can, as far as is known.
+    pub(crate) lost_since_micros: Cell<u64>,
     /// Told when a connection has ended: its server may have left the cluster.
     pub(crate) news: Option<Subscription>,
     /// The last attempt ended with a refused login.
@@ -42,8 +44,33 @@ impl Endpoint {
     pub(crate) fn failed(&self) -> Duration {
         self.ended();
         let wait = self.backoff.borrow_mut().failed(fastrand::f64());
-        self.down_until_micros.set(self.clock.micros() + wait.as_micros() as u64);
+        let now_micros = self.clock.micros();
+        self.down_until_micros.set(now_micros + wait.as_micros() as u64);
+        if self.lost_since_micros.get() == 0 {
+            self.lost_since_micros.set(now_micros.max(1));
+        }
         wait
+    }
+
+    /// A connection was made. Returns whether there was none for a while.
+    pub(crate) fn reached(&self) -> bool {
+        self.down_until_micros.set(0);
+        self.lost_since_micros.take() != 0
+    }
+
+    /// Since when the server cannot be reached.
+    pub(crate) fn lost_micros(&self) -> Option<u64> {
+        Some(self.lost_since_micros.get()).filter(|since| *since > 0)
+    }
+
+    /// Whether the server is lost and may yet be replaced, so that calls for it are given to nobody before that is known.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.news.is_some() && self.lost_since_micros.get() > 0
+    }
+
+    /// Whether calls for the server, which cannot be reached, may wait.
+    pub(crate) fn may_park(&self, time_micros: u64, now_micros: u64) -> bool {
+        now_micros < self.lost_micros().unwrap_or(now_micros) + time_micros
     }
 
     /// A connection did last. Returns how long to wait before the next: nothing.

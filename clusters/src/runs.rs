@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use mecha_core::{ConnKey, Framed};
 
+use crate::detour::Detour;
 use crate::{ReplySink, Slip};
 
 /// Consecutive calls of one client.
@@ -126,6 +127,48 @@ impl<P: Framed> Runs<P> {
             at = next;
         }
         failed
+    }
+
+    /// Removes the `count` youngest calls, and returns those that somebody waits for as calls of their own, the oldest
+    /// first. `frames` are theirs, in order.
+    pub(crate) fn take_last(
+        &mut self,
+        count: usize,
+        mut frames: impl Iterator<Item = Vec<u8>>,
+    ) -> Vec<Detour<P>> {
+        let from = self.slips.len() - count.min(self.slips.len());
+        let (mut taken, mut at) = (Vec::new(), 0);
+        let slips: Vec<_> = self.slips.drain(from..).collect();
+        let mut slips = slips.into_iter();
+        for run in &mut self.runs {
+            let first = from.saturating_sub(at).min(run.count as usize) as u32;
+            at += run.count as usize;
+            for offset in first..run.count {
+                let (Some(slip), Some(frame)) = (slips.next(), frames.next()) else { break };
+                if !run.is_abandoned {
+                    taken.push(Detour {
+                        sink: Rc::clone(&run.sink),
+                        conn: run.conn,
+                        seq: run.first.wrapping_add(offset),
+                        slip,
+                        frame,
+                        hops: run.hops,
+                        sent_micros: run.sent_micros,
+                        deadline_micros: run.deadline_micros,
+                    });
+                }
+            }
+            if run.is_abandoned {
+                self.abandoned = self.abandoned.saturating_sub((run.count - first) as usize);
+            }
+            run.count = first;
+        }
+        while self.runs.back().is_some_and(|run| run.count == 0) {
+            if let Some(run) = self.runs.pop_back() {
+                self.deadlines -= usize::from(run.deadline_micros != u64::MAX && !run.is_abandoned);
+            }
+        }
+        taken
     }
 
     /// Empties the queue and returns what the clients must be told.

@@ -23,8 +23,8 @@ use std::ops::Range;
 use std::rc::{Rc, Weak};
 
 use mecha_core::{
-    Affinity, Asked, Batch, ConnKey, Decode, Framed, Limits, Matched, OpId, Outcome, Refusal, ReplyCount,
-    Span, Ticket, Verdict,
+    Affinity, Asked, Batch, Call, ConnKey, Decode, Framed, Limits, Matched, OpId, Outcome, Refusal,
+    ReplyCount, Span, Ticket, Verdict,
 };
 
 use crate::{Cluster, Connection, Delivery, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};
@@ -279,7 +279,7 @@ impl<P: Rules> Scattered<P> {
         let connections = if is_aside {
             self.pin_all(plan, cx.profile)
         } else {
-            match self.with_room(plan, call.ticket.conn, cx) {
+            match self.with_room(plan, call, cx) {
                 Ok(Some(connections)) => Ok(connections),
                 Ok(None) => return Submitted::Full,
                 Err(why) => Err(why),
@@ -322,21 +322,20 @@ impl<P: Rules> Scattered<P> {
         Submitted::Pending(1)
     }
 
-    /// The connections that the client's calls share, one for each part; `None` if one is full, and the client waits.
+    /// The connections that the client's calls share, one for each part; `None` if one is full or lost, and the client
+    /// waits.
     fn with_room(
         &self,
         plan: &Plan,
-        client: ConnKey,
+        call: &Call,
         cx: &SubmitCx<'_, P>,
     ) -> Result<Option<Vec<Rc<Connection<P>>>>, Refusal> {
         let mut connections = Vec::with_capacity(plan.parts.len());
         for (position, _) in &plan.parts {
-            let connection = self.cluster.connection(*position, cx)?;
-            if connection.is_full() {
-                connection.wait_for_room(cx.sink, client);
-                return Ok(None);
+            match self.cluster.connection(*position, call, cx)? {
+                Some(connection) => connections.push(connection),
+                None => return Ok(None),
             }
-            connections.push(connection);
         }
         Ok(Some(connections))
     }
@@ -453,8 +452,8 @@ impl<P: Rules> Upstream<P> for Scattered<P> {
         }
     }
 
-    fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, conn: ConnKey) -> bool {
-        self.cluster.is_ready(sink, conn)
+    fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, wish: &Wish<'_>) -> bool {
+        self.cluster.is_ready(sink, wish)
     }
 
     fn pin(&self, wish: &Wish<'_>) -> Result<Rc<Connection<P>>, Refusal> {

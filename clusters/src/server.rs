@@ -45,6 +45,7 @@ impl Blueprint {
             backoff: RefCell::new(Backoff::new(self.backoff.0, self.backoff.1)),
             gate: RefCell::new(RateGate::new(self.connect_rate)),
             down_until_micros: Cell::new(0),
+            lost_since_micros: Cell::new(0),
             news: self.news.clone(),
             is_denied: Cell::new(false),
         })
@@ -109,6 +110,10 @@ impl<P: Framed> Server<P> {
         });
         match connection.state() {
             State::BackingOff => Err(self.endpoint.refusal()),
+            State::Connecting | State::Idle if self.endpoint.is_lost() => {
+                connection.try_to_open();
+                Err(self.endpoint.refusal())
+            }
             State::Closed | State::Connecting | State::Idle | State::Open => Ok(Rc::clone(connection)),
         }
     }

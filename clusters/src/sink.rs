@@ -85,18 +85,6 @@ pub trait ReplySink<P: Framed> {
     fn is_choking(&self, conn: ConnKey, now_micros: u64) -> bool;
 }
 
-/// A client that waits to be told that it may go on.
-pub(crate) struct Waiter<P: Framed> {
-    pub(crate) sink: Rc<dyn ReplySink<P>>,
-    pub(crate) conn: ConnKey,
-}
-
-impl<P: Framed> Waiter<P> {
-    pub(crate) fn resume(self) {
-        self.sink.resume(self.conn);
-    }
-}
-
 /// What became of the leading calls of a submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Submitted {
@@ -165,10 +153,10 @@ pub trait Upstream<P: Framed> {
     /// Takes leading calls of `batch.calls[range]`, all of whose verdicts are `Forward`. Never blocks.
     fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: SubmitCx<'_, P>) -> Submitted;
 
-    /// Whether it is known where calls may go. If not, nothing can be pinned yet, and [`ReplySink::resume`] of `sink` will
-    /// be called when that may have changed.
-    fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, conn: ConnKey) -> bool {
-        let _ = (sink, conn);
+    /// Whether `wish` can be granted or refused. If not, its server is not known yet, or about to be replaced, and
+    /// [`ReplySink::resume`] of `sink` will be called when that may have changed.
+    fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, wish: &Wish<'_>) -> bool {
+        let _ = (sink, wish);
         true
     }
 

@@ -128,6 +128,8 @@ pub struct ClusterSpec {
     pub discovery: Discovery,
     /// How often the servers are looked for, whether or not anything points to a change.
     pub refresh: Duration,
+    /// How long calls that were not sent wait for a server that is lost, where servers are found.
+    pub park: Duration,
     /// How a call's server is chosen.
     pub balance: Balance,
     /// How a key becomes a number.

@@ -78,6 +78,7 @@ pub fn schema(filters: &[&str]) -> Value {
                 { "type": "object", "additionalProperties": false, "required": ["to"], "properties": {
                     "to": text("Servers: redis://a:6379,b:6379, memcached://a:11211, embedded://."),
                     "refresh": duration("How often the servers are looked for again (10s)."),
+                    "park": duration("How long calls that were not sent wait for a server that is lost, where servers are found; 0s is not at all (5s)."),
                     "balance": { "enum": balance, "description": "How a call's server is chosen (ketama for several servers)." },
                     "hash": { "enum": hash, "description": "How a key becomes a number (fnv1a_64)." },
                     "hash_tag": text("Two characters; only what lies between them is hashed. `none` for whole keys ({} for Redis, none for Memcached)."),

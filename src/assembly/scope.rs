@@ -128,6 +128,7 @@ impl Scope {
             connect_rate: spec.connect_rate,
             max_pins: spec.max_pins as usize,
             max_pending: spec.max_pending as usize,
+            park: spec.park,
             limits,
             tls: shared.trusts.get(&spec.name).map(|(_, tls)| Arc::clone(tls)),
             login: Login {

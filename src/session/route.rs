@@ -183,21 +183,10 @@ impl<P: Framed> State<P> {
         cx: &mut Processing<'_, P>,
     ) -> Result<usize, Wait> {
         let upstream = Rc::clone(&self.listener.upstream);
-        if !upstream.is_ready(cx.sink, call.ticket.conn) {
-            return Err(Wait::Room);
-        }
-        let deferred = std::mem::take(&mut self.deferred);
         let mut key = batch.heads.get(at).and_then(|head| P::key(head, batch.frame(at)));
-        if !deferred.is_empty() {
+        if !self.deferred.is_empty() {
             // The first call behind it chooses the server, if it has a key; any other call may go anywhere.
             key = key.or(Some(&[]));
-        } else if key.is_none()
-            && upstream.waits_for_key()
-            && let Some(reply) = P::deferral(call.op)
-        {
-            self.deferred = batch.frame(at).to_vec();
-            self.answer_here(call, reply, Outcome::Ok, cx);
-            return Ok(at + 1);
         }
         let wish = Wish {
             op: call.op,
@@ -210,6 +199,19 @@ impl<P: Framed> State<P> {
             user: batch.session.user(),
             database: batch.session.database(),
         };
+        if !upstream.is_ready(cx.sink, &wish) {
+            return Err(Wait::Room);
+        }
+        if self.deferred.is_empty()
+            && key.is_none()
+            && upstream.waits_for_key()
+            && let Some(reply) = P::deferral(call.op)
+        {
+            self.deferred = batch.frame(at).to_vec();
+            self.answer_here(call, reply, Outcome::Ok, cx);
+            return Ok(at + 1);
+        }
+        let deferred = std::mem::take(&mut self.deferred);
         match upstream.pin(&wish) {
             Ok(connection) => {
                 if let Err(why) = upstream.fits(&connection, batch, at) {

@@ -21,6 +21,7 @@ pub struct ClusterMetrics {
     pub(crate) redirects_ask: Counter,
     pub(crate) redirects_later: Counter,
     pub(crate) redirects_moved: Counter,
+    pub(crate) parked: Counter,
     pub(crate) splits: Counter,
     pub(crate) parts: Counter,
     pub(crate) received_bytes: Counter,
@@ -91,6 +92,11 @@ impl ClusterMetrics {
     /// A client got none because there are too many.
     pub fn pin_refused(&self) {
         self.pins_refused.add(1);
+    }
+
+    /// Calls of a client wait for a server that is lost or in the middle of a change.
+    pub fn parked(&self) {
+        self.parked.add(1);
     }
 
     /// A call was taken apart.

@@ -112,6 +112,11 @@ impl Exporter {
                     &cluster.splits,
                 ),
                 ("mecha_upstream_parts_total", "Parts that they were taken into.", &cluster.parts),
+                (
+                    "mecha_upstream_parked_total",
+                    "Times that calls waited for a lost or changing server.",
+                    &cluster.parked,
+                ),
                 ("mecha_upstream_stalls_total", "Times that a client waited for room.", &cluster.stalls),
                 ("mecha_upstream_pins_total", "Dedicated connections given out.", &cluster.pins_opened),
                 (

@@ -7,6 +7,7 @@ mod config;
 mod differential;
 mod docs;
 mod drain;
+mod failover;
 mod faults;
 mod hostile;
 mod limits;

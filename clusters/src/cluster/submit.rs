@@ -3,12 +3,11 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use mecha_core::{Batch, Call, ConnKey, Framed, Keys, Refusal};
+use mecha_core::{Batch, Call, Framed, Keys, Refusal};
 
 use super::{Cluster, Members};
 use crate::router::Router;
 use crate::server::Server;
-use crate::sink::Waiter;
 use crate::{Connection, Lane, ReplySink, State, SubmitCx, Submitted, Upstream, Wish};
 
 impl<P: Framed> Cluster<P> {
@@ -56,22 +55,41 @@ impl<P: Framed> Cluster<P> {
         cx: &SubmitCx<'_, P>,
     ) -> Submitted {
         let count = range.len();
-        let server = match members.at(position) {
-            Ok(server) => server,
-            Err(why) => return Submitted::Refused(count, why),
-        };
-        let connection = match server.shared(cx.profile, cx.peer.id as usize) {
-            Ok(connection) => connection,
-            Err(why) => return Submitted::Refused(count, why),
-        };
-        if connection.is_full() {
-            if let Some(call) = batch.calls.get(range.start) {
-                connection.wait_for_room(cx.sink, call.ticket.conn);
+        let Some(call) = batch.calls.get(range.start) else { return Submitted::Pending(0) };
+        match self.connection_at(members, position, call, cx) {
+            Ok(Some(connection)) => {
+                connection.submit(batch, range, cx.sink, cx.now_micros);
+                self.parking.arrived(cx.sink, call.ticket.conn);
+                Submitted::Pending(count)
             }
-            return Submitted::Full;
+            Ok(None) => Submitted::Full,
+            Err(why) => Submitted::Refused(count, why),
         }
-        connection.submit(batch, range, cx.sink, cx.now_micros);
-        Submitted::Pending(count)
+    }
+
+    /// The connection that the client's calls to the server in `position` share; `None` if it is full or its server lost,
+    /// and the client waits.
+    #[inline]
+    fn connection_at(
+        &self,
+        members: &Members<P>,
+        position: usize,
+        call: &Call,
+        cx: &SubmitCx<'_, P>,
+    ) -> Result<Option<Rc<Connection<P>>>, Refusal> {
+        let server = members.at(position)?;
+        let client = (cx.sink, call.ticket.conn);
+        match server.shared(cx.profile, cx.peer.id as usize) {
+            Ok(connection) if connection.is_full() => {
+                connection.wait_for_room(client.0, client.1);
+                Ok(None)
+            }
+            Ok(connection) => Ok(Some(connection)),
+            Err(why) => {
+                self.wait_for(&server.endpoint, why, client, call.timeout_ms, cx.now_micros)?;
+                Ok(None)
+            }
+        }
     }
 
     /// Groups neighbours that go to the same endpoint.
@@ -135,13 +153,15 @@ impl<P: Framed> Cluster<P> {
         }
     }
 
-    /// The connection to the server in `position` that this client's calls share.
+    /// The connection to the server in `position` that the calls of this client share; `None` if it is full or its server
+    /// lost, and the client waits.
     pub(crate) fn connection(
         &self,
         position: usize,
+        call: &Call,
         cx: &SubmitCx<'_, P>,
-    ) -> Result<Rc<Connection<P>>, Refusal> {
-        self.members().at(position)?.shared(cx.profile, cx.peer.id as usize)
+    ) -> Result<Option<Rc<Connection<P>>>, Refusal> {
+        self.connection_at(&self.members(), position, call, cx)
     }
 
     /// A dedicated connection to the server in `position`; to be given back with [`Upstream::unpin`].
@@ -194,12 +214,21 @@ impl<P: Framed> Cluster<P> {
         if is_there { Ok(()) } else { Err(Refusal::CrossSlot) }
     }
 
-    /// The client is told when there is a topology.
-    fn wait_for_news(&self, sink: &Rc<dyn ReplySink<P>>, conn: ConnKey) {
-        let mut waiting = self.waiting.borrow_mut();
-        let is_known = |waiter: &Waiter<P>| waiter.conn == conn && Rc::ptr_eq(&waiter.sink, sink);
-        if !waiting.last().is_some_and(is_known) {
-            waiting.push(Waiter { sink: Rc::clone(sink), conn });
+    /// The position of the server that a wish is for.
+    fn pin_position(&self, members: &Members<P>, wish: &Wish<'_>) -> Option<usize> {
+        let Wish { op, key, lane, .. } = *wish;
+        let meets = P::meets(op) && self.is_balanced();
+        match (&members.router, key) {
+            _ if meets => members.shards.first().copied(),
+            (router, Some(key)) if router.is_keyed() && members.shards.len() > 1 => router.by_key::<P>(key),
+            (Router::Balanced(balancer), None)
+                if balancer.balance().is_hashed() && members.shards.len() > 1 =>
+            {
+                // What it is for, nobody knows yet.
+                None
+            }
+            _ if lane.epoch == self.epoch.get() => lane.endpoint.or_else(|| self.choose(members)),
+            _ => self.choose(members),
         }
     }
 
@@ -213,7 +242,7 @@ impl<P: Framed> Cluster<P> {
     ) -> Submitted {
         match batch.calls.get(at) {
             Some(call) if !is_hopeless => {
-                self.wait_for_news(cx.sink, call.ticket.conn);
+                self.wait_for_news(cx.sink, call.ticket.conn, cx.now_micros);
                 Submitted::Full
             }
             _ => Submitted::Refused(1, Refusal::UpstreamUnreachable),
@@ -256,32 +285,23 @@ impl<P: Framed> Upstream<P> for Cluster<P> {
         self.submit_to(&members, index, batch, range, &cx)
     }
 
-    fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, conn: ConnKey) -> bool {
-        let is_ready = !matches!(self.members().router, Router::Unknown(false));
-        if !is_ready {
-            self.wait_for_news(sink, conn);
+    fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, wish: &Wish<'_>) -> bool {
+        let (members, now_micros) = (self.members(), self.now_micros());
+        if let Router::Unknown(false) = members.router {
+            self.wait_for_news(sink, wish.conn, now_micros);
+            return false;
         }
-        is_ready
+        let server = self.pin_position(&members, wish).and_then(|position| members.at(position).ok());
+        let Some(server) = server.filter(|server| server.endpoint.is_down()) else { return true };
+        let why = server.endpoint.refusal();
+        self.wait_for(&server.endpoint, why, (sink, wish.conn), 0, now_micros).is_err()
     }
 
     fn pin(&self, wish: &Wish<'_>) -> Result<Rc<Connection<P>>, Refusal> {
-        let Wish { op, key, profile, lane, .. } = *wish;
         let members = self.members();
-        let meets = P::meets(op) && self.is_balanced();
-        let position = match (&members.router, key) {
-            _ if meets => members.shards.first().copied(),
-            (router, Some(key)) if router.is_keyed() && members.shards.len() > 1 => router.by_key::<P>(key),
-            (Router::Balanced(balancer), None)
-                if balancer.balance().is_hashed() && members.shards.len() > 1 =>
-            {
-                // What it is for, nobody knows yet.
-                None
-            }
-            _ if lane.epoch == self.epoch.get() => lane.endpoint.or_else(|| self.choose(&members)),
-            _ => self.choose(&members),
-        };
-        let connection = self.pin_at(position.ok_or(members.nowhere())?, profile)?;
-        if let (Router::Slots(_), Some(key)) = (&members.router, key) {
+        let position = self.pin_position(&members, wish);
+        let connection = self.pin_at(position.ok_or(members.nowhere())?, wish.profile)?;
+        if let (Router::Slots(_), Some(key)) = (&members.router, wish.key) {
             connection.begin_pin(Some(P::slot(key)));
         }
         Ok(connection)

@@ -62,6 +62,17 @@ impl Kept {
         }
     }
 
+    /// How many of the youngest frames lie wholly in the last `bytes` bytes: those that were not sent.
+    pub(super) fn unsent(&self, bytes: usize) -> usize {
+        let mut left = if self.is_cut { 0 } else { bytes };
+        let is_unsent = |length: &&u32| {
+            let fits = left >= **length as usize;
+            left = left.saturating_sub(**length as usize);
+            fits
+        };
+        self.lengths.iter().rev().take_while(is_unsent).count()
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.bytes.len() - self.start >= KEPT_HIGH
     }
@@ -86,5 +97,17 @@ mod tests {
         kept.answered(7);
         kept.push(b"dd", [2].into_iter());
         assert_eq!(kept.front(), b"dd");
+    }
+
+    #[test]
+    fn a_frame_of_which_a_byte_was_sent_is_not_unsent() {
+        let mut kept = Kept::default();
+        kept.push(b"aabbbc", [2, 3, 1].into_iter());
+        let unsent: Vec<_> = (0..8).map(|bytes| kept.unsent(bytes)).collect();
+        assert_eq!(unsent, [0, 1, 1, 1, 2, 2, 3, 3]);
+        kept.answered(1);
+        assert_eq!([kept.unsent(6), kept.unsent(4), kept.unsent(3)], [2, 2, 1]);
+        kept.cut();
+        assert_eq!(kept.unsent(4), 0, "of a frame that is not kept whole nobody knows");
     }
 }

@@ -207,8 +207,12 @@ impl<P: Framed> Connection<P> {
             return false;
         }
         let Some(redirect) = P::redirect(head, wire) else { return false };
-        is_followed(redirect, self.is_dedicated, sent, now)
-            && (redirect != Redirect::Later || !inner.is_overtaken())
+        is_followed(
+            redirect,
+            self.is_dedicated,
+            now.saturating_sub(sent),
+            self.endpoint.options.patience_micros,
+        ) && (redirect != Redirect::Later || !inner.is_overtaken())
     }
 
     /// Sends a call where it belongs, or tells its client why not. The server's own words would name an address that

@@ -17,6 +17,8 @@ const READS_PER_POLL: usize = 4;
 const SLOW_CLIENT_POLL: Duration = Duration::from_millis(2);
 /// A connection that lived shorter than this counts as a failed attempt.
 const SHORT_LIFE_MICROS: u64 = 1_000_000;
+/// The longest wait between attempts while calls wait for their outcome.
+const AWAITED_WAIT: Duration = Duration::from_millis(500);
 
 /// Why a socket ended.
 enum End {
@@ -114,10 +116,14 @@ impl<P: Framed> Connection<P> {
             if is_over {
                 break;
             }
+            let is_awaited = self.follower().is_some_and(|follower| follower.is_awaited());
+            let wait = if is_awaited { wait.min(AWAITED_WAIT) } else { wait };
             if !wait.is_zero() {
                 tokio::time::sleep(wait).await;
             }
-            self.inner.borrow_mut().state = State::Idle;
+            let is_wanted = is_failure && self.follower().is_some_and(|follower| follower.is_awaited());
+            let mut inner = self.inner.borrow_mut();
+            (inner.state, inner.is_wanted) = (State::Idle, is_wanted);
         }
     }
 
@@ -129,7 +135,8 @@ impl<P: Framed> Connection<P> {
             if inner.is_over() {
                 return Poll::Ready(false);
             }
-            if inner.outbox.is_empty() { Poll::Pending } else { Poll::Ready(true) }
+            let is_wanted = std::mem::take(&mut inner.is_wanted);
+            if inner.outbox.is_empty() && !is_wanted { Poll::Pending } else { Poll::Ready(true) }
         })
         .await
     }
@@ -140,8 +147,20 @@ impl<P: Framed> Connection<P> {
             .await
     }
 
+    fn follower(&self) -> Option<Rc<dyn crate::detour::Follow<P>>> {
+        self.follower.as_ref().and_then(std::rc::Weak::upgrade)
+    }
+
     fn opened(&self) {
         self.endpoint.metrics.connection_opened();
+        let is_back = self.endpoint.reached();
+        self.open_up();
+        if is_back && let Some(follower) = self.follower() {
+            follower.recovered();
+        }
+    }
+
+    fn open_up(&self) {
         let mut inner = self.inner.borrow_mut();
         inner.state = State::Open;
         // Calls wait for its answers: before a login they would run as somebody else, or in another database.
@@ -264,13 +283,24 @@ impl<P: Framed> Connection<P> {
 
     /// The socket is gone: everybody who waits is told.
     fn lost(&self, why: Refusal) {
-        let (failed, open, owner, waiters) = {
+        let (unsent, failed, open, owner, waiters) = {
             let mut inner = self.inner.borrow_mut();
+            let unsent = if why == Refusal::UpstreamDenied || self.is_dedicated || self.follower.is_none() {
+                Vec::new()
+            } else {
+                inner.take_unsent()
+            };
             inner.outbox.clear();
             inner.greeting.clear();
             (inner.swallow, inner.unwelcomed, inner.denied) = (0, 0, None);
             inner.kept = super::kept::Kept::default();
-            (inner.runs.fail_all(), inner.open.take(), inner.owner.take(), std::mem::take(&mut inner.waiters))
+            (
+                unsent,
+                inner.runs.fail_all(),
+                inner.open.take(),
+                inner.owner.take(),
+                std::mem::take(&mut inner.waiters),
+            )
         };
         let now = self.endpoint.clock.micros();
         if let Some(open) = open
@@ -280,6 +310,12 @@ impl<P: Framed> Connection<P> {
             sink.flush(now);
         }
         self.tell(failed, why, now);
+        if !unsent.is_empty() {
+            match self.follower() {
+                Some(follower) => follower.keep(unsent, self.profile, self.turn),
+                None => unsent.into_iter().for_each(|call| call.fail(Refusal::UpstreamUnreachable, now)),
+            }
+        }
         if let Some((sink, conn)) = owner {
             sink.unpinned(conn);
         }

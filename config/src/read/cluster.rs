@@ -20,6 +20,7 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         endpoints,
         discovery,
         refresh: Duration::from_secs(10),
+        park: Duration::from_secs(5),
         balance,
         hash: KeyHash::default(),
         hash_tag: HashTag::default(),
@@ -97,6 +98,7 @@ impl Reader<'_> {
     fn cluster_keys(&mut self, fields: &mut Fields<'_>, cluster: &mut ClusterSpec) {
         self.sharding_keys(fields, cluster);
         set(&mut cluster.refresh, self.period(fields.take("refresh"), Duration::from_millis(100)));
+        set(&mut cluster.park, self.period(fields.take("park"), Duration::ZERO));
         set(&mut cluster.connections, self.count(fields.take("connections"), 1024));
         set(
             &mut cluster.connect_timeout,
