@@ -389,7 +389,7 @@ impl<P: Framed> Cluster<P> {
     /// A call that waits for its server from now on.
     pub(crate) fn parked(&self, call: Detour<P>, profile: u8, turn: usize) -> Parked<P> {
         let until_micros = call.sent_micros + self.parking.time_micros;
-        Parked { call, profile, turn, not_before_micros: 0, until_micros }
+        Parked { call, profile, pin: None, turn, fence: None, not_before_micros: 0, until_micros }
     }
 
     /// A server for a call that any can answer.

@@ -1,6 +1,7 @@
 //! One upstream connection: what is submitted to it, and what it remembers. [`task`] drives its socket, [`replies`]
 //! hands out what comes back.
 
+mod dedicated;
 mod kept;
 mod replies;
 mod task;
@@ -84,12 +85,11 @@ struct Inner<P: Framed> {
     open: Option<OpenReply<P>>,
     /// Only where redirects are followed.
     kept: Kept,
-    /// Of a dedicated connection: its client has got an answer on it.
-    has_answered: bool,
-    /// Of a dedicated connection: what stood before its client's first call, and the number of replies to it.
-    preamble: (Vec<u8>, u32),
-    /// Of a dedicated connection: the slot of its client's first key.
-    pinned_slot: Option<u16>,
+    /// Clients one of whose calls waits while others are in flight behind it, and the number of answers at which those have
+    /// theirs.
+    held: Vec<(Rc<dyn ReplySink<P>>, ConnKey, u64)>,
+    /// Only of a dedicated connection.
+    tenancy: dedicated::Tenancy,
 }
 
 /// A reply of which only the beginning has arrived.
@@ -143,9 +143,8 @@ impl<P: Framed> Connection<P> {
                 is_raw: false,
                 open: None,
                 kept: Kept::default(),
-                has_answered: false,
-                preamble: (Vec::new(), 0),
-                pinned_slot: None,
+                held: Vec::new(),
+                tenancy: dedicated::Tenancy::default(),
             }),
             endpoint,
             profile,
@@ -236,35 +235,18 @@ impl<P: Framed> Connection<P> {
         self.wake_after_submit(inner);
     }
 
-    /// Appends a call that another server has sent away. With `is_ask`, the server is told that it was.
+    /// Appends a call that another server has sent away, and what its client has sent behind it. With `is_ask`, the server is
+    /// told that it was.
     pub(crate) fn submit_detour(&self, call: Detour<P>, is_ask: bool) {
         let mut inner = self.inner.borrow_mut();
-        let inner = &mut *inner;
-        let run = |is_abandoned| Run {
-            sink: Rc::clone(&call.sink),
-            conn: call.conn,
-            first: call.seq,
-            count: 1,
-            sent_micros: call.sent_micros,
-            deadline_micros: call.deadline_micros,
-            is_abandoned,
-            is_begun: false,
-            hops: call.hops,
-        };
         if is_ask {
-            let out = inner.outbox.buffer();
-            let start = out.len();
-            P::asking(out);
-            let length = out.len() - start;
-            inner.kept.push(out.get(start..).unwrap_or_default(), std::iter::once(length));
-            inner.runs.slips_mut().push_back(call.slip);
-            inner.runs.push(run(true));
+            let mut asking = Vec::new();
+            P::asking(&mut asking);
+            inner.push_detour(&call, &asking, true);
         }
-        inner.outbox.extend(&call.frame);
-        inner.kept.push(&call.frame, std::iter::once(call.frame.len()));
-        inner.runs.slips_mut().push_back(call.slip);
-        inner.runs.push(run(false));
-        self.wake_after_submit(inner);
+        inner.push_detour(&call, &call.frame, false);
+        call.behind.iter().for_each(|call| inner.push_detour(call, &call.frame, false));
+        self.wake_after_submit(&mut inner);
     }
 
     /// Appends a request of the client `ticket` that nobody waits for.
@@ -288,49 +270,6 @@ impl<P: Framed> Connection<P> {
             hops: 0,
         });
         self.wake_after_submit(inner);
-    }
-
-    pub(crate) fn is_dedicated(&self) -> bool {
-        self.is_dedicated
-    }
-
-    /// A client gets this dedicated connection, with a key in this slot.
-    pub(crate) fn begin_pin(&self, slot: Option<u16>) {
-        let mut inner = self.inner.borrow_mut();
-        (inner.has_answered, inner.pinned_slot) = (false, slot);
-        inner.preamble = (Vec::new(), 0);
-    }
-
-    /// Appends what stands before the client's first call; its `replies` answers are dropped. If the connection is
-    /// exchanged for another one, that one is told too.
-    pub fn submit_preamble(&self, bytes: &[u8], replies: u32) {
-        if !bytes.is_empty() {
-            self.inner.borrow_mut().preamble = (bytes.to_vec(), replies);
-            self.tell_aside(bytes, replies);
-        }
-    }
-
-    pub(crate) fn with_preamble(&self, then: impl FnOnce(&[u8], u32)) {
-        let (bytes, replies) = self.inner.borrow().preamble.clone();
-        then(&bytes, replies);
-    }
-
-    /// Whether the client of this dedicated connection has got an answer on it, so that it is bound to it.
-    pub fn has_answered(&self) -> bool {
-        self.inner.borrow().has_answered
-    }
-
-    pub(crate) fn take_owner(&self) -> Option<(Rc<dyn ReplySink<P>>, ConnKey)> {
-        self.inner.borrow_mut().owner.take()
-    }
-
-    /// Whether this dedicated connection may still be exchanged for one to another server.
-    pub fn may_move(&self) -> bool {
-        self.follower.is_some() && !self.inner.borrow().has_answered
-    }
-
-    pub(crate) fn pinned_slot(&self) -> Option<u16> {
-        self.inner.borrow().pinned_slot
     }
 
     /// Moves what waits for the server to the end of `out`, for whoever carries it by hand.
@@ -369,6 +308,18 @@ impl<P: Framed> Connection<P> {
             inner.is_wanted = true;
             self.wake(&mut inner);
         }
+    }
+
+    /// Whether an answer is still to come that was awaited when [`Connection::fence`] returned `fence`.
+    pub(crate) fn is_before(&self, fence: u64) -> bool {
+        let inner = self.inner.borrow();
+        inner.runs.len() > 0 && (fence.wrapping_sub(inner.runs.answered()) as i64) > 0
+    }
+
+    /// The number of answers at which all calls in flight have theirs.
+    pub(crate) fn fence(&self) -> u64 {
+        let inner = self.inner.borrow();
+        inner.runs.answered().wrapping_add(inner.runs.len() as u64)
     }
 
     /// Ends the connection. Calls in flight fail.
@@ -454,6 +405,21 @@ impl<P: Framed> Inner<P> {
         }
     }
 
+    /// Whether a call of this client waits that has others behind it in flight.
+    fn is_held(&mut self, sink: &Rc<dyn ReplySink<P>>, conn: ConnKey) -> bool {
+        let answered = self.runs.answered();
+        self.held.retain(|(.., until)| (until.wrapping_sub(answered) as i64) > 0);
+        self.held.iter().any(|held| held.1 == conn && Rc::ptr_eq(&held.0, sink))
+    }
+
+    /// A call of this client, which is no longer here, is going to wait.
+    fn hold(&mut self, sink: &Rc<dyn ReplySink<P>>, conn: ConnKey) {
+        if self.runs.iter().any(|run| run.conn == conn && Rc::ptr_eq(&run.sink, sink)) {
+            let until = self.runs.answered().wrapping_add(self.runs.len() as u64);
+            self.held.push((Rc::clone(sink), conn, until));
+        }
+    }
+
     /// Removes the calls of which nothing was sent, the oldest first.
     fn take_unsent(&mut self) -> Vec<Detour<P>> {
         let count = self.kept.unsent(self.outbox.len()).min(self.runs.len());
@@ -473,6 +439,24 @@ impl<P: Framed> Inner<P> {
 
     fn has_room(&self, options: &ConnectionOptions) -> bool {
         self.outbox.len() < OUTBOX_HIGH / 2 && self.runs.len() < options.max_pending - options.max_pending / 4
+    }
+
+    /// Appends `frame` in the place of `call`. With `is_unasked`, nobody waits for the reply.
+    fn push_detour(&mut self, call: &Detour<P>, frame: &[u8], is_unasked: bool) {
+        self.outbox.extend(frame);
+        self.kept.push(frame, std::iter::once(frame.len()));
+        self.runs.slips_mut().push_back(call.slip);
+        self.runs.push(Run {
+            sink: Rc::clone(&call.sink),
+            conn: call.conn,
+            first: call.seq,
+            count: 1,
+            sent_micros: call.sent_micros,
+            deadline_micros: call.deadline_micros,
+            is_abandoned: is_unasked,
+            is_begun: false,
+            hops: call.hops,
+        });
     }
 
     fn push_run(

@@ -3,8 +3,11 @@
 //! A redirected call was not carried out, so it may be sent again, whatever it does. It keeps its place in its client's
 //! order, and its time and deadline. Nothing that the client sends afterwards overtakes it: a slot that moves starts a
 //! new epoch (see [`crate::Cluster`]), and what is already in flight behind it goes the same way in the same order.
-//! One case is left: a call that is to be tried *later* while others of the same client for the same keys are in flight
-//! behind it. Those would be carried out first, so the client gets the server's error instead.
+//!
+//! A call that is to be tried *later* may have others of its client behind it in flight. It waits until those are answered.
+//! If they are sent away too, they wait behind it. If one for the same keys was carried out, a reading is made again
+//! behind the call that waits, as its answer has not left yet; but where one of the two has changed something that cannot
+//! be taken back, the call that waits gets an error instead, which says that it was not carried out.
 //!
 //! A dedicated connection moves with its client's first call, as nothing has been built up on it by then; after that,
 //! the client is told.
@@ -12,7 +15,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use mecha_core::{ConnKey, Decode, Framed, Limits, Redirect, Refusal};
+use mecha_core::{ConnKey, Decode, Framed, Limits, OpClass, Redirect, Refusal};
 use mecha_transport::Address;
 
 use crate::connection::Connection;
@@ -40,6 +43,8 @@ pub(crate) struct Detour<P: Framed> {
     pub(crate) seq: u32,
     pub(crate) slip: Slip,
     pub(crate) frame: Vec<u8>,
+    /// What its client has sent behind it on a dedicated connection.
+    pub(crate) behind: Vec<Self>,
     /// Servers that have sent it away.
     pub(crate) hops: u8,
     pub(crate) sent_micros: u64,
@@ -55,6 +60,7 @@ impl<P: Framed> Detour<P> {
             seq: frame.ticket.seq,
             slip: frame.slip,
             frame: frame.bytes.to_vec(),
+            behind: Vec::new(),
             hops: 0,
             sent_micros: now_micros,
             deadline_micros: deadline(frame.timeout_ms, now_micros),
@@ -63,6 +69,7 @@ impl<P: Framed> Detour<P> {
 
     pub(crate) fn fail(self, why: Refusal, now_micros: u64) {
         self.sink.fail(self.conn, self.seq, &[self.slip], why, false);
+        self.behind.iter().for_each(|call| call.sink.fail(call.conn, call.seq, &[call.slip], why, false));
         self.sink.flush(now_micros);
     }
 }
@@ -81,6 +88,10 @@ pub(crate) trait Follow<P: Framed> {
         now_micros: u64,
     ) -> Result<(), Refusal>;
 
+    /// `call` has been answered by `from`, but an earlier one of its client waits. Returns whether it waits now too, and is to
+    /// be carried out again: that it may be only if `is_whole`, so that nothing of its answer has left.
+    fn overtakes(&self, from: &Rc<Connection<P>>, call: Detour<P>, is_whole: bool) -> bool;
+
     /// Keeps calls of a lost connection that were not sent. `profile` and `turn` are the connection's.
     fn keep(&self, calls: Vec<Detour<P>>, profile: u8, turn: usize);
 
@@ -91,18 +102,24 @@ pub(crate) trait Follow<P: Framed> {
     fn recovered(&self);
 }
 
-/// Whether a call that was sent `age_micros` ago is to be sent after `redirect`.
+/// Whether a call that was sent `age_micros` ago is to be sent after `redirect`. With `is_bound`, its client has built
+/// something up on the dedicated connection that it came from.
 pub(crate) fn is_followed(
     redirect: Redirect<'_>,
-    is_dedicated: bool,
+    is_bound: bool,
     age_micros: u64,
     patience_micros: u64,
 ) -> bool {
     match redirect {
         // The server's error is the honest answer; it names no address.
-        Redirect::Later => !is_dedicated && age_micros < patience_micros,
+        Redirect::Later => !is_bound && age_micros < patience_micros,
         Redirect::Ask { .. } | Redirect::Moved { .. } => true,
     }
+}
+
+/// What the call's operation does.
+pub(crate) fn class_of<P: Framed>(call: &Detour<P>) -> OpClass {
+    P::ops().get(usize::from(call.slip.op.0)).map_or(OpClass::Write, |info| info.class)
 }
 
 /// The keys of the one request in `frame`.
@@ -150,7 +167,7 @@ impl<P: Framed> Follow<P> for Cluster<P> {
             self.slot_moved(slot, &server);
         }
         if from.is_dedicated() {
-            return self.move_pin(from, &server, call, slot, is_ask);
+            return self.move_pin(from, &server, call, Some(slot), is_ask);
         }
         match server.shared(from.profile, from.turn) {
             Ok(connection) => connection.submit_detour(call, is_ask),
@@ -161,6 +178,19 @@ impl<P: Framed> Follow<P> for Cluster<P> {
             Err(why) => return Err(why),
         }
         Ok(())
+    }
+
+    fn overtakes(&self, from: &Rc<Connection<P>>, call: Detour<P>, is_whole: bool) -> bool {
+        if !self.is_overtaken_by(&call) {
+            return false;
+        }
+        // A reading that came too early is made again. What has changed something cannot be taken back.
+        if is_whole && class_of::<P>(&call) == OpClass::Read && !call.frame.is_empty() {
+            self.later(call, from, self.now_micros());
+            return true;
+        }
+        self.give_up_for(&call);
+        false
     }
 
     fn keep(&self, calls: Vec<Detour<P>>, profile: u8, turn: usize) {
@@ -223,34 +253,41 @@ impl<P: Framed> Cluster<P> {
     }
 
     /// Tries a call again after a while.
-    fn later(&self, call: Detour<P>, from: &Connection<P>, now_micros: u64) {
+    fn later(&self, call: Detour<P>, from: &Rc<Connection<P>>, now_micros: u64) {
         let patience_micros = from.endpoint.options.patience_micros;
         let wait = WAITS.0.saturating_mul(1 << u32::from(call.hops.min(LONGEST_AFTER))).min(WAITS.1);
         let mut parked = self.parked(call, from.profile, from.turn);
+        parked.fence = Some((Rc::downgrade(from), from.fence()));
+        if from.is_dedicated() {
+            from.begin_move();
+            parked.pin = Some(Rc::clone(from));
+        }
         parked.not_before_micros = now_micros + wait.as_micros() as u64;
         parked.until_micros = parked.call.sent_micros + patience_micros;
         self.park(std::iter::once(parked));
     }
 
-    /// Gives the client another dedicated connection, if it has built up nothing on its present one.
-    fn move_pin(
+    /// Gives the client another dedicated connection, if it has built up nothing on its present one that cannot be built up
+    /// again.
+    pub(crate) fn move_pin(
         &self,
         from: &Rc<Connection<P>>,
         to: &Rc<Server<P>>,
         call: Detour<P>,
-        slot: u16,
+        slot: Option<u16>,
         is_ask: bool,
     ) -> Result<(), Refusal> {
         if from.has_answered() || from.in_flight() > 0 {
-            let is_other = from.pinned_slot().is_some_and(|pinned| pinned != slot);
+            let is_other = from.pinned_slot().is_some_and(|pinned| slot.is_some_and(|slot| slot != pinned));
             return Err(if is_other { Refusal::CrossSlot } else { Refusal::Moved });
         }
         let connection = self.open_pin(to, from.profile);
-        connection.begin_pin(Some(slot));
-        from.with_preamble(|bytes, replies| connection.submit_preamble(bytes, replies));
-        connection.set_owner(from.take_owner(), false);
         let (sink, conn) = (Rc::clone(&call.sink), call.conn);
-        connection.submit_detour(call, is_ask);
+        let is_told = connection.take_over(from, (Rc::clone(&sink), conn), is_ask);
+        if let Some(slot) = slot {
+            connection.settle(slot);
+        }
+        connection.submit_detour(call, !is_told);
         if !sink.repinned(conn, &connection) {
             crate::Upstream::unpin(self, connection, false);
         }

@@ -33,11 +33,13 @@ pub(crate) struct Runs<P: Framed> {
     slips: VecDeque<Slip>,
     abandoned: usize,
     deadlines: usize,
+    /// Counts calls that were answered; wraps.
+    answered: u64,
 }
 
 impl<P: Framed> Default for Runs<P> {
     fn default() -> Self {
-        Self { runs: VecDeque::new(), slips: VecDeque::new(), abandoned: 0, deadlines: 0 }
+        Self { runs: VecDeque::new(), slips: VecDeque::new(), abandoned: 0, deadlines: 0, answered: 0 }
     }
 }
 
@@ -50,6 +52,11 @@ impl<P: Framed> Runs<P> {
     /// Calls whose client has given up.
     pub(crate) fn abandoned(&self) -> usize {
         self.abandoned
+    }
+
+    /// How many calls have been answered; wraps.
+    pub(crate) fn answered(&self) -> u64 {
+        self.answered
     }
 
     /// Whether any call has a deadline.
@@ -96,6 +103,7 @@ impl<P: Framed> Runs<P> {
         let count = count.min(run.count);
         run.first = run.first.wrapping_add(count);
         run.count -= count;
+        self.answered = self.answered.wrapping_add(u64::from(count));
         run.is_begun = false;
         if run.is_abandoned {
             self.abandoned = self.abandoned.saturating_sub(count as usize);
@@ -152,6 +160,7 @@ impl<P: Framed> Runs<P> {
                         seq: run.first.wrapping_add(offset),
                         slip,
                         frame,
+                        behind: Vec::new(),
                         hops: run.hops,
                         sent_micros: run.sent_micros,
                         deadline_micros: run.deadline_micros,
@@ -181,7 +190,7 @@ impl<P: Framed> Runs<P> {
                 failed.push(Failed::of(&run, slips));
             }
         }
-        *self = Self::default();
+        *self = Self { answered: self.answered, ..Self::default() };
         failed
     }
 }

@@ -460,6 +460,15 @@ impl<P: Rules> Upstream<P> for Scattered<P> {
         self.cluster.pin(wish)
     }
 
+    fn settle(
+        &self,
+        connection: &Rc<Connection<P>>,
+        owner: (Rc<dyn ReplySink<P>>, ConnKey),
+        key: &[u8],
+    ) -> Result<Option<Rc<Connection<P>>>, Refusal> {
+        self.cluster.settle(connection, owner, key)
+    }
+
     fn owns(&self, connection: &Connection<P>) -> bool {
         self.cluster.owns(connection)
     }
@@ -485,7 +494,11 @@ impl<P: Rules> Upstream<P> for Scattered<P> {
             // What concerns the connection alone may go to a server, which a client that is bound to it may know.
             let is_shared = batch.calls.get(at).is_some_and(|call| call.affinity == Affinity::Shared);
             let is_itself = is_shared && self.cluster.is_slotted() && Self::way(batch, at) == Way::Itself;
-            return if is_itself { Err(Refusal::Unsupported) } else { Ok(()) };
+            return if is_itself {
+                Err(Refusal::Unsupported)
+            } else {
+                self.cluster.is_of_transaction(connection, batch, at)
+            };
         }
         match Self::way(batch, at) {
             _ if batch.calls.get(at).is_some_and(|call| P::meets(call.op)) => {

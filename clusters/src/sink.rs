@@ -203,6 +203,21 @@ pub trait Upstream<P: Framed> {
         Ok(())
     }
 
+    /// The transaction on the dedicated `connection`, on which nothing is in flight, has got its first key: returns the
+    /// connection to the server of that key, if it is another one.
+    ///
+    /// # Errors
+    /// The reason for which there is none.
+    fn settle(
+        &self,
+        connection: &Rc<Connection<P>>,
+        owner: (Rc<dyn ReplySink<P>>, ConnKey),
+        key: &[u8],
+    ) -> Result<Option<Rc<Connection<P>>>, Refusal> {
+        let _ = (connection, owner, key);
+        Ok(None)
+    }
+
     /// Whether a dedicated connection is better not chosen before a key is known: servers share the keys.
     fn waits_for_key(&self) -> bool {
         false

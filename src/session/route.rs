@@ -225,7 +225,8 @@ impl<P: Framed> State<P> {
                 let mut first = Vec::new();
                 let replies = batch.session.introduction(&mut first);
                 first.extend_from_slice(&deferred);
-                connection.submit_preamble(&first, replies + u32::from(!deferred.is_empty()));
+                let noted = deferred.len();
+                connection.submit_preamble(&first, replies + u32::from(noted > 0), noted);
                 self.route = Route::Pinned { connection, is_releasing: false, is_raw: false };
                 self.forward_pinned(batch, at, call, cx)
             }
@@ -255,8 +256,23 @@ impl<P: Framed> State<P> {
             return Err(Wait::Room);
         }
         // Until the first answer the connection may yet be exchanged for one to another server.
-        if connection.may_move() && self.ledger.in_flight() > 0 {
+        if (connection.may_move() || connection.is_moving()) && self.ledger.in_flight() > 0 {
             return Err(Wait::Drained);
+        }
+        if connection.is_unsettled()
+            && let Some(key) = batch.heads.get(at).and_then(|head| P::key(head, batch.frame(at)))
+        {
+            // The first key of a transaction decides where it runs.
+            if self.ledger.in_flight() > 0 {
+                return Err(Wait::Drained);
+            }
+            let upstream = &self.listener.upstream;
+            let taker = upstream.taker(connection).unwrap_or_else(|| Rc::clone(cx.sink));
+            match upstream.settle(connection, (taker, call.ticket.conn), key) {
+                Ok(None) => {}
+                Ok(Some(other)) => upstream.unpin(std::mem::replace(connection, other), false),
+                Err(why) => return Ok(misfit(batch, at, why)),
+            }
         }
         if let Err(why) = self.listener.upstream.fits(connection, batch, at) {
             return Ok(misfit(batch, at, why));
@@ -285,7 +301,7 @@ impl<P: Framed> State<P> {
             _ => {}
         }
         self.mark_open(batch, at);
-        let Route::Pinned { connection, is_raw, .. } = &self.route else { return Ok(at) };
+        let Route::Pinned { connection, is_raw, is_releasing } = &self.route else { return Ok(at) };
         if *is_raw {
             connection.submit_bytes(batch.frame(at));
             self.ledger.take(1);
@@ -296,6 +312,9 @@ impl<P: Framed> State<P> {
             let spoiler = batch.session.spoiler();
             if !spoiler.is_empty() {
                 connection.submit_unasked(spoiler, &taker, call.ticket, cx.now_micros);
+            }
+            if *is_releasing {
+                connection.commit();
             }
             connection.submit(batch, at..at + 1, &taker, cx.now_micros);
             self.ledger.take(1);

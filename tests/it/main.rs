@@ -17,6 +17,7 @@ mod portable;
 mod protocol_errors;
 mod redis_cluster;
 mod reload;
+mod resharding;
 mod sharded;
 mod soak;
 mod state;

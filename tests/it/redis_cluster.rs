@@ -158,6 +158,19 @@ fn transactions_and_blocking_calls_find_their_server() {
     assert_eq!([one.call("MULTI"), one.call("SET foo 1")], ["+OK\r\n", "+QUEUED\r\n"]);
     assert!(one.call("SET bar 1").starts_with("-CROSSSLOT"));
     assert!(one.call("EXEC").starts_with("-EXECABORT"));
+    // The first key chooses the server, not the first command; another slot is refused even on the same server (foo is in
+    // slot 12182, bar in 5061, hello in 866).
+    for key in ["foo", "bar", "hello"] {
+        one.send(
+            &["MULTI", "PING", "ECHO x"].map(|call| frame(&call.split(' ').collect::<Vec<_>>())).concat(),
+        );
+        assert_eq!([one.reply(), one.reply(), one.reply()].concat(), "+OK\r\n+QUEUED\r\n+QUEUED\r\n");
+        assert_eq!(one.call(&format!("STRLEN {key}")), "+QUEUED\r\n");
+        assert_eq!(one.call("EXEC"), "*3\r\n+PONG\r\n$1\r\nx\r\n:1\r\n");
+    }
+    assert_eq!([one.call("MULTI"), one.call("SET bar 1")], ["+OK\r\n", "+QUEUED\r\n"]);
+    assert!(one.call("SET hello 1").starts_with("-CROSSSLOT"));
+    assert!(one.call("EXEC").starts_with("-EXECABORT"));
     // mecha's map is old, and the first call of a dedicated connection finds out.
     cluster.move_slot(12182, 2, 0);
     assert_eq!(

@@ -12,15 +12,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use mecha_core::{ConnKey, Framed, Refusal};
+use mecha_core::{ConnKey, Framed, OpClass, Refusal};
 
 use super::Cluster;
-use crate::ReplySink;
-use crate::detour::{Detour, keys_of};
+use crate::detour::{Detour, class_of, keys_of};
 use crate::endpoint::Endpoint;
+use crate::router::Router;
+use crate::{Connection, ReplySink};
 
 /// How often parked calls are looked at.
 const TICK: Duration = Duration::from_millis(5);
@@ -46,11 +47,23 @@ struct Waiter<P: Framed> {
 pub(crate) struct Parked<P: Framed> {
     pub(crate) call: Detour<P>,
     pub(crate) profile: u8,
+    /// The dedicated connection that the call came from, and that another one takes the place of.
+    pub(crate) pin: Option<Rc<Connection<P>>>,
     /// See [`crate::Connection::turn`].
     pub(crate) turn: usize,
     pub(crate) not_before_micros: u64,
+    /// Answers that must have come first, of a connection.
+    pub(crate) fence: Option<(Weak<Connection<P>>, u64)>,
     /// When its client is told that it was not sent.
     pub(crate) until_micros: u64,
+}
+
+/// What has become of a parked call.
+enum Tried<P: Framed> {
+    /// It is not to be tried any more.
+    Fails(Parked<P>, Refusal),
+    Sent,
+    Stays(Parked<P>),
 }
 
 /// What waits, and for how long it may.
@@ -62,6 +75,27 @@ pub(crate) struct Parking<P: Framed> {
     lot: RefCell<VecDeque<Parked<P>>>,
     bytes: Cell<usize>,
     is_watched: Cell<bool>,
+}
+
+// === impl Parked ===
+
+impl<P: Framed> Parked<P> {
+    /// Whether answers that must come first are still to come.
+    fn is_fenced(&self) -> bool {
+        let Some((connection, fence)) = &self.fence else { return false };
+        connection.upgrade().is_some_and(|connection| connection.is_before(*fence))
+    }
+
+    /// Whether it matters which of two calls of one client is carried out first.
+    fn conflicts(&self, other: &Detour<P>) -> bool {
+        let call = &self.call;
+        if call.conn != other.conn || !Rc::ptr_eq(&call.sink, &other.sink) {
+            return false;
+        }
+        let is_reading = |call| class_of::<P>(call) == OpClass::Read;
+        let (keys, others) = (keys_of::<P>(&call.frame), keys_of::<P>(&other.frame));
+        !(is_reading(call) && is_reading(other)) && keys.iter().any(|key| others.contains(key))
+    }
 }
 
 fn client_of<P: Framed>(sink: &Rc<dyn ReplySink<P>>, conn: ConnKey) -> Client {
@@ -189,12 +223,29 @@ impl<P: Framed> Cluster<P> {
         self.watch();
     }
 
+    /// Whether a parked call of the same client should have been carried out before `call`.
+    pub(crate) fn is_overtaken_by(&self, call: &Detour<P>) -> bool {
+        self.parking.lot.borrow().iter().any(|parked| parked.conflicts(call))
+    }
+
+    /// `call` was carried out before parked ones that it should have followed: those fail.
+    pub(crate) fn give_up_for(&self, call: &Detour<P>) {
+        let (failed, staying): (VecDeque<_>, _) =
+            self.parking.lot.take().into_iter().partition(|parked| parked.conflicts(call));
+        self.parking.lot.replace(staying);
+        let now_micros = self.now_micros();
+        for parked in failed {
+            self.parking.bytes.set(self.parking.bytes.get().saturating_sub(parked.call.frame.len()));
+            parked.call.fail(Refusal::Moved, now_micros);
+        }
+    }
+
     /// Looks after what waits until nothing does.
     fn watch(&self) {
         if self.parking.is_watched.replace(true) {
             return;
         }
-        let me = std::rc::Weak::clone(&self.me);
+        let me = Weak::clone(&self.me);
         tokio::task::spawn_local(async move {
             loop {
                 tokio::time::sleep(TICK).await;
@@ -224,45 +275,66 @@ impl<P: Framed> Cluster<P> {
         for parked in all {
             let client = client_of(&parked.call.sink, parked.call.conn);
             let length = parked.call.frame.len();
-            let gone = if now_micros >= parked.call.deadline_micros {
-                Err((parked, Refusal::TimedOut))
-            } else if stayed.contains(&client) || now_micros < parked.not_before_micros {
-                Ok(Some(parked))
+            let tried = if now_micros >= parked.call.deadline_micros {
+                Tried::Fails(parked, Refusal::TimedOut)
+            } else if stayed.contains(&client) || now_micros < parked.not_before_micros || parked.is_fenced()
+            {
+                Tried::Stays(parked)
             } else {
                 self.try_again(parked)
             };
-            match gone {
-                Ok(None) => {}
-                Ok(Some(parked)) if now_micros < parked.until_micros => {
+            match tried {
+                Tried::Sent => {}
+                Tried::Stays(parked) if now_micros < parked.until_micros => {
                     stayed.insert(client);
                     staying.push_back(parked);
                     continue;
                 }
-                Ok(Some(parked)) => failed.push((parked.call, Refusal::UpstreamUnreachable)),
-                Err((parked, why)) => failed.push((parked.call, why)),
+                Tried::Stays(parked) => failed.push((parked, Refusal::UpstreamUnreachable)),
+                Tried::Fails(parked, why) => failed.push((parked, why)),
             }
             self.parking.bytes.set(self.parking.bytes.get().saturating_sub(length));
         }
         // Nobody parks anything while this goes on.
         self.parking.lot.replace(staying);
-        failed.into_iter().for_each(|(call, why)| call.fail(why, now_micros));
+        for (parked, why) in failed {
+            let (sink, conn) = (Rc::clone(&parked.call.sink), parked.call.conn);
+            let is_lost = parked.pin.is_some();
+            parked.call.fail(why, now_micros);
+            if is_lost {
+                sink.unpinned(conn);
+            }
+        }
     }
 
     /// Sends a parked call, or gives it back because there is no server or no room, or with a reason that lasts.
-    fn try_again(&self, parked: Parked<P>) -> Result<Option<Parked<P>>, (Parked<P>, Refusal)> {
+    fn try_again(&self, parked: Parked<P>) -> Tried<P> {
         let members = self.members();
-        let position = match keys_of::<P>(&parked.call.frame).first() {
-            Some(key) if members.router.is_keyed() => members.router.by_key::<P>(key),
+        let slot = match (&members.router, keys_of::<P>(&parked.call.frame).first()) {
+            (Router::Slots(_), Some(key)) => Some(P::slot(key)),
+            _ => parked.pin.as_ref().and_then(|pin| pin.pinned_slot()),
+        };
+        let position = match (&members.router, slot) {
+            (Router::Slots(map), Some(slot)) => map.at(slot),
             _ => self.choose(&members),
         };
         let server = position.and_then(|position| members.at(position).ok());
+        if let (Some(pin), Some(server)) = (&parked.pin, server) {
+            if server.endpoint.is_down() {
+                return Tried::Stays(parked);
+            }
+            let pin = Rc::clone(pin);
+            // What refuses to move was told to move, and nothing can have happened on it since.
+            let _ = self.move_pin(&pin, server, parked.call, slot, false);
+            return Tried::Sent;
+        }
         match server.map(|server| server.shared(parked.profile, parked.turn)) {
             Some(Ok(connection)) if !connection.is_full() => {
                 connection.submit_detour(parked.call, false);
-                Ok(None)
+                Tried::Sent
             }
-            Some(Err(why)) if why != Refusal::UpstreamUnreachable => Err((parked, why)),
-            _ => Ok(Some(parked)),
+            Some(Err(why)) if why != Refusal::UpstreamUnreachable => Tried::Fails(parked, why),
+            _ => Tried::Stays(parked),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use mecha_core::{Batch, Call, Framed, Keys, Refusal};
+use mecha_core::{Batch, Call, ConnKey, Framed, Keys, Refusal};
 
 use super::{Cluster, Members};
 use crate::router::Router;
@@ -207,6 +207,21 @@ impl<P: Framed> Cluster<P> {
         }
     }
 
+    /// Whether all keys of a call are in the slot of the transaction on `connection`, if there is one.
+    pub(crate) fn is_of_transaction(
+        &self,
+        connection: &Connection<P>,
+        batch: &Batch<'_, P>,
+        index: usize,
+    ) -> Result<(), Refusal> {
+        let (Some(slot), Some(head)) = (connection.noted_slot(), batch.heads.get(index)) else {
+            return Ok(());
+        };
+        let mut is_elsewhere = false;
+        P::keys(head, batch.frame(index), &mut |key| is_elsewhere |= P::slot(key) != slot);
+        if is_elsewhere { Err(Refusal::CrossSlot) } else { Ok(()) }
+    }
+
     /// Whether `connection` leads to where calls meet that have no key (`PUBLISH`).
     pub(crate) fn meets_at(&self, connection: &Connection<P>) -> Result<(), Refusal> {
         let members = self.members();
@@ -301,10 +316,29 @@ impl<P: Framed> Upstream<P> for Cluster<P> {
         let members = self.members();
         let position = self.pin_position(&members, wish);
         let connection = self.pin_at(position.ok_or(members.nowhere())?, wish.profile)?;
-        if let (Router::Slots(_), Some(key)) = (&members.router, wish.key) {
+        if let (Router::Slots(_), Some(key)) = (&members.router, wish.key.filter(|key| !key.is_empty())) {
             connection.begin_pin(Some(P::slot(key)));
         }
         Ok(connection)
+    }
+
+    fn settle(
+        &self,
+        connection: &Rc<Connection<P>>,
+        owner: (Rc<dyn ReplySink<P>>, ConnKey),
+        key: &[u8],
+    ) -> Result<Option<Rc<Connection<P>>>, Refusal> {
+        let members = self.members();
+        let Router::Slots(map) = &members.router else { return Ok(None) };
+        let slot = P::slot(key);
+        connection.settle(slot);
+        let position = map.at(slot).ok_or(Refusal::NoRoute)?;
+        if members.position_of(connection) == Some(position) {
+            return Ok(None);
+        }
+        let other = self.pin_at(position, connection.profile)?;
+        other.take_over(connection, owner, false);
+        Ok(Some(other))
     }
 
     fn owns(&self, connection: &Connection<P>) -> bool {

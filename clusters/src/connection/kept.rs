@@ -62,6 +62,11 @@ impl Kept {
         }
     }
 
+    /// Whether every frame is there as a whole.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.is_cut
+    }
+
     /// How many of the youngest frames lie wholly in the last `bytes` bytes: those that were not sent.
     pub(super) fn unsent(&self, bytes: usize) -> usize {
         let mut left = if self.is_cut { 0 } else { bytes };

@@ -6,8 +6,7 @@ use mecha_core::{Decode, Framed, Matched, Outcome, Redirect, Refusal};
 
 use super::task::Reading;
 use super::{Connection, Inner, OpenReply};
-use crate::detour::{Detour, is_followed, keys_of};
-use crate::runs::Run;
+use crate::detour::{Detour, is_followed};
 use crate::{Delivery, ReplySink};
 
 impl<P: Framed> Connection<P> {
@@ -84,6 +83,9 @@ impl<P: Framed> Connection<P> {
         reading: &mut Reading<P>,
     ) -> Option<usize> {
         let mut inner = self.inner.borrow_mut();
+        if inner.is_closing && self.is_dedicated {
+            return Some(heads.len());
+        }
         let first = heads.get(at)?;
         if inner.unwelcomed > 0 && P::matched(first) != Matched::Push {
             inner.unwelcomed -= u32::from(P::matched(first) == Matched::Last);
@@ -98,6 +100,9 @@ impl<P: Framed> Connection<P> {
         }
         if inner.swallow > 0 && P::matched(first) != Matched::Push {
             inner.swallow -= u32::from(P::matched(first) == Matched::Last);
+            inner.tenancy.is_spoiled |= P::outcome(first) != Outcome::Ok
+                && self.follower.is_some()
+                && P::redirect(first, wire).is_some();
             return Some(at + 1);
         }
         if inner.is_raw || P::matched(first) == Matched::Push {
@@ -113,7 +118,10 @@ impl<P: Framed> Connection<P> {
         let (sink, conn, first_seq) = (Rc::clone(&run.sink), run.conn, run.first);
         let (is_abandoned, sent, deadline, count) =
             (run.is_abandoned, run.sent_micros, run.deadline_micros, run.count as usize);
-        let hops = run.hops;
+        let (hops, is_begun) = (run.hops, run.is_begun);
+        // A client one of whose calls waits: each answer to one behind it is looked at.
+        let is_held = !inner.held.is_empty() && inner.is_held(&sink, conn);
+        let count = if is_held { 1 } else { count };
         let (mut end, mut complete, mut parts_open) = (at, 0, false);
         let mut is_redirected = false;
         while complete < count
@@ -135,6 +143,12 @@ impl<P: Framed> Connection<P> {
             let frame = inner.kept.front().to_vec();
             inner.runs.answer(1, &mut reading.slips);
             inner.kept.answered(1);
+            // What cannot be taken along stays in flight, and the call does not move.
+            let behind = if self.is_dedicated { inner.take_behind().unwrap_or_default() } else { Vec::new() };
+            let is_later = P::redirect(heads.get(at)?, wire) == Some(Redirect::Later);
+            if is_later && !self.is_dedicated && !is_held && !is_abandoned {
+                inner.hold(&sink, conn);
+            }
             drop(inner);
             if !is_abandoned {
                 let call = Detour {
@@ -143,21 +157,47 @@ impl<P: Framed> Connection<P> {
                     seq: first_seq,
                     slip,
                     frame,
+                    behind,
                     hops,
                     sent_micros: sent,
                     deadline_micros: deadline,
                 };
-                self.redirected(call, wire, heads.get(at)?, now, &mut reading.touched);
+                self.redirected(call, wire, heads.get(at)?, is_held, now, &mut reading.touched);
             }
             return Some(at + 1);
         }
         let is_open = is_open_last && end == heads.len();
         reading.slips.clear();
+        if is_held && complete == 1 && !is_abandoned {
+            let call = Detour {
+                sink: Rc::clone(&sink),
+                conn,
+                seq: first_seq,
+                slip: inner.runs.slip_at(0)?,
+                frame: inner.kept.front().to_vec(),
+                behind: Vec::new(),
+                hops,
+                sent_micros: sent,
+                deadline_micros: deadline,
+            };
+            let is_whole = end == at + 1 && !is_open && !is_begun;
+            drop(inner);
+            let follower = self.follower.as_ref().and_then(Weak::upgrade);
+            let is_taken = follower.is_some_and(|follower| follower.overtakes(self, call, is_whole));
+            inner = self.inner.borrow_mut();
+            if is_taken {
+                inner.runs.answer(1, &mut reading.slips);
+                inner.kept.answered(1);
+                return Some(end);
+            }
+        }
         let parts_slip = parts_open.then(|| inner.runs.slip_at(complete)).flatten();
         inner.runs.answer(complete as u32, &mut reading.slips);
         if self.follower.is_some() {
+            if self.is_dedicated {
+                inner.note(complete, is_abandoned);
+            }
             inner.kept.answered(complete);
-            inner.has_answered |= complete > 0;
         }
         if parts_open && let Some(run) = inner.runs.front_mut() {
             run.is_begun = true;
@@ -206,13 +246,17 @@ impl<P: Framed> Connection<P> {
         if self.follower.is_none() || P::outcome(head) == Outcome::Ok {
             return false;
         }
-        let Some(redirect) = P::redirect(head, wire) else { return false };
+        let redirect = match P::redirect(head, wire) {
+            _ if inner.tenancy.is_spoiled => Redirect::Later,
+            Some(redirect) => redirect,
+            None => return false,
+        };
         is_followed(
             redirect,
-            self.is_dedicated,
+            self.is_dedicated && inner.is_bound(),
             now.saturating_sub(sent),
             self.endpoint.options.patience_micros,
-        ) && (redirect != Redirect::Later || !inner.is_overtaken())
+        )
     }
 
     /// Sends a call where it belongs, or tells its client why not. The server's own words would name an address that
@@ -222,36 +266,25 @@ impl<P: Framed> Connection<P> {
         call: Detour<P>,
         wire: &[u8],
         head: &P::Reply,
+        is_held: bool,
         now: u64,
         touched: &mut Vec<Rc<dyn ReplySink<P>>>,
     ) {
-        let (sink, conn, seq, slip) = (Rc::clone(&call.sink), call.conn, call.seq, call.slip);
+        let sink = Rc::clone(&call.sink);
+        let lost: Vec<_> =
+            std::iter::once(&call).chain(&call.behind).map(|call| (call.conn, call.seq, call.slip)).collect();
+        let is_spoiled = self.inner.borrow().tenancy.is_spoiled;
+        // One that is behind a call that waits, waits too.
+        let redirect = if is_spoiled || is_held { Some(Redirect::Later) } else { P::redirect(head, wire) };
         let follower = self.follower.as_ref().and_then(Weak::upgrade);
-        let followed = match (follower, P::redirect(head, wire)) {
+        let followed = match (follower, redirect) {
             (Some(follower), Some(redirect)) => follower.follow(self, call, redirect, now),
             _ => Err(Refusal::Moved),
         };
         if let Err(why) = followed {
-            sink.fail(conn, seq, &[slip], why, false);
+            lost.iter().for_each(|(conn, seq, slip)| sink.fail(*conn, *seq, &[*slip], why, false));
             touch(touched, &sink);
         }
-    }
-}
-
-impl<P: Framed> Inner<P> {
-    /// Whether the same client has calls in flight behind the oldest one for one of its keys: they would be carried
-    /// out first if it were tried again later.
-    fn is_overtaken(&self) -> bool {
-        let Some(run) = self.runs.front() else { return false };
-        let mut frames = self.kept.frames();
-        let Some(first) = frames.next() else { return false };
-        let keys = keys_of::<P>(first);
-        let owners = self.runs.iter().flat_map(|run| std::iter::repeat_n(run, run.count as usize)).skip(1);
-        let is_same = |other: &Run<P>| other.conn == run.conn && Rc::ptr_eq(&other.sink, &run.sink);
-        owners
-            .zip(frames)
-            .filter(|(owner, _)| is_same(owner))
-            .any(|(_, frame)| keys_of::<P>(frame).iter().any(|key| keys.contains(key)))
     }
 }
 
