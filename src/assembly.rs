@@ -104,12 +104,6 @@ impl Plan {
                 let fresh = || Arc::new(Store::new(cluster.max_memory as usize));
                 stores.insert(cluster.name.clone(), known.cloned().unwrap_or_else(fresh));
             }
-            if cluster.discovery != mecha_config::Discovery::Listed {
-                let known = previous.and_then(|plan| plan.shared.discoveries.get(&cluster.name));
-                let known = known.filter(|known| known.spec == *cluster).cloned();
-                let discovery = known.unwrap_or_else(|| Discovery::new(cluster.clone()));
-                discoveries.insert(cluster.name.clone(), discovery);
-            }
             if let Some(spec) = &cluster.tls {
                 let known = previous.and_then(|plan| plan.shared.trusts.get(&cluster.name));
                 match known.filter(|(known, _)| known == spec).cloned() {
@@ -119,6 +113,13 @@ impl Plan {
                         Err(more) => errors.extend(more),
                     },
                 }
+            }
+            if cluster.discovery != mecha_config::Discovery::Listed {
+                let known = previous.and_then(|plan| plan.shared.discoveries.get(&cluster.name));
+                let known = known.filter(|known| known.spec == *cluster).cloned();
+                let tls = trusts.get(&cluster.name).map(|(_, tls)| Arc::clone(tls));
+                let discovery = known.unwrap_or_else(|| Discovery::new(cluster.clone(), tls));
+                discoveries.insert(cluster.name.clone(), discovery);
             }
             let scope = format!("cluster:{}", cluster.name);
             let cx = BuildCx {

@@ -20,7 +20,9 @@ use mecha_clusters::news::{Cause, Publisher, Subscription};
 use mecha_clusters::topology::{FoundShard, MAX_NODES, Topology};
 use mecha_config::{ClusterSpec, Discovery as Kind};
 use mecha_transport::Address;
+use mecha_transport::tls::ClientTls;
 
+use self::query::Manners;
 use crate::assembly::address_of;
 
 /// The least time between two questions.
@@ -37,6 +39,7 @@ pub struct Discovery {
     pub spec: ClusterSpec,
     /// What workers hear of it.
     pub news: Subscription,
+    tls: Option<Arc<ClientTls>>,
     publisher: Publisher,
     is_started: Arc<AtomicBool>,
 }
@@ -61,10 +64,10 @@ impl Asked {
 }
 
 impl Discovery {
-    /// Nothing is asked before [`Discovery::start`].
-    pub fn new(spec: ClusterSpec) -> Self {
+    /// `tls` is whom to trust; `None` without TLS. Nothing is asked before [`Discovery::start`].
+    pub fn new(spec: ClusterSpec, tls: Option<Arc<ClientTls>>) -> Self {
         let (publisher, news) = mecha_clusters::news::news();
-        Self { spec, news, publisher, is_started: Arc::default() }
+        Self { spec, tls, news, publisher, is_started: Arc::default() }
     }
 
     /// Starts asking, on a thread of its own, unless that has been done. It ends when nobody listens any more.
@@ -75,7 +78,8 @@ impl Discovery {
         if self.is_started.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        let finder = Finder { spec: self.spec.clone(), publisher: self.publisher.clone() };
+        let manners = Manners { tls: self.tls.clone(), login: self.spec.login.clone() };
+        let finder = Finder { spec: self.spec.clone(), publisher: self.publisher.clone(), manners };
         let main = move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
@@ -91,17 +95,24 @@ impl Discovery {
 struct Finder {
     spec: ClusterSpec,
     publisher: Publisher,
+    /// The servers'.
+    manners: Manners,
 }
 
 impl Finder {
     async fn run(self) {
         let seeds: Vec<_> = self.spec.endpoints.iter().map(address_of).collect();
+        let sentinels = Manners {
+            tls: self.manners.tls.clone().filter(|_| self.spec.sentinels.is_tls),
+            login: self.spec.sentinels.login.clone(),
+        };
         let mut asked = Asked { first: None };
         if let Kind::Sentinel(_) = self.spec.discovery {
             tokio::task::spawn_local(redis_sentinel::listen(
                 seeds.clone(),
                 self.publisher.clone(),
                 self.spec.connect_timeout,
+                sentinels.clone(),
             ));
         }
         let (mut unrest_until, mut is_hopeless) = (tokio::time::Instant::now() + UNREST, false);
@@ -110,10 +121,10 @@ impl Finder {
             let timeout = self.spec.connect_timeout;
             let found = match &self.spec.discovery {
                 Kind::Cluster => {
-                    redis_cluster::find(&mut asked, &seeds, &known, timeout, &self.spec.login).await
+                    redis_cluster::find(&mut asked, &seeds, &known, timeout, &self.manners).await
                 }
                 Kind::Sentinel(name) => {
-                    redis_sentinel::find(&mut asked, &seeds, name, timeout, &self.spec.login).await
+                    redis_sentinel::find(&mut asked, &seeds, name, timeout, (&sentinels, &self.manners)).await
                 }
                 Kind::Listed => return,
             };

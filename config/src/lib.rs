@@ -29,7 +29,9 @@ pub use read::load;
 pub use schema::schema;
 pub use sharding::{Balance, HashTag, KeyHash, Member};
 pub use target::{Scheme, SchemeServers};
-pub use tls::{CertificateSpec, ClientTlsSpec, LoginSpec, Secret, ServerTlsSpec, TlsComplaint, TlsSpec};
+pub use tls::{
+    CertificateSpec, ClientTlsSpec, LoginSpec, Secret, SentinelsSpec, ServerTlsSpec, TlsComplaint, TlsSpec,
+};
 
 /// A configuration that is complete and consistent.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,6 +162,8 @@ pub struct ClusterSpec {
     pub tls: Option<ClientTlsSpec>,
     /// Who mecha is to its servers.
     pub login: LoginSpec,
+    /// How its sentinels want to be talked to.
+    pub sentinels: SentinelsSpec,
     /// The database that every connection selects.
     pub database: u32,
 }

@@ -51,6 +51,37 @@ pub fn schema(filters: &[&str]) -> Value {
                         "password_file": text("File with the password."), "password_env": text("Environment variable with the password."),
                     } });
     let database = json!({ "type": "integer", "minimum": 0, "description": "Database that every connection selects (0)." });
+    let cluster = json!({ "type": "object", "additionalProperties": false, "required": ["to"], "properties": {
+        "to": text("Servers: redis://a:6379,b:6379, memcached://a:11211, embedded://."),
+        "refresh": duration("How often the servers are looked for again (10s)."),
+        "park": duration("How long calls that were not sent wait for a server that is lost, where servers are found; 0s is not at all (5s)."),
+        "balance": { "enum": balance, "description": "How a call's server is chosen (ketama for several servers)." },
+        "hash": { "enum": hash, "description": "How a key becomes a number (fnv1a_64)." },
+        "hash_tag": text("Two characters; only what lies between them is hashed. `none` for whole keys ({} for Redis, none for Memcached)."),
+        "servers": { "type": "object", "description": "By address as in `to`.", "additionalProperties": {
+            "type": "object", "additionalProperties": false, "properties": {
+                "name": text("Its name on the ring (host:port, without the port if it is 11211)."), "weight": count("Its share of the keys (1)."),
+            },
+        } },
+        "connections": count("Shared connections per server and worker (1)."),
+        "connect_timeout": duration("Time for one connection attempt (1s)."),
+        "backoff": { "type": "object", "additionalProperties": false, "properties": {
+            "initial": duration("First wait after a failure (50ms)."), "max": duration("Longest wait (5s)."),
+        } },
+        "connect_rate": count("Connection attempts per second, server and worker (100)."),
+        "max_pins": count("Dedicated connections per worker (1024)."),
+        "max_pending": count("Unanswered calls per connection (16384)."),
+        "max_memory": size("Limit of an embedded store (256MiB)."),
+        "max_value": size("Largest value where requests are translated (1MiB less 512 bytes)."),
+        "filters": filter,
+        "tls": client_tls,
+        "auth": auth,
+        "db": database,
+        "sentinels": { "type": "object", "additionalProperties": false, "description": "How sentinels want to be talked to.", "properties": {
+            "auth": auth,
+            "tls": { "type": "boolean", "description": "Whether they speak TLS (as the servers do)." },
+        } },
+    } });
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mecha",
@@ -75,33 +106,7 @@ pub fn schema(filters: &[&str]) -> Value {
             } },
             "clusters": { "type": "object", "additionalProperties": { "anyOf": [
                 text("A target."),
-                { "type": "object", "additionalProperties": false, "required": ["to"], "properties": {
-                    "to": text("Servers: redis://a:6379,b:6379, memcached://a:11211, embedded://."),
-                    "refresh": duration("How often the servers are looked for again (10s)."),
-                    "park": duration("How long calls that were not sent wait for a server that is lost, where servers are found; 0s is not at all (5s)."),
-                    "balance": { "enum": balance, "description": "How a call's server is chosen (ketama for several servers)." },
-                    "hash": { "enum": hash, "description": "How a key becomes a number (fnv1a_64)." },
-                    "hash_tag": text("Two characters; only what lies between them is hashed. `none` for whole keys ({} for Redis, none for Memcached)."),
-                    "servers": { "type": "object", "description": "By address as in `to`.", "additionalProperties": {
-                        "type": "object", "additionalProperties": false, "properties": {
-                            "name": text("Its name on the ring (host:port, without the port if it is 11211)."), "weight": count("Its share of the keys (1)."),
-                        },
-                    } },
-                    "connections": count("Shared connections per server and worker (1)."),
-                    "connect_timeout": duration("Time for one connection attempt (1s)."),
-                    "backoff": { "type": "object", "additionalProperties": false, "properties": {
-                        "initial": duration("First wait after a failure (50ms)."), "max": duration("Longest wait (5s)."),
-                    } },
-                    "connect_rate": count("Connection attempts per second, server and worker (100)."),
-                    "max_pins": count("Dedicated connections per worker (1024)."),
-                    "max_pending": count("Unanswered calls per connection (16384)."),
-                    "max_memory": size("Limit of an embedded store (256MiB)."),
-                    "max_value": size("Largest value where requests are translated (1MiB less 512 bytes)."),
-                    "filters": filter,
-                    "tls": client_tls,
-                    "auth": auth,
-                    "db": database,
-                } },
+                cluster,
             ] } },
             "admin": text("Where the admin server listens, as in 127.0.0.1:9900 (nowhere)."),
             "workers": count("Data threads (one per core)."),

@@ -67,6 +67,16 @@ impl Scheme {
         Self { scheme, protocol, port, servers, is_tls: false }
     }
 
+    /// A scheme that means TLS and whose servers are found.
+    pub const fn found_tls(
+        scheme: &'static str,
+        protocol: &'static str,
+        port: u16,
+        servers: SchemeServers,
+    ) -> Self {
+        Self { scheme, protocol, port, servers, is_tls: true }
+    }
+
     /// A scheme that means TLS.
     pub const fn tls(scheme: &'static str, protocol: &'static str, port: u16) -> Self {
         Self { scheme, protocol, port, servers: SchemeServers::Listed, is_tls: true }

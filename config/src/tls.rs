@@ -81,6 +81,15 @@ pub struct LoginSpec {
     pub password: Option<Secret>,
 }
 
+/// How sentinels want to be talked to. They have users of their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SentinelsSpec {
+    /// Who mecha is to them.
+    pub login: LoginSpec,
+    /// Whether they speak TLS, as the servers do.
+    pub is_tls: bool,
+}
+
 /// Text that is never shown.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(pub String);

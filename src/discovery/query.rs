@@ -2,16 +2,27 @@
 //! whether the server can be reached.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mecha_config::LoginSpec;
 use mecha_core::{Decode, Framed, Limits};
 use mecha_resp::Resp;
+use mecha_transport::tls::ClientTls;
 use mecha_transport::{Address, ReadHalf, WriteHalf};
 use tokio::io::AsyncReadExt;
 
 /// The largest answer: far above that of a cluster whose every slot is a range of its own.
 const MAX_ANSWER: usize = 16 << 20;
+
+/// How whoever is asked wants to be talked to.
+#[derive(Clone, Default)]
+pub(super) struct Manners {
+    /// Whom to trust; `None` without TLS.
+    pub(super) tls: Option<Arc<ClientTls>>,
+    /// Who mecha is to them.
+    pub(super) login: LoginSpec,
+}
 
 /// A connection for questions.
 pub(super) struct Query {
@@ -22,9 +33,10 @@ pub(super) struct Query {
 
 impl Query {
     /// Connects within `timeout`, and says who it is.
-    pub(super) async fn to(address: &Address, timeout: Duration, login: &LoginSpec) -> io::Result<Self> {
-        let (read, write) = mecha_transport::connect(address, timeout, None).await?;
+    pub(super) async fn to(address: &Address, timeout: Duration, manners: &Manners) -> io::Result<Self> {
+        let (read, write) = mecha_transport::connect(address, timeout, manners.tls.as_deref()).await?;
         let mut query = Self { read, write, unread: Vec::new() };
+        let login = &manners.login;
         if let Some(password) = &login.password {
             let words: Vec<&str> =
                 ["AUTH"].into_iter().chain(login.username.as_deref()).chain([password.0.as_str()]).collect();

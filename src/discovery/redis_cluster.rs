@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use mecha_clusters::topology::{FoundShard, Node, Topology};
-use mecha_config::LoginSpec;
-use mecha_resp::{ClusterNode, ClusterShard, cluster_nodes, cluster_shards, cluster_slots};
+use mecha_resp::{ClusterNode, ClusterShard, Context, cluster_nodes, cluster_shards, cluster_slots};
 use mecha_transport::Address;
 
-use super::query::Query;
+use super::query::{Manners, Query};
 use super::{Asked, are_too_many, host_of, named};
 
 /// Understands one form of the answer.
-type Reader = fn(&[u8], &str) -> Option<Vec<ClusterShard>>;
+type Reader = fn(&[u8], &Context<'_>) -> Option<Vec<ClusterShard>>;
 
 /// The questions, the one that tells most first; servers before 7.0 do not know it.
 const QUESTIONS: [(&str, Reader); 3] =
@@ -25,12 +24,12 @@ pub(super) async fn find(
     seeds: &[Address],
     known: &Topology,
     timeout: Duration,
-    login: &LoginSpec,
+    manners: &Manners,
 ) -> Result<Vec<FoundShard>, &'static str> {
     let candidates = asked.candidates(seeds.to_vec(), known);
     for patience in [IMPATIENCE.min(timeout), timeout] {
         for address in &candidates {
-            if let Some(shards) = ask(address, patience, login).await
+            if let Some(shards) = ask(address, patience, manners).await
                 && !are_too_many(&shards)
             {
                 asked.first = Some(address.clone());
@@ -42,12 +41,12 @@ pub(super) async fn find(
     Err("no server that was asked told of a cluster")
 }
 
-async fn ask(address: &Address, timeout: Duration, login: &LoginSpec) -> Option<Vec<FoundShard>> {
-    let mut query = Query::to(address, timeout, login).await.ok()?;
-    let host = host_of(address);
+async fn ask(address: &Address, timeout: Duration, manners: &Manners) -> Option<Vec<FoundShard>> {
+    let mut query = Query::to(address, timeout, manners).await.ok()?;
+    let context = Context { host: &host_of(address), is_tls: manners.tls.is_some() };
     for (question, read) in QUESTIONS {
         let reply = query.ask(&["CLUSTER", question], timeout).await.ok()?;
-        if let Some(shards) = read(&reply, &host).filter(|shards| !shards.is_empty()) {
+        if let Some(shards) = read(&reply, &context).filter(|shards| !shards.is_empty()) {
             return Some(shards.into_iter().map(found).collect());
         }
     }

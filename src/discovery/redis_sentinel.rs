@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use mecha_clusters::news::{Cause, Publisher};
 use mecha_clusters::topology::{FoundShard, Node};
-use mecha_config::LoginSpec;
 use mecha_resp::Value;
 use mecha_transport::Address;
 
-use super::query::Query;
+use super::query::{Manners, Query};
 use super::{Asked, are_too_many, host_of, named};
 
 /// How long to wait before a sentinel's announcements are listened to again.
@@ -23,13 +22,13 @@ pub(super) async fn find(
     sentinels: &[Address],
     name: &str,
     timeout: Duration,
-    login: &LoginSpec,
+    (sentinels_manners, servers_manners): (&Manners, &Manners),
 ) -> Result<Vec<FoundShard>, &'static str> {
     let mut candidates: Vec<_> = asked.first.iter().cloned().collect();
     candidates.extend(sentinels.iter().filter(|address| asked.first.as_ref() != Some(address)).cloned());
     let mut why = "no sentinel answers";
     for sentinel in &candidates {
-        match ask(sentinel, name, timeout, login).await {
+        match ask(sentinel, name, timeout, (sentinels_manners, servers_manners)).await {
             Ok(shard) if !are_too_many(std::slice::from_ref(&shard)) => {
                 asked.first = Some(sentinel.clone());
                 return Ok(vec![shard]);
@@ -48,10 +47,9 @@ async fn ask(
     sentinel: &Address,
     name: &str,
     timeout: Duration,
-    login: &LoginSpec,
+    (own, servers): (&Manners, &Manners),
 ) -> Result<FoundShard, Option<&'static str>> {
-    // Sentinels have users of their own; the login is the servers'.
-    let mut query = Query::to(sentinel, timeout, &LoginSpec::default()).await.map_err(|_| None)?;
+    let mut query = Query::to(sentinel, timeout, own).await.map_err(|_| None)?;
     let mut tell = async |words: &[&str]| {
         let reply = query.ask(words, timeout).await.map_err(|_| None)?;
         Value::parse(&reply).ok_or(None)
@@ -67,7 +65,7 @@ async fn ask(
         Value::Error(_) => tell(&["SENTINEL", "SLAVES", name]).await?,
         replicas => replicas,
     };
-    if !is_primary(&primary, timeout, login).await {
+    if !is_primary(&primary, timeout, servers).await {
         return Err(Some("the server that the sentinels name is no primary"));
     }
     let node = |address, is_replica, is_well| Node { address, is_replica, is_well, zone: None };
@@ -89,17 +87,22 @@ fn address_of(host: &Value, port: &Value, asked: &str) -> Option<Address> {
     Some(named(if host.is_empty() { asked } else { host }, port))
 }
 
-async fn is_primary(address: &Address, timeout: Duration, login: &LoginSpec) -> bool {
-    let Ok(mut query) = Query::to(address, timeout, login).await else { return false };
+async fn is_primary(address: &Address, timeout: Duration, manners: &Manners) -> bool {
+    let Ok(mut query) = Query::to(address, timeout, manners).await else { return false };
     let Ok(reply) = query.ask(&["ROLE"], timeout).await else { return false };
     let role = Value::parse(&reply);
     role.as_ref().and_then(|role| role.items().first()).and_then(Value::text) == Some("master")
 }
 
 /// Listens to the announcements of one sentinel after the other, and wishes for a refresh at each. Never ends.
-pub(super) async fn listen(sentinels: Vec<Address>, publisher: Publisher, timeout: Duration) {
+pub(super) async fn listen(
+    sentinels: Vec<Address>,
+    publisher: Publisher,
+    timeout: Duration,
+    manners: Manners,
+) {
     for sentinel in sentinels.iter().cycle() {
-        if let Ok(mut query) = Query::to(sentinel, timeout, &LoginSpec::default()).await
+        if let Ok(mut query) = Query::to(sentinel, timeout, &manners).await
             && query.ask(&["SUBSCRIBE", "+switch-master", "+slave", "-sdown"], timeout).await.is_ok()
         {
             // What a sentinel announced before it was listened to, nobody heard.

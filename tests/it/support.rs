@@ -6,11 +6,13 @@
 mod client;
 mod fake;
 mod redis_cluster;
+mod sentinels;
 mod servers;
 
 pub(crate) use client::{Client, frame};
 pub(crate) use fake::Fake;
 pub(crate) use redis_cluster::RedisCluster;
+pub(crate) use sentinels::{NAME, Sentinels};
 pub(crate) use servers::{Mecha, Process, free_port, memcached, memcached_on, redis, redis_on, signal};
 
 use std::time::{Duration, Instant};

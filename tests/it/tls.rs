@@ -12,7 +12,9 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use super::support::{Client, Mecha, PATIENCE, Process, eventually, free_port, redis};
+use super::support::{
+    Client, Mecha, NAME, PATIENCE, Process, RedisCluster, Sentinels, eventually, free_port, redis,
+};
 
 /// Files of one test: `ca.pem`, and certificates by name. All goes away with the test.
 struct Folder {
@@ -353,6 +355,107 @@ fn mecha_logs_in_and_a_wrong_password_is_a_clear_error() {
     }
     assert_eq!(direct.call("GET where"), "$5\r\nthree\r\n");
     assert!(wrong.metric("mecha_upstream_connects_total{") <= 10.0, "a storm of logins");
+}
+
+/// Options that make a server speak TLS on a second port, and know a user of its own for mecha.
+fn private(folder: &Folder) -> Vec<String> {
+    let file = |name: &str| folder.file(name);
+    [
+        ["--tls-port", "{free}"],
+        ["--tls-cert-file", &file("server.pem")],
+        ["--tls-key-file", &file("server.key")],
+        ["--tls-ca-cert-file", &file("ca.pem")],
+        ["--tls-auth-clients", "optional"],
+    ]
+    .concat()
+    .iter()
+    .map(ToString::to_string)
+    .chain(["--user", "mecha", "on", ">secret", "~*", "&*", "+@all"].map(Into::into))
+    .collect()
+}
+
+/// Ports of this server that somebody who is called `mecha` is connected to.
+fn ports_in_use(port: u16) -> Vec<u16> {
+    let list = Client::new(port).call("CLIENT LIST");
+    let ours = list.lines().filter(|line| line.contains("user=mecha"));
+    let local =
+        ours.filter_map(|line| line.split(" laddr=127.0.0.1:").nth(1)?.split(' ').next()?.parse().ok());
+    local.collect()
+}
+
+#[test]
+fn servers_of_a_cluster_are_found_and_used_with_tls_and_a_login() {
+    let folder = Folder::new("cluster");
+    let options = private(&folder);
+    let bus = ["--tls-cluster", "yes", "--tls-replication", "yes", "--cluster-port", "{bus}"];
+    let options: Vec<_> = options.iter().map(String::as_str).chain(bus).collect();
+    let Some(cluster) = RedisCluster::start_with(&options) else { return };
+    let tls_port = |at: usize| -> u16 {
+        let told = Client::new(cluster.port(at)).call("CONFIG GET tls-port");
+        told.lines().nth(4).unwrap().parse().unwrap()
+    };
+    let ca = folder.file("ca.pem");
+    let login = "auth: { username: mecha, password: secret }";
+    let mecha = Mecha::configured(&format!(
+        "listeners: [ {{ listen: \"redis://127.0.0.1:0\", to: back }} ]\n\
+         clusters: {{ back: {{ to: \"rediss-cluster://127.0.0.1:{}\", tls: {{ ca: {ca} }}, {login} }} }}\n",
+        tls_port(1)
+    ));
+    let mut client = mecha.client();
+    for key in 0..60 {
+        assert_eq!(client.call(&format!("SET key:{key} {key}")), "+OK\r\n");
+    }
+    assert!(client.call("ACL WHOAMI").ends_with("mecha\r\n"));
+    for at in 0..3 {
+        let used = ports_in_use(cluster.port(at));
+        assert!(!used.is_empty() && used.iter().all(|port| *port == tls_port(at)), "{used:?}");
+    }
+    // A redirect names the port for TLS to who speaks TLS.
+    cluster.move_slot(12182, 2, 0);
+    assert_eq!([client.call("SET foo 1"), client.call("GET foo")], ["+OK\r\n", "$1\r\n1\r\n"]);
+}
+
+#[test]
+fn sentinels_have_a_login_of_their_own_and_servers_tls_and_a_database() {
+    let folder = Folder::new("sentinel");
+    let options = private(&folder);
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    // The primary that sentinels name must be the port that speaks TLS: they reach it so themselves.
+    let file = |name: &str| folder.file(name);
+    let lines = format!(
+        "tls-port {{free}}\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}\ntls-auth-clients optional\n\
+         user watcher on >own ~* &* +@all\n",
+        file("server.pem"),
+        file("server.key"),
+        file("ca.pem")
+    );
+    let Some(all) = Sentinels::start_with(&options, &lines) else { return };
+    let tls_port = |port: u16| -> u16 {
+        Client::new(port).call("CONFIG GET tls-port").lines().nth(4).unwrap().parse().unwrap()
+    };
+    let seeds: Vec<_> = all.sentinels.iter().map(|(_, port)| format!("127.0.0.1:{port}")).collect();
+    let (plain, tls) = (all.servers[0].1, tls_port(all.servers[0].1));
+    // To the sentinels the primary is its plain port: they are told otherwise.
+    for (_, port) in &all.sentinels {
+        let mut sentinel = Client::new(*port);
+        assert_eq!(sentinel.call(&format!("SENTINEL REMOVE {NAME}")), "+OK\r\n");
+        assert_eq!(sentinel.call(&format!("SENTINEL MONITOR {NAME} 127.0.0.1 {tls} 2")), "+OK\r\n");
+        assert_eq!(sentinel.call("ACL SETUSER default off"), "+OK\r\n");
+    }
+    let ca = file("ca.pem");
+    let mecha = Mecha::configured(&format!(
+        "listeners: [ {{ listen: \"redis://127.0.0.1:0\", to: back }} ]\n\
+         clusters:\n  back:\n    to: \"rediss-sentinel://{}/{NAME}\"\n    tls: {{ ca: {ca} }}\n    db: 3\n    \
+         auth: {{ username: mecha, password: secret }}\n    \
+         sentinels: {{ auth: {{ username: watcher, password: own }}, tls: false }}\n",
+        seeds.join(",")
+    ));
+    let mut client = mecha.client();
+    assert_eq!(client.call("SET k 1"), "+OK\r\n");
+    let mut direct = Client::new(plain);
+    assert_eq!([direct.call("SELECT 3"), direct.call("GET k")], ["+OK\r\n", "$1\r\n1\r\n"]);
+    let used = ports_in_use(plain);
+    assert!(!used.is_empty() && used.iter().all(|port| *port == tls), "{used:?}");
 }
 
 #[test]

@@ -38,10 +38,22 @@ pub struct ClusterShard {
     pub slots: Vec<(u16, u16)>,
 }
 
-fn host(named: Option<&str>, asked: &str) -> String {
-    match named {
-        None | Some("" | "?") => asked.into(),
-        Some(host) => host.into(),
+/// How a server was asked: what its answer leaves out is understood from that.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// By which host.
+    pub host: &'a str,
+    /// Whether by TLS, so that the servers' TLS ports are wanted.
+    pub is_tls: bool,
+}
+
+/// The host of a server: as it wants to be called, else its address, else where the one that was asked is. A server
+/// that has no name where names are preferred calls itself `?`; one that does not say is where the asked one is.
+fn host(named: Option<&str>, ip: Option<&str>, asked: &str) -> String {
+    match (named, ip) {
+        (Some("?"), Some(ip)) if !matches!(ip, "" | "?") => ip.into(),
+        (None | Some("" | "?"), _) => asked.into(),
+        (Some(host), _) => host.into(),
     }
 }
 
@@ -71,17 +83,19 @@ fn shard(mut nodes: Vec<ClusterNode>, slots: Vec<(u16, u16)>) -> Option<ClusterS
     Some(ClusterShard { primary, replicas: nodes, slots })
 }
 
-/// Understands the answer to `CLUSTER SHARDS`, given by the server at `asked`. `None` if it is none.
-pub fn cluster_shards(reply: &[u8], asked: &str) -> Option<Vec<ClusterShard>> {
+/// Understands the answer to `CLUSTER SHARDS`. `None` if it is none.
+pub fn cluster_shards(reply: &[u8], asked: &Context<'_>) -> Option<Vec<ClusterShard>> {
     let Value::Array(shards) = Value::parse(reply)? else { return None };
     if shards.len() > MAX_ITEMS {
         return None;
     }
     let node = |value: &Value| {
-        let named = value.field("endpoint").or_else(|| value.field("ip"));
+        let ip = value.field("ip");
+        let named = value.field("endpoint").or(ip).and_then(Value::text);
+        let (plain, tls) = (port(value.field("port")), port(value.field("tls-port")));
         Some(ClusterNode {
-            host: host(named.and_then(Value::text), asked),
-            port: port(value.field("port")).or_else(|| port(value.field("tls-port")))?,
+            host: host(named, ip.and_then(Value::text), asked.host),
+            port: if asked.is_tls { tls.or(plain) } else { plain.or(tls) }?,
             is_replica: value.field("role")?.text()? != "master",
             is_well: value.field("health").and_then(Value::text) == Some("online"),
             zone: value
@@ -101,7 +115,7 @@ pub fn cluster_shards(reply: &[u8], asked: &str) -> Option<Vec<ClusterShard>> {
 }
 
 /// As [`cluster_shards`], for `CLUSTER SLOTS`.
-pub fn cluster_slots(reply: &[u8], asked: &str) -> Option<Vec<ClusterShard>> {
+pub fn cluster_slots(reply: &[u8], asked: &Context<'_>) -> Option<Vec<ClusterShard>> {
     let Value::Array(ranges) = Value::parse(reply)? else { return None };
     if ranges.len() > MAX_ITEMS {
         return None;
@@ -112,7 +126,12 @@ pub fn cluster_slots(reply: &[u8], asked: &str) -> Option<Vec<ClusterShard>> {
         let Some(range) = range(first, last) else { continue };
         let node = |(index, value): (usize, &Value)| {
             Some(ClusterNode {
-                host: host(value.items().first().and_then(Value::text), asked),
+                // What it is called besides stands behind its id.
+                host: host(
+                    value.items().first().and_then(Value::text),
+                    value.items().get(3).and_then(|more| more.field("ip")).and_then(Value::text),
+                    asked.host,
+                ),
                 port: port(value.items().get(1))?,
                 is_replica: index > 0,
                 is_well: true,
@@ -140,7 +159,7 @@ struct Line<'a> {
 }
 
 /// As [`cluster_shards`], for `CLUSTER NODES`, which servers of every age answer.
-pub fn cluster_nodes(reply: &[u8], asked: &str) -> Option<Vec<ClusterShard>> {
+pub fn cluster_nodes(reply: &[u8], asked: &Context<'_>) -> Option<Vec<ClusterShard>> {
     let value = Value::parse(reply)?;
     let text = value.text()?;
     let mut nodes: Vec<Line<'_>> = Vec::new();
@@ -158,7 +177,7 @@ pub fn cluster_nodes(reply: &[u8], asked: &str) -> Option<Vec<ClusterShard>> {
         let name = names.split(',').next().filter(|name| !name.is_empty() && !name.contains('='));
         let Ok(port) = port.parse() else { continue };
         let node = ClusterNode {
-            host: host(name.or(Some(ip)), asked),
+            host: host(name.or(Some(ip)), Some(ip), asked.host),
             port,
             is_replica: has("slave") || has("replica"),
             is_well: !has("fail") && !has("fail?") && (*link == "connected" || has("myself")),
@@ -201,6 +220,10 @@ pub(crate) fn redirect(error: &[u8]) -> Option<Redirect<'_>> {
         b"ASK" | b"MOVED" => {
             let slot = std::str::from_utf8(words.next()?).ok()?.parse().ok().filter(|slot| *slot < SLOTS)?;
             let (host, port) = host_and_port(std::str::from_utf8(words.next()?).ok()?)?;
+            if host == "?" {
+                // It has no name where names are preferred: the next topology knows its address.
+                return Some(Redirect::Later);
+            }
             Some(if code == b"ASK" {
                 Redirect::Ask { slot, host, port }
             } else {

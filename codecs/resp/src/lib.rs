@@ -44,7 +44,9 @@ use mecha_core::{
 };
 
 pub use args::{Args, args, inline_to_array, write_request};
-pub use cluster::{ClusterNode, ClusterShard, cluster_nodes, cluster_shards, cluster_slots, host_and_port};
+pub use cluster::{
+    ClusterNode, ClusterShard, Context, cluster_nodes, cluster_shards, cluster_slots, host_and_port,
+};
 pub use ops::{Begin, COMMANDS, CommandInfo, Find, KeySpec, flag, op, op_info, op_named, ops, sub_named};
 pub use request::{Request, RequestDecoder};
 pub use response::{Reply, ReplyDecoder};

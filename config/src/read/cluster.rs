@@ -7,7 +7,7 @@ use super::fields::{Fields, Found, set};
 use crate::node::{Kind, Node};
 use crate::options::join;
 use crate::target::{self, Target};
-use crate::{Backoff, Balance, ClusterSpec, Discovery, HashTag, KeyHash, LoginSpec, Member};
+use crate::{Backoff, Balance, ClusterSpec, Discovery, HashTag, KeyHash, LoginSpec, Member, SentinelsSpec};
 
 /// What a cluster has unless the file says otherwise; flags have nothing else.
 pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
@@ -35,6 +35,7 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         filters: Vec::new(),
         tls: None,
         login: LoginSpec::default(),
+        sentinels: SentinelsSpec::default(),
         database: 0,
     }
 }
@@ -62,6 +63,7 @@ impl Reader<'_> {
             let is_tls = target.is_tls;
             let mut cluster = default_cluster(name.into(), target);
             cluster.tls = self.client_tls(None, (node, path), is_tls);
+            cluster.sentinels.is_tls = is_tls;
             return Some(cluster);
         }
         let backs = self.known.backs;
@@ -80,16 +82,7 @@ impl Reader<'_> {
         self.cluster_keys(&mut fields, &mut cluster);
         let is_tls = target.as_ref().is_some_and(|target| target.is_tls);
         cluster.tls = self.client_tls(fields.take("tls"), (node, path), is_tls);
-        let is_private = cluster.tls.is_some() || cluster.database != 0;
-        if cluster.discovery != Discovery::Listed && is_private {
-            let hint = "name the servers one by one with redis:// or rediss://";
-            self.error(
-                node.place,
-                path,
-                "servers that are found cannot have `tls` or `db` yet",
-                Some(hint.into()),
-            );
-        }
+        self.sentinels(fields.take("sentinels"), &mut cluster);
         self.finish(fields);
         target.map(|_| cluster)
     }
@@ -131,5 +124,30 @@ impl Reader<'_> {
                 .map_err(|_| (format!("`{text}` is no number of a database"), Some("as in `db: 3`".into())))
         });
         set(&mut cluster.database, number);
+    }
+
+    /// `sentinels: { auth: { password: x }, tls: false }`.
+    fn sentinels(&mut self, found: Found<'_>, cluster: &mut ClusterSpec) {
+        cluster.sentinels.is_tls = cluster.tls.is_some();
+        let Some((node, path)) = found else { return };
+        if !matches!(cluster.discovery, Discovery::Sentinel(_)) {
+            let hint = "it belongs to `redis-sentinel://`".to_string();
+            self.error(node.place, &path, "there are no sentinels", Some(hint));
+        }
+        let mut fields = self.fields(node, &path);
+        cluster.sentinels.login = self.login(fields.take("auth"));
+        let tls = fields.take("tls");
+        let place = tls.as_ref().map(|(node, path)| (node.place, path.clone()));
+        set(&mut cluster.sentinels.is_tls, self.word(tls, &[("false", false), ("true", true)]));
+        if let Some((place, path)) = place.filter(|_| cluster.sentinels.is_tls && cluster.tls.is_none()) {
+            let hint = "use `rediss-sentinel://`, or give the cluster a `tls` block".to_string();
+            self.error(
+                place,
+                &path,
+                "sentinels are trusted as the servers are, which speak no TLS",
+                Some(hint),
+            );
+        }
+        self.finish(fields);
     }
 }

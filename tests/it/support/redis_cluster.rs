@@ -14,6 +14,8 @@ const NODE_TIMEOUT: &str = "2000";
 pub(crate) struct RedisCluster {
     pub(crate) nodes: Vec<(Process, u16)>,
     folder: PathBuf,
+    /// Further options of each server; `{free}` is a port of its own, `{bus}` the one for the cluster.
+    options: Vec<String>,
 }
 
 impl Drop for RedisCluster {
@@ -26,6 +28,12 @@ impl Drop for RedisCluster {
 impl RedisCluster {
     /// Three primaries with a replica each; `None`, with a note, where there is no server.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// As [`RedisCluster::start`], with further options, in which `{free}` is a free port, and `{bus}` the one that
+    /// the others expect.
+    pub(crate) fn start_with(options: &[&str]) -> Option<Self> {
         let has_server = Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_ok();
         if !has_server {
             assert!(std::env::var_os("MECHA_REQUIRE_SERVERS").is_none(), "no redis-server");
@@ -34,7 +42,8 @@ impl RedisCluster {
         }
         let folder =
             std::env::temp_dir().join(format!("mecha-cluster-{}-{}", std::process::id(), free_port()));
-        let mut cluster = Self { nodes: Vec::new(), folder };
+        let options = options.iter().map(ToString::to_string).collect();
+        let mut cluster = Self { nodes: Vec::new(), folder, options };
         for _ in 0..6 {
             cluster.add_node();
         }
@@ -92,6 +101,10 @@ impl RedisCluster {
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--cluster-enabled", "yes"])
             .args(["--cluster-node-timeout", NODE_TIMEOUT, "--repl-diskless-sync-delay", "0"])
             .args(["--port", &port.to_string(), "--dir", folder.to_str().unwrap()])
+            .args(self.options.iter().map(|option| {
+                let bus = (port + 10_000).to_string();
+                option.replace("{free}", &free_port().to_string()).replace("{bus}", &bus)
+            }))
             .stdout(Stdio::null())
             .spawn()
             .unwrap();

@@ -129,10 +129,11 @@ mod tests {
         let (_, shards) = ask(op::CLUSTER_SHARDS, &["CLUSTER", "SHARDS"]);
         let (_, slots) = ask(op::CLUSTER_SLOTS, &["CLUSTER", "SLOTS"]);
         let (_, nodes) = ask(op::CLUSTER_NODES, &["CLUSTER", "NODES"]);
+        let asked = mecha_resp::Context { host: "x", is_tls: false };
         let all = [
-            mecha_resp::cluster_shards(shards.as_bytes(), "x").unwrap(),
-            mecha_resp::cluster_slots(slots.as_bytes(), "x").unwrap(),
-            mecha_resp::cluster_nodes(nodes.as_bytes(), "x").unwrap(),
+            mecha_resp::cluster_shards(shards.as_bytes(), &asked).unwrap(),
+            mecha_resp::cluster_slots(slots.as_bytes(), &asked).unwrap(),
+            mecha_resp::cluster_nodes(nodes.as_bytes(), &asked).unwrap(),
         ];
         for found in &all {
             assert_eq!(found.len(), 1);
