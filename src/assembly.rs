@@ -6,6 +6,7 @@
 
 mod door;
 mod framed;
+mod opaque;
 mod scope;
 mod sharding;
 mod tls;
@@ -26,6 +27,7 @@ use crate::session::Places;
 
 pub use door::{Door, DoorPlan, EngineView};
 pub use framed::{Back, FramedEntry, ProtocolEntry, embedded, kv, native, scattered};
+pub use opaque::OpaqueEntry;
 pub(crate) use scope::address_of;
 pub use scope::{EndpointRows, Environment, Scope};
 pub use tls::check_tls;

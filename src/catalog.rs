@@ -7,11 +7,14 @@ use mecha_memcached::Memcached;
 use mecha_resp::Resp;
 use mecha_telemetry::Registry;
 
-use crate::assembly::{FramedEntry, ProtocolEntry, embedded, kv, scattered};
+use crate::assembly::{FramedEntry, OpaqueEntry, ProtocolEntry, embedded, kv, scattered};
 use crate::cli::{FilterHelp, Help, SupportRow};
 
 /// The back that needs no server.
 pub const EMBEDDED: &str = "embedded";
+
+/// Bytes that are passed on as they are.
+pub const TCP: &str = "tcp";
 
 /// Every protocol that clients can speak, and where each can lead.
 pub const PROTOCOLS: &[&dyn ProtocolEntry] = &[
@@ -23,6 +26,7 @@ pub const PROTOCOLS: &[&dyn ProtocolEntry] = &[
         filters: mecha_filters::memcached::FILTERS,
         backs: &[scattered(Memcached::NAME), kv::<Memcached, Resp>(), embedded()],
     },
+    &OpaqueEntry { name: TCP },
 ];
 
 /// How addresses name them; the first scheme of a protocol is the usual one.
@@ -34,6 +38,8 @@ pub const DOORS: &[Scheme] = &[
     Scheme::tls("rediss", Resp::NAME, 6379),
     Scheme::tls("valkeys", Resp::NAME, 6379),
     Scheme::tls("memcacheds", Memcached::NAME, 11211),
+    Scheme::plain("tcp", TCP, 0).opaque(),
+    Scheme::tls("tls", TCP, 0).opaque(),
 ];
 
 /// As [`DOORS`], with what needs no server.
@@ -53,7 +59,9 @@ pub const BACKS: &[Scheme] = &[
     Scheme::tls("rediss", Resp::NAME, 6379),
     Scheme::tls("valkeys", Resp::NAME, 6379),
     Scheme::tls("memcacheds", Memcached::NAME, 11211),
-    Scheme::plain("embedded", EMBEDDED, 0),
+    Scheme::plain("tcp", TCP, 0).opaque(),
+    Scheme::tls("tls", TCP, 0).opaque(),
+    Scheme::inside("embedded", EMBEDDED),
 ];
 
 /// The entry of one protocol.

@@ -15,6 +15,7 @@ mod connection;
 mod engine;
 mod handover;
 mod ledger;
+pub mod opaque;
 mod places;
 mod replies;
 mod route;

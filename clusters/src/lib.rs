@@ -25,6 +25,7 @@ mod runs;
 mod scatter;
 mod server;
 mod sink;
+mod streams;
 mod timers;
 pub mod topology;
 
@@ -35,4 +36,5 @@ pub use cluster::{Cluster, ClusterOptions, Environment, Frame, Servers};
 pub use connection::{Connection, ConnectionOptions, State};
 pub use scatter::{Gathered, Plan, Rules, Scattered, Way};
 pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};
+pub use streams::{Stream, StreamOptions, StreamSeat, Streams};
 pub use timers::Timers;

@@ -52,7 +52,7 @@ pub fn schema(filters: &[&str]) -> Value {
                     } });
     let database = json!({ "type": "integer", "minimum": 0, "description": "Database that every connection selects (0)." });
     let cluster = json!({ "type": "object", "additionalProperties": false, "required": ["to"], "properties": {
-        "to": text("Servers: redis://a:6379,b:6379, memcached://a:11211, embedded://."),
+        "to": text("Servers: redis://a:6379,b:6379, memcached://a:11211, tcp://a:5432, embedded://."),
         "refresh": duration("How often the servers are looked for again (10s)."),
         "park": duration("How long calls that were not sent wait for a server that is lost, where servers are found; 0s is not at all (5s)."),
         "balance": { "enum": balance, "description": "How a call's server is chosen (ketama for several servers)." },
@@ -93,8 +93,8 @@ pub fn schema(filters: &[&str]) -> Value {
                 "type": "object", "additionalProperties": false, "required": ["listen", "to"],
                 "properties": {
                     "name": text("Unique name, used in metrics."),
-                    "listen": text("Where clients connect: redis://127.0.0.1:6379, memcached://127.0.0.1:11211, redis+unix:///path."),
-                    "to": text("A cluster's name, or a target: redis://a:6379,b:6379, memcached://a:11211, embedded://."),
+                    "listen": text("Where clients connect: redis://127.0.0.1:6379, memcached://127.0.0.1:11211, tcp://127.0.0.1:5432, redis+unix:///path."),
+                    "to": text("A cluster's name, or a target: redis://a:6379,b:6379, memcached://a:11211, tcp://a:5432, embedded://."),
                     "filters": filter,
                     "max_connections": count("Clients at one time, over all workers; others get the protocol's error (65536)."),
                     "max_in_flight": count("Unanswered calls of one client (1024)."),

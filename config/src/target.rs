@@ -13,12 +13,14 @@ pub struct Scheme {
     pub scheme: &'static str,
     /// The protocol's name.
     pub protocol: &'static str,
-    /// Where such a server usually listens; 0 if it does not.
+    /// Where such a server usually listens; 0 if nothing is usual.
     pub port: u16,
     /// Whom the addresses behind it name.
     pub servers: SchemeServers,
     /// Whether it means TLS.
     pub is_tls: bool,
+    /// Whether bytes are passed on as they are, so that there are connections but no calls.
+    pub is_opaque: bool,
 }
 
 /// Whom the addresses of a target name.
@@ -28,6 +30,8 @@ pub enum SchemeServers {
     Cluster,
     /// The servers themselves.
     Listed,
+    /// There are none: it lives in this process.
+    None,
     /// Sentinels, which know the servers; a path names the primary that they watch.
     Sentinel,
 }
@@ -39,6 +43,7 @@ pub(crate) struct Target {
     pub(crate) endpoints: Vec<Endpoint>,
     pub(crate) discovery: Discovery,
     pub(crate) is_tls: bool,
+    pub(crate) is_opaque: bool,
 }
 
 impl Target {
@@ -54,7 +59,8 @@ impl Target {
 impl Scheme {
     /// A scheme without TLS.
     pub const fn plain(scheme: &'static str, protocol: &'static str, port: u16) -> Self {
-        Self { scheme, protocol, port, servers: SchemeServers::Listed, is_tls: false }
+        let servers = SchemeServers::Listed;
+        Self { scheme, protocol, port, servers, is_tls: false, is_opaque: false }
     }
 
     /// A scheme without TLS whose servers are found.
@@ -64,7 +70,7 @@ impl Scheme {
         port: u16,
         servers: SchemeServers,
     ) -> Self {
-        Self { scheme, protocol, port, servers, is_tls: false }
+        Self { servers, ..Self::plain(scheme, protocol, port) }
     }
 
     /// A scheme that means TLS and whose servers are found.
@@ -74,12 +80,27 @@ impl Scheme {
         port: u16,
         servers: SchemeServers,
     ) -> Self {
-        Self { scheme, protocol, port, servers, is_tls: true }
+        Self { servers, is_tls: true, ..Self::plain(scheme, protocol, port) }
     }
 
     /// A scheme that means TLS.
     pub const fn tls(scheme: &'static str, protocol: &'static str, port: u16) -> Self {
-        Self { scheme, protocol, port, servers: SchemeServers::Listed, is_tls: true }
+        Self { is_tls: true, ..Self::plain(scheme, protocol, port) }
+    }
+
+    /// A scheme of what lives in this process.
+    pub const fn inside(scheme: &'static str, protocol: &'static str) -> Self {
+        Self { servers: SchemeServers::None, ..Self::plain(scheme, protocol, 0) }
+    }
+
+    /// This scheme, for bytes that are passed on as they are, to and from any port.
+    pub const fn opaque(self) -> Self {
+        Self { port: 0, is_opaque: true, ..self }
+    }
+
+    /// A port for examples.
+    fn example_port(&self) -> u16 {
+        if self.port == 0 { 8000 } else { self.port }
     }
 }
 
@@ -112,6 +133,11 @@ fn cut<'t>(text: &'t str, schemes: &[Scheme]) -> Result<(Scheme, bool, &'t str),
     }
 }
 
+/// Whether an address stands for bytes that are passed on as they are.
+pub(crate) fn is_opaque(text: &str, schemes: &[Scheme]) -> bool {
+    cut(text, schemes).is_ok_and(|(scheme, ..)| scheme.is_opaque)
+}
+
 /// Understands where a door listens.
 pub(crate) fn door(text: &str, schemes: &[Scheme]) -> Result<(&'static str, Address), Complaint> {
     let (scheme, is_unix, rest) = cut(text, schemes)?;
@@ -120,11 +146,11 @@ pub(crate) fn door(text: &str, schemes: &[Scheme]) -> Result<(&'static str, Addr
     }
     plain(rest)?;
     let rest = rest.trim_end_matches('/');
-    let with_port = if rest.ends_with(']') || !rest.contains(':') {
-        format!("{rest}:{}", scheme.port)
-    } else {
-        rest.into()
-    };
+    let has_port = !rest.ends_with(']') && rest.contains(':');
+    if !has_port && scheme.port == 0 {
+        return Err(needs_port(rest, scheme));
+    }
+    let with_port = if !has_port { format!("{rest}:{}", scheme.port) } else { rest.into() };
     let with_port = with_port.replace("localhost:", "127.0.0.1:");
     let with_port =
         if let Some(port) = with_port.strip_prefix(':') { format!("0.0.0.0:{port}") } else { with_port };
@@ -133,7 +159,8 @@ pub(crate) fn door(text: &str, schemes: &[Scheme]) -> Result<(&'static str, Addr
         Err(_) => {
             let hint = format!(
                 "an address of this machine and a port, as in `{}://127.0.0.1:{}`",
-                scheme.scheme, scheme.port
+                scheme.scheme,
+                scheme.example_port()
             );
             Err((format!("`{rest}` is no address to listen on"), Some(hint)))
         }
@@ -143,7 +170,7 @@ pub(crate) fn door(text: &str, schemes: &[Scheme]) -> Result<(&'static str, Addr
 /// Understands where a cluster's servers are.
 pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<Target, Complaint> {
     let (scheme, is_unix, rest) = cut(text, schemes)?;
-    if scheme.port == 0 {
+    if scheme.servers == SchemeServers::None {
         return match rest {
             "" | "/" => Ok(Target { protocol: scheme.protocol, ..Target::default() }),
             _ => Err((
@@ -159,11 +186,12 @@ pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<Target, Complaint> 
     if is_unix {
         let paths = rest.split(',').map(unix_path).collect::<Result<Vec<_>, _>>()?;
         let endpoints = paths.into_iter().map(Endpoint::Unix).collect();
-        return Ok(Target { protocol: scheme.protocol, endpoints, ..Target::default() });
+        let is_opaque = scheme.is_opaque;
+        return Ok(Target { protocol: scheme.protocol, endpoints, is_opaque, ..Target::default() });
     }
     let (rest, discovery) = match scheme.servers {
         SchemeServers::Cluster => (rest, Discovery::Cluster),
-        SchemeServers::Listed => (rest, Discovery::Listed),
+        SchemeServers::Listed | SchemeServers::None => (rest, Discovery::Listed),
         SchemeServers::Sentinel => {
             let (rest, primary) = sentinel(rest, scheme)?;
             (rest, Discovery::Sentinel(primary))
@@ -173,8 +201,8 @@ pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<Target, Complaint> 
     let mut endpoints = Vec::new();
     for part in rest.trim_end_matches('/').split(',') {
         let endpoint = endpoint(part.trim(), scheme.port).ok_or_else(|| {
-            let hint =
-                format!("hosts and ports, as in `{}://a:{},b:{}`", scheme.scheme, scheme.port, scheme.port);
+            let port = scheme.example_port();
+            let hint = format!("hosts and ports, as in `{}://a:{port},b:{port}`", scheme.scheme);
             (format!("`{part}` is no server's address"), Some(hint))
         })?;
         if endpoints.contains(&endpoint) {
@@ -182,7 +210,14 @@ pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<Target, Complaint> 
         }
         endpoints.push(endpoint);
     }
-    Ok(Target { protocol: scheme.protocol, endpoints, discovery, is_tls: scheme.is_tls })
+    let Scheme { protocol, is_tls, is_opaque, .. } = scheme;
+    Ok(Target { protocol, endpoints, discovery, is_tls, is_opaque })
+}
+
+fn needs_port(rest: &str, scheme: Scheme) -> Complaint {
+    let host = if rest.is_empty() { "127.0.0.1" } else { rest };
+    let hint = format!("as in `{}://{host}:{}`", scheme.scheme, scheme.example_port());
+    (format!("`{}://{rest}` needs a port", scheme.scheme), Some(hint))
 }
 
 /// Splits off the name of the primary.
@@ -204,10 +239,13 @@ fn endpoint(text: &str, default_port: u16) -> Option<Endpoint> {
         Some((host, "")) => (host, default_port),
         Some(_) => return None,
         None => match text.split_once(':') {
-            Some((host, port)) => (host, port.parse().ok().filter(|port| *port != 0)?),
+            Some((host, port)) => (host, port.parse().ok()?),
             None => (text, default_port),
         },
     };
+    if port == 0 {
+        return None;
+    }
     let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
     (!host.is_empty() && host.chars().all(is_host)).then(|| Endpoint::Tcp { host: host.into(), port })
 }
@@ -244,7 +282,8 @@ mod tests {
 
     const SCHEMES: &[Scheme] = &[
         Scheme::plain("redis", "resp", 6379),
-        Scheme::plain("embedded", "embedded", 0),
+        Scheme::inside("embedded", "embedded"),
+        Scheme::plain("tcp", "tcp", 0).opaque(),
         Scheme::found("redis-cluster", "resp", 6379, SchemeServers::Cluster),
         Scheme::found("redis-sentinel", "resp", 26379, SchemeServers::Sentinel),
     ];
@@ -265,6 +304,7 @@ mod tests {
             Ok(vec!["a:1".into(), "b:6379".into(), "[::1]:3".into()])
         );
         assert_eq!(servers("embedded://"), Ok(vec![]));
+        assert_eq!(servers("tcp://a:1,[::1]:3"), Ok(vec!["a:1".into(), "[::1]:3".into()]));
         assert_eq!(servers("redis-cluster://a,b:2"), Ok(vec!["a:6379".into(), "b:2".into()]));
         let sentinels = back("redis-sentinel://a,b:2/main", SCHEMES).unwrap();
         assert_eq!(sentinels.discovery, Discovery::Sentinel("main".into()));
@@ -286,10 +326,14 @@ mod tests {
             "redis-sentinel://a",
             "redis-sentinel://a/",
             "redis-cluster+unix:///x",
+            "tcp://a",
+            "tcp://a:0",
+            "tcp://[::1]",
         ] {
             assert!(back(text, SCHEMES).is_err(), "{text}");
         }
         assert!(door("redis://some.host:1", SCHEMES).is_err());
+        assert_eq!(door("tcp://127.0.0.1", SCHEMES).unwrap_err().0, "`tcp://127.0.0.1` needs a port");
         assert_eq!(back("rediss://a", SCHEMES).unwrap_err().1.as_deref(), Some("did you mean `redis`?"));
     }
 }

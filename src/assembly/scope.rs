@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mecha_clusters::{Cluster, ClusterOptions, HashTag, Servers};
+use mecha_clusters::{Cluster, ClusterOptions, HashTag, Servers, StreamOptions, Streams};
 use mecha_config::ClusterSpec;
 use mecha_core::{Framed, Limits, Login, OpInfo, Protocol};
 use mecha_telemetry::{ClusterMetrics, ListenerMetrics, Registry};
@@ -14,6 +14,7 @@ use mecha_transport::Address;
 
 use super::{EngineView, Shared, sharding};
 use crate::session::EngineCell;
+use crate::session::opaque::OpaqueEngine;
 
 /// Reads from clients: a batch is what fits here.
 const CLIENT_READ: usize = 16 << 10;
@@ -92,6 +93,44 @@ impl Scope {
         self.by_type.insert(TypeId::of::<P>(), Rc::clone(&engine) as _);
         self.engines.push(Rc::clone(&engine) as _);
         engine
+    }
+
+    /// The worker's engine for bytes that nobody looks at.
+    pub fn opaque_engine(&mut self) -> Rc<OpaqueEngine> {
+        let known = self.by_type.get(&TypeId::of::<OpaqueEngine>()).cloned();
+        if let Some(engine) = known.and_then(|engine| engine.downcast::<OpaqueEngine>().ok()) {
+            return engine;
+        }
+        let engine = OpaqueEngine::new(self.environment.clock, Rc::clone(&self.environment.scratch));
+        self.by_type.insert(TypeId::of::<OpaqueEngine>(), Rc::clone(&engine) as _);
+        self.engines.push(Rc::clone(&engine) as _);
+        engine
+    }
+
+    /// The servers of `spec`, for clients who each get a connection of their own.
+    pub fn streams(&mut self, spec: &ClusterSpec, protocol: &'static str, shared: &Shared) -> Rc<Streams> {
+        let key = (spec.name.clone(), TypeId::of::<Streams>(), 0);
+        let known = self.by_name.get(&key).filter(|(known, _)| known == spec);
+        if let Some(streams) = known.and_then(|(_, streams)| Rc::clone(streams).downcast::<Streams>().ok()) {
+            return streams;
+        }
+        let fresh = || shared.registry.cluster(&spec.name, protocol);
+        let metrics = Arc::clone(self.cluster_metrics.entry(key.clone()).or_insert_with(fresh));
+        let options = StreamOptions {
+            name: spec.name.clone(),
+            servers: spec.endpoints.iter().map(address_of).collect(),
+            sharding: sharding::of(spec, None),
+            nodes: sharding::nodes(spec),
+            connect_timeout: spec.connect_timeout,
+            backoff: (spec.backoff.initial, spec.backoff.max),
+            tls: shared.trusts.get(&spec.name).map(|(_, tls)| Arc::clone(tls)),
+        };
+        let streams = Streams::new(options, metrics, &self.environment);
+        self.by_name.insert(key, (spec.clone(), Rc::clone(&streams) as _));
+        let view = Rc::downgrade(&streams);
+        self.clusters
+            .push((spec.name.clone(), Box::new(move || view.upgrade().map(|streams| streams.describe()))));
+        streams
     }
 
     /// The worker's connections to `spec`, whose servers speak `P`. Doors that need frames whole have connections of

@@ -24,5 +24,6 @@ mod sharded;
 mod soak;
 mod state;
 mod support;
+mod tcp;
 mod tls;
 mod writes;

@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::support::{
-    Client, Mecha, NAME, PATIENCE, Process, RedisCluster, Sentinels, eventually, free_port, redis,
+    Client, Fake, Mecha, NAME, PATIENCE, Process, RedisCluster, Sentinels, eventually, free_port, redis,
 };
 
 /// Files of one test: `ca.pem`, and certificates by name. All goes away with the test.
@@ -456,6 +456,32 @@ fn sentinels_have_a_login_of_their_own_and_servers_tls_and_a_database() {
     assert_eq!([direct.call("SELECT 3"), direct.call("GET k")], ["+OK\r\n", "$1\r\n1\r\n"]);
     let used = ports_in_use(plain);
     assert!(!used.is_empty() && used.iter().all(|port| *port == tls), "{used:?}");
+}
+
+#[test]
+fn bytes_that_nobody_looks_at_cross_tls_in_both_directions() {
+    let folder = Folder::new("opaque");
+    let server = Fake::start(|mut stream, _| {
+        let mut all = Vec::new();
+        // The end of what the client says has crossed TLS twice when this returns.
+        let _ = stream.read_to_end(&mut all);
+        let _ = stream.write_all(&all.iter().rev().copied().collect::<Vec<_>>());
+    });
+    let ends = folder.mecha("tls", "", &format!("{{ to: \"tcp://127.0.0.1:{}\" }}", server.port));
+    let begins = Mecha::configured(&format!(
+        "listeners:\n  - {{ listen: \"tcp://127.0.0.1:0\", to: back }}\nclusters:\n  back:\n    to: tls://localhost:{}\n    tls: {{ ca: {} }}\nworkers: 1\n",
+        ends.port,
+        folder.file("ca.pem")
+    ));
+    let sent: Vec<u8> = (0..600_000u32).flat_map(u32::to_le_bytes).collect();
+    let mut stream = TcpStream::connect(("127.0.0.1", begins.port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&sent).unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).unwrap();
+    assert!(heard.iter().rev().eq(&sent), "{} of {} bytes, or others", heard.len(), sent.len());
+    assert_eq!(ends.metric("mecha_client_bytes_total{"), 2.0 * sent.len() as f64);
 }
 
 #[test]

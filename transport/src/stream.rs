@@ -190,6 +190,22 @@ impl WriteHalf {
         }
     }
 
+    /// Ends the stream so that the peer does not take what it has got for everything: by a reset (RFC 9293, section
+    /// 3.5.3) once the other half is dropped too, without TLS's farewell where there is TLS. Unix sockets know no
+    /// such thing.
+    pub fn abort(self) {
+        match self {
+            Self::Tcp(half) => {
+                // A socket that refuses is gone already.
+                let _ = SockRef::from(half.as_ref()).set_linger(Some(Duration::ZERO));
+                // Dropped, it would end the stream in an orderly way first.
+                half.forget();
+            }
+            Self::Tls(half) => half.abort(),
+            Self::Unix(_) => {}
+        }
+    }
+
     /// Ends the stream towards the peer, behind everything that was written. The peer may still send.
     pub fn finish(&self) {
         // An error means that the stream has ended already.

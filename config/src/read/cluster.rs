@@ -11,8 +11,10 @@ use crate::{Backoff, Balance, ClusterSpec, Discovery, HashTag, KeyHash, LoginSpe
 
 /// What a cluster has unless the file says otherwise; flags have nothing else.
 pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
-    let Target { protocol, endpoints, discovery, .. } = target;
-    let balance = if endpoints.len() > 1 { Balance::Ketama } else { Balance::RoundRobin };
+    let Target { protocol, endpoints, discovery, is_opaque, .. } = target;
+    // Where nobody sees keys, servers are taken to be alike.
+    let is_keyed = endpoints.len() > 1 && !is_opaque;
+    let balance = if is_keyed { Balance::Ketama } else { Balance::RoundRobin };
     ClusterSpec {
         name,
         protocol: protocol.into(),
@@ -39,6 +41,19 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         database: 0,
     }
 }
+
+/// Keys that concern calls, of which there are none where bytes are passed on as they are.
+const OF_CALLS: [&str; 9] = [
+    "connect_rate",
+    "connections",
+    "hash_tag",
+    "max_memory",
+    "max_pending",
+    "max_pins",
+    "max_value",
+    "park",
+    "refresh",
+];
 
 impl Reader<'_> {
     /// Clusters with whether any listener leads to them.
@@ -79,6 +94,9 @@ impl Reader<'_> {
         }
         let target = self.parsed(to, |text| target::back(text, backs));
         let mut cluster = default_cluster(name.into(), target.clone().unwrap_or_default());
+        if target.as_ref().is_some_and(|target| target.is_opaque) {
+            self.without_calls(&mut fields, &OF_CALLS);
+        }
         self.cluster_keys(&mut fields, &mut cluster);
         let is_tls = target.as_ref().is_some_and(|target| target.is_tls);
         cluster.tls = self.client_tls(fields.take("tls"), (node, path), is_tls);

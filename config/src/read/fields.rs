@@ -65,6 +65,17 @@ impl Reader<'_> {
         Fields { pairs, path: path.into(), place: node.place, names: Vec::new() }
     }
 
+    /// Complains about those of `names` that are there, and takes them: they say something about calls, where
+    /// bytes are passed on as they are.
+    pub(super) fn without_calls(&mut self, fields: &mut Fields<'_>, names: &[&'static str]) {
+        for name in names {
+            if let Some((node, path)) = fields.take(name) {
+                let message = format!("`{name}` has no meaning where bytes are passed on as they are");
+                self.error(node.place, &path, message, Some("remove it".into()));
+            }
+        }
+    }
+
     pub(super) fn finish(&mut self, fields: Fields<'_>) {
         for (key, place, _) in fields.pairs {
             let path = join(&fields.path, key);

@@ -78,10 +78,11 @@ impl Reader<'_> {
                 Some("as in `listen: redis://127.0.0.1:6379`".into()),
             );
         }
-        let is_tls = listen.as_ref().is_some_and(|(node, _)| match &node.kind {
-            crate::node::Kind::Scalar(text, _) => target::is_tls(text, doors),
-            _ => false,
+        let listen_text = listen.as_ref().and_then(|(node, _)| match &node.kind {
+            crate::node::Kind::Scalar(text, _) => Some(text.as_str()),
+            _ => None,
         });
+        let is_tls = listen_text.is_some_and(|text| target::is_tls(text, doors));
         let door = self.parsed(listen, |text| target::door(text, doors));
         let protocol = door.as_ref().map_or("", |(protocol, _)| *protocol);
         let to = fields.take("to");
@@ -98,6 +99,10 @@ impl Reader<'_> {
         let address = door.as_ref().map(|(_, address)| address.clone());
         let unknown = Address::Unix(std::path::PathBuf::new());
         let mut listener = default_listener(name, protocol, address.unwrap_or(unknown), cluster.unwrap_or(0));
+        let is_opaque = listen_text.is_some_and(|text| target::is_opaque(text, doors));
+        if is_opaque {
+            self.without_calls(&mut fields, &["max_frame", "max_in_flight", "max_output"]);
+        }
         self.listener_keys(&mut fields, &mut listener);
         let tls = fields.take("tls");
         if let (Some((node, path)), Address::Unix(_)) = (&tls, &listener.address)

@@ -10,7 +10,7 @@ const DOORS: &[Scheme] =
 const BACKS: &[Scheme] = &[
     Scheme::plain("redis", "resp", 6379),
     Scheme::plain("memcached", "memcached", 11211),
-    Scheme::plain("embedded", "embedded", 0),
+    Scheme::inside("embedded", "embedded"),
 ];
 
 #[derive(Debug, Deserialize)]

@@ -1,6 +1,6 @@
 //! The two halves of an encrypted stream, and the stream on its way from the handshake to its worker.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -64,7 +64,10 @@ impl Established {
 pub(super) fn halves(stream: TcpStream, engine: Box<Engine>) -> (TlsReadHalf, TlsWriteHalf) {
     let (read, write) = stream.into_split();
     let engine = Rc::new(RefCell::new(*engine));
-    (TlsReadHalf { half: read, engine: Rc::clone(&engine) }, TlsWriteHalf { half: write, engine })
+    (
+        TlsReadHalf { half: read, engine: Rc::clone(&engine) },
+        TlsWriteHalf { half: write, is_aborted: Cell::new(false), engine },
+    )
 }
 
 /// The half that one task polls.
@@ -76,6 +79,7 @@ pub struct TlsReadHalf {
 /// The half that anybody on the thread may write through.
 pub struct TlsWriteHalf {
     half: tcp::OwnedWriteHalf,
+    is_aborted: Cell<bool>,
     engine: Rc<RefCell<Engine>>,
 }
 
@@ -170,6 +174,12 @@ impl AsyncRead for TlsReadHalf {
 // === impl TlsWriteHalf ===
 
 impl TlsWriteHalf {
+    /// Ends the stream without a farewell, which tells the peer that something is missing (RFC 8446, section 6.1).
+    pub(crate) fn abort(self) {
+        self.is_aborted.set(true);
+        let _ = socket2::SockRef::from(self.half.as_ref()).set_linger(Some(std::time::Duration::ZERO));
+    }
+
     /// Encrypts and writes what the socket takes; see [`Engine::write`] for what the count means.
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut engine = self.engine.borrow_mut();
@@ -183,6 +193,9 @@ impl TlsWriteHalf {
     }
 
     fn close(&self) {
+        if self.is_aborted.get() {
+            return;
+        }
         // The engine is only ever borrowed for the length of a call, and none of them drops this half.
         let Ok(mut engine) = self.engine.try_borrow_mut() else { return };
         SEALED.with_borrow_mut(|sealed| engine.close(sealed, &mut |bytes| self.half.try_write(bytes)));

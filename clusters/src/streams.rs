@@ -1,0 +1,186 @@
+//! Servers that get a connection for each client, because nobody looks at the bytes.
+//!
+//! There are no calls to batch and no replies to match, so nothing here is shared but the choice of the server and what is
+//! known of its health. Servers are taken to be alike: when one cannot be reached, the next is tried, which is safe as
+//! long as nothing was sent.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mecha_core::{Limits, Login, Refusal};
+use mecha_telemetry::ClusterMetrics;
+use mecha_transport::tls::ClientTls;
+use mecha_transport::{Address, ReadHalf, WriteHalf};
+use tokio::time::Instant;
+
+use crate::cluster::Environment;
+use crate::endpoint::Endpoint;
+use crate::server::Blueprint;
+use crate::{Balancer, ConnectionOptions, Node, Sharding};
+
+/// What the configuration says about such a cluster.
+pub struct StreamOptions {
+    /// For logs.
+    pub name: String,
+    /// Where the servers are.
+    pub servers: Vec<Address>,
+    /// How one is chosen. Where a hash decides, it is that of the client's address.
+    pub sharding: Sharding,
+    /// Names and weights, in the order of the addresses.
+    pub nodes: Vec<Node>,
+    /// Time for one connection attempt.
+    pub connect_timeout: Duration,
+    /// First and longest time that a server is left alone after failures.
+    pub backoff: (Duration, Duration),
+    /// Whom to trust; `None` without TLS.
+    pub tls: Option<Arc<ClientTls>>,
+}
+
+/// The servers of one cluster, on one worker.
+pub struct Streams {
+    servers: Vec<Server>,
+    balancer: Balancer,
+    turn: Cell<usize>,
+    metrics: Arc<ClusterMetrics>,
+}
+
+struct Server {
+    endpoint: Rc<Endpoint>,
+    /// Connections now.
+    open: Rc<Cell<usize>>,
+}
+
+/// A connection to one of the servers.
+pub struct Stream {
+    /// What comes from the server.
+    pub read: ReadHalf,
+    /// What goes to it.
+    pub write: WriteHalf,
+    /// Counts the connection until it is dropped.
+    pub seat: StreamSeat,
+}
+
+/// One connection in its server's count.
+pub struct StreamSeat {
+    open: Rc<Cell<usize>>,
+    metrics: Arc<ClusterMetrics>,
+}
+
+impl Drop for StreamSeat {
+    fn drop(&mut self) {
+        self.open.set(self.open.get().saturating_sub(1));
+        self.metrics.connection_closed();
+    }
+}
+
+impl Streams {
+    /// Connects to nothing yet.
+    pub fn new(options: StreamOptions, metrics: Arc<ClusterMetrics>, environment: &Environment) -> Rc<Self> {
+        let blueprint = Blueprint {
+            cluster: options.name,
+            options: Rc::new(ConnectionOptions {
+                connect_timeout: options.connect_timeout,
+                max_pending: 1,
+                max_abandoned: 1,
+                patience_micros: 0,
+                limits: Limits::default(),
+                tls: options.tls,
+                login: Login::default(),
+            }),
+            metrics: Arc::clone(&metrics),
+            environment: environment.clone(),
+            backoff: options.backoff,
+            connect_rate: 1,
+            connections: 1,
+            news: None,
+        };
+        let server = |address| Server { endpoint: blueprint.endpoint(address), open: Rc::default() };
+        Rc::new(Self {
+            servers: options.servers.into_iter().map(server).collect(),
+            balancer: Balancer::new(options.sharding, &options.nodes),
+            turn: Cell::new(fastrand::usize(..1 << 16)),
+            metrics,
+        })
+    }
+
+    /// Connects for a client with this `key` (its address). Tries each server at most once, the one that the policy
+    /// names first, and takes no longer than `within` in all.
+    ///
+    /// # Errors
+    /// `NoRoute` without servers, `TimedOut` after `within`, else `UpstreamUnreachable`.
+    pub async fn open(&self, key: &[u8], within: Option<Duration>) -> Result<Stream, Refusal> {
+        let deadline = within.map(|within| Instant::now() + within);
+        let first = self.choose(key).ok_or(Refusal::NoRoute)?;
+        let count = self.servers.len();
+        let order = || (0..count).map(|step| (first + step) % count);
+        let is_up = |at: &usize| self.servers.get(*at).is_some_and(|server| !server.endpoint.is_down());
+        // Those that have failed lately come last, but they do come: one that is up again is worth more than none.
+        let (up, down): (Vec<_>, Vec<_>) = order().partition(is_up);
+        for server in up.into_iter().chain(down).filter_map(|at| self.servers.get(at)) {
+            let connecting = self.connect(server);
+            let connected = match deadline {
+                None => connecting.await,
+                Some(deadline) => match tokio::time::timeout_at(deadline, connecting).await {
+                    Ok(connected) => connected,
+                    Err(_) => return Err(Refusal::TimedOut),
+                },
+            };
+            if let Some(stream) = connected {
+                return Ok(stream);
+            }
+        }
+        Err(Refusal::UpstreamUnreachable)
+    }
+
+    fn choose(&self, key: &[u8]) -> Option<usize> {
+        let balance = self.balancer.balance();
+        if balance.is_hashed() {
+            return self.balancer.by_key(key);
+        }
+        let turn = self.turn.get();
+        self.turn.set(turn.wrapping_add(1));
+        let load = |at: usize| {
+            let server = self.servers.get(at)?;
+            (!server.endpoint.is_down()).then(|| server.open.get())
+        };
+        balance.any(self.servers.len(), turn, load)
+    }
+
+    async fn connect(&self, server: &Server) -> Option<Stream> {
+        let endpoint = &server.endpoint;
+        let options = &endpoint.options;
+        let address = &endpoint.address;
+        match mecha_transport::connect(address, options.connect_timeout, options.tls.as_deref()).await {
+            Ok((read, write)) => {
+                endpoint.succeeded();
+                self.metrics.connection_opened();
+                server.open.set(server.open.get() + 1);
+                let seat = StreamSeat { open: Rc::clone(&server.open), metrics: Arc::clone(&self.metrics) };
+                Some(Stream { read, write, seat })
+            }
+            Err(error) => {
+                self.metrics.connect_failed();
+                if !endpoint.is_down() {
+                    tracing::warn!(cluster = endpoint.cluster, server = %address, %error, "server cannot be reached");
+                }
+                endpoint.failed();
+                None
+            }
+        }
+    }
+
+    /// Its figures.
+    pub fn metrics(&self) -> &ClusterMetrics {
+        &self.metrics
+    }
+
+    /// State of each server for people: address, whether it has failed lately, connections.
+    pub fn describe(&self) -> Vec<(String, bool, usize)> {
+        let row = |server: &Server| {
+            (server.endpoint.address.to_string(), server.endpoint.is_down(), server.open.get())
+        };
+        self.servers.iter().map(row).collect()
+    }
+}

@@ -1,0 +1,184 @@
+//! Doors whose bytes are passed on as they are.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mecha_clusters::Streams;
+use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
+use mecha_core::{Peer, Policy};
+use mecha_filters::{BuildCx, PolicyFactory};
+use mecha_transport::Accepted;
+
+use super::{Door, DoorPlan, EngineView, ProtocolEntry, Scope, Shared, take_known};
+use crate::session::ConnectionInfo;
+use crate::session::opaque::{OPS, OpaqueEngine, OpaqueListener};
+use crate::worker::Seat;
+
+/// A row of the catalog for bytes that nobody looks at.
+pub struct OpaqueEntry {
+    /// As configuration spells it; doors and backs have the same.
+    pub name: &'static str,
+}
+
+impl ProtocolEntry for OpaqueEntry {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn backs(&self) -> Vec<&'static str> {
+        vec![self.name]
+    }
+
+    fn filters(&self) -> Vec<(&'static str, mecha_filters::Help)> {
+        Vec::new()
+    }
+
+    fn check_filter(&self, spec: &FilterSpec, cx: &BuildCx<'_>) -> Vec<ConfigError> {
+        self.build(spec, &BuildCx { ops: &OPS, ..*cx }).err().unwrap_or_default()
+    }
+
+    fn plan(
+        &self,
+        listener: &ListenerSpec,
+        snapshot: &Snapshot,
+        shared: &Arc<Shared>,
+        previous: Option<&dyn DoorPlan>,
+    ) -> Result<Box<dyn DoorPlan>, Vec<ConfigError>> {
+        let previous = previous.and_then(|plan| (plan as &dyn Any).downcast_ref::<OpaquePlan>());
+        let mut known: Vec<_> = previous.map_or_else(Vec::new, |plan| {
+            plan.listener.filters.iter().cloned().zip(plan.factories.iter().cloned()).collect()
+        });
+        let scope = format!("listener:{}", listener.name);
+        let cx = BuildCx {
+            registry: &shared.registry,
+            scope: &scope,
+            workers: snapshot.workers,
+            ops: &OPS,
+            log: &shared.log,
+        };
+        let (mut factories, mut errors) = (Vec::new(), Vec::new());
+        for spec in &listener.filters {
+            match take_known(&mut known, spec).map_or_else(|| self.build(spec, &cx), Ok) {
+                Ok(factory) => factories.push(factory),
+                Err(more) => errors.extend(more),
+            }
+        }
+        let Some(cluster) = snapshot.clusters.get(listener.cluster).cloned() else { return Err(errors) };
+        let of_cluster = shared.cluster_policies.get(&cluster.name).into_iter().flatten();
+        factories.extend(of_cluster.map(|(_, factory)| Arc::clone(factory)));
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let (listener, shared) = (listener.clone(), Arc::clone(shared));
+        Ok(Box::new(OpaquePlan { protocol: self.name, listener, cluster, factories, shared }))
+    }
+}
+
+impl OpaqueEntry {
+    fn build(&self, spec: &FilterSpec, cx: &BuildCx<'_>) -> Result<Arc<dyn PolicyFactory>, Vec<ConfigError>> {
+        match mecha_filters::POLICIES.iter().find(|kind| kind.name == spec.name) {
+            Some(kind) => (kind.build)(&spec.options, cx).map(Arc::from),
+            None => {
+                let message = format!("`{}` looks into requests, and {} has none", spec.name, self.name);
+                let names: Vec<_> = mecha_filters::POLICIES.iter().map(|kind| kind.name).collect();
+                let hint = format!("here can stand {}", names.join(", "));
+                Err(vec![spec.options.error("", message).hint(hint)])
+            }
+        }
+    }
+}
+
+struct OpaquePlan {
+    protocol: &'static str,
+    listener: ListenerSpec,
+    cluster: ClusterSpec,
+    factories: Vec<Arc<dyn PolicyFactory>>,
+    shared: Arc<Shared>,
+}
+
+impl DoorPlan for OpaquePlan {
+    fn needs_tls(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn open(&self, scope: &mut Scope) -> Rc<dyn Door> {
+        let upstream: Rc<Streams> = scope.streams(&self.cluster, self.protocol, &self.shared);
+        let policies: Vec<Box<dyn Policy>> = self.factories.iter().map(|factory| factory.open()).collect();
+        let is_ticked = !policies.is_empty();
+        let name = &self.listener.name;
+        let listener = Rc::new(OpaqueListener {
+            name: name.clone(),
+            upstream,
+            policies: RefCell::new(policies),
+            // Made with the plan, for every listener that it has.
+            places: self.shared.places.get(name).cloned().unwrap_or_default(),
+            metrics: scope.listener_metrics(&self.shared.registry, name, self.protocol, &OPS),
+            idle_timeout_micros: self.listener.idle_timeout.map_or(0, |timeout| timeout.as_micros() as u64),
+            is_retired: Cell::new(false),
+            successor: RefCell::default(),
+        });
+        if is_ticked {
+            // Ticked as long as it has a client, in force or not.
+            let ticked = Rc::downgrade(&listener);
+            scope.chains.push(Box::new(move |now| {
+                let tick = |listener: Rc<OpaqueListener>| {
+                    listener.policies.borrow_mut().iter_mut().for_each(|policy| policy.on_tick(now));
+                };
+                ticked.upgrade().map(tick).is_some()
+            }));
+        }
+        let max_connections = self.listener.max_connections as usize;
+        Rc::new(OpaqueDoor { listener, max_connections, engine: scope.opaque_engine() })
+    }
+}
+
+struct OpaqueDoor {
+    listener: Rc<OpaqueListener>,
+    max_connections: usize,
+    engine: Rc<OpaqueEngine>,
+}
+
+impl Door for OpaqueDoor {
+    fn accept(&self, stream: Accepted, peer: Peer, seat: Seat) -> std::io::Result<()> {
+        let halves = stream.into_halves()?;
+        let Some(place) = self.listener.places.take(self.max_connections) else {
+            self.listener.metrics.refused_connection();
+            halves.1.abort();
+            return Ok(());
+        };
+        let (engine, listener) = (Rc::clone(&self.engine), Rc::clone(&self.listener));
+        tokio::task::spawn_local(async move {
+            let _seat = seat;
+            engine.serve(listener, place, peer, halves).await;
+        });
+        Ok(())
+    }
+
+    fn retire(&self, successor: Option<&dyn Door>) {
+        let successor = successor.and_then(|door| (door as &dyn Any).downcast_ref::<Self>());
+        self.listener.retire(successor.map(|door| Rc::clone(&door.listener)));
+    }
+}
+
+impl EngineView for OpaqueEngine {
+    fn describe(&self) -> Vec<ConnectionInfo> {
+        Self::describe(self)
+    }
+
+    fn connections(&self) -> usize {
+        self.len()
+    }
+
+    /// Nobody can tell when such a connection has nothing in flight: it may take all the time that a drain may take.
+    fn drain(&self) {}
+
+    fn hand_over(&self, is_late: bool) -> usize {
+        Self::hand_over(self, is_late)
+    }
+
+    fn close_idle(&self, now_micros: u64) {
+        Self::close_idle(self, now_micros);
+    }
+}

@@ -1,0 +1,301 @@
+//! Sessions of doors whose bytes nobody looks at.
+//!
+//! Each client gets a connection to a server of its own, and what one sends is passed to the other. There is one call
+//! for each client, `connect`: policies see it before a server is chosen, and its end when the server is reached, so a
+//! rate limit bounds new connections, a timeout the time to connect, and a breaker counts servers that cannot be
+//! reached. A refused client is closed: there is no protocol to tell it why in.
+
+mod relay;
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use mecha_clusters::{Stream, Streams};
+use mecha_core::{
+    Call, ConnKey, Cx, Done, OpClass, OpId, OpInfo, Outcome, Peer, Policy, Refusal, Ticket, Verdict,
+};
+use mecha_telemetry::{CloseReason, ListenerMetrics};
+use mecha_transport::{Clock, ReadHalf, WriteHalf};
+use slab::Slab;
+
+use super::{ConnectionInfo, Place, Places};
+use relay::Relay;
+
+/// What clients of such a door do.
+pub static OPS: [OpInfo; 2] = [
+    OpInfo { name: "other", class: OpClass::Session, idempotent: false },
+    OpInfo { name: "connect", class: OpClass::Session, idempotent: true },
+];
+const CONNECT: OpId = OpId(1);
+
+/// What the clients of one listener share on one worker.
+pub struct OpaqueListener {
+    /// For people.
+    pub name: String,
+    /// Where connections go.
+    pub upstream: Rc<Streams>,
+    /// What each passes first.
+    pub policies: RefCell<Vec<Box<dyn Policy>>>,
+    /// Who may be here, over all workers.
+    pub places: Arc<Places>,
+    /// Counters.
+    pub metrics: Arc<ListenerMetrics>,
+    /// A client over which nothing has come or gone for so long, in microseconds, is closed. 0 is never.
+    pub idle_timeout_micros: u64,
+    /// A newer configuration is in force; `successor` tells where clients go.
+    pub is_retired: Cell<bool>,
+    /// What takes this listener's clients over.
+    pub successor: RefCell<Option<Rc<OpaqueListener>>>,
+}
+
+/// All such clients of one worker.
+pub struct OpaqueEngine {
+    links: RefCell<Slab<Rc<Link>>>,
+    clock: Clock,
+    /// Everything is read into this buffer, one piece at a time; the worker's.
+    scratch: Rc<RefCell<Vec<u8>>>,
+}
+
+/// What others may know and want of one client's task.
+struct Link {
+    peer: Peer,
+    listener: RefCell<Rc<OpaqueListener>>,
+    place: RefCell<Place>,
+    active_micros: Cell<u64>,
+    /// Bytes that wait for one of the two to read them.
+    unread: Cell<usize>,
+    closing: Cell<Option<CloseReason>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Link {
+    fn close(&self, why: CloseReason) {
+        if self.closing.get().is_none() {
+            self.closing.set(Some(why));
+        }
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Goes on under the newest listener, if that leads to the same servers. Returns whether it is where it belongs.
+    fn follow(&self) -> bool {
+        loop {
+            let current = Rc::clone(&self.listener.borrow());
+            if !current.is_retired.get() {
+                return true;
+            }
+            let next = current.successor.borrow().clone();
+            let Some(next) = next.filter(|next| Rc::ptr_eq(&next.upstream, &current.upstream)) else {
+                return false;
+            };
+            let mut place = self.place.borrow_mut();
+            if !place.is_of(&next.places) {
+                *place = next.places.enter();
+            }
+            if !Arc::ptr_eq(&current.metrics, &next.metrics) {
+                current.metrics.moved_to(&next.metrics);
+            }
+            self.listener.replace(next);
+        }
+    }
+}
+
+/// Forgets a client however its task ends.
+struct Leaving {
+    engine: Rc<OpaqueEngine>,
+    link: Rc<Link>,
+    at: usize,
+    why: CloseReason,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.engine.links.borrow_mut().try_remove(self.at);
+        let why = self.link.closing.get().unwrap_or(self.why);
+        self.link.listener.borrow().metrics.closed(why);
+    }
+}
+
+// === impl OpaqueListener ===
+
+impl OpaqueListener {
+    /// Asks the policies about a new client. Returns how long connecting may take, if they say so.
+    fn admit(&self, ticket: Ticket, cx: &Cx<'_>) -> Result<Option<Duration>, Refusal> {
+        let mut calls = [Call { ticket, op: CONNECT, class: OpClass::Session, ..Call::default() }];
+        for policy in &mut *self.policies.borrow_mut() {
+            policy.on_calls(&mut calls, cx);
+        }
+        let [call] = calls;
+        match call.verdict {
+            Verdict::Refuse(why) => Err(why),
+            Verdict::Answered(_) | Verdict::Forward => {
+                Ok((call.timeout_ms > 0).then(|| Duration::from_millis(call.timeout_ms.into())))
+            }
+        }
+    }
+
+    fn done(&self, ticket: Ticket, outcome: Outcome, micros: u64, cx: &Cx<'_>) {
+        let micros = u32::try_from(micros).unwrap_or(u32::MAX);
+        let done = [Done { ticket, op: CONNECT, outcome, micros }];
+        self.metrics.done(&done);
+        for policy in self.policies.borrow_mut().iter_mut().rev() {
+            policy.on_done(&done, cx);
+        }
+    }
+
+    /// Sends the clients to `successor`, or ends them if there is none.
+    pub fn retire(&self, successor: Option<Rc<Self>>) {
+        self.successor.replace(successor);
+        self.is_retired.set(true);
+    }
+}
+
+// === impl OpaqueEngine ===
+
+impl OpaqueEngine {
+    /// An engine without clients.
+    pub fn new(clock: Clock, scratch: Rc<RefCell<Vec<u8>>>) -> Rc<Self> {
+        Rc::new(Self { links: RefCell::default(), clock, scratch })
+    }
+
+    /// Serves one client to its end.
+    pub async fn serve(
+        self: Rc<Self>,
+        listener: Rc<OpaqueListener>,
+        place: Place,
+        peer: Peer,
+        client: (ReadHalf, WriteHalf),
+    ) {
+        let started = self.clock.micros();
+        listener.metrics.opened();
+        let link = Rc::new(Link {
+            peer,
+            listener: RefCell::new(Rc::clone(&listener)),
+            place: RefCell::new(place),
+            active_micros: Cell::new(started),
+            unread: Cell::new(0),
+            closing: Cell::new(None),
+            waker: RefCell::default(),
+        });
+        let at = self.links.borrow_mut().insert(Rc::clone(&link));
+        let mut leaving =
+            Leaving { engine: Rc::clone(&self), link: Rc::clone(&link), at, why: CloseReason::Bug };
+        let ticket = Ticket { conn: ConnKey { index: at as u32, epoch: 0 }, seq: 0 };
+        let opened = match listener.admit(ticket, &Cx { now_micros: started, peer: &link.peer }) {
+            Ok(within) => listener.upstream.open(&key_of(&link.peer), within).await,
+            Err(why) => Err(why),
+        };
+        let now = self.clock.micros();
+        let cx = Cx { now_micros: now, peer: &link.peer };
+        match opened {
+            Ok(server) => {
+                listener.done(ticket, Outcome::Ok, now.saturating_sub(started), &cx);
+                // Its client may follow a newer listener, and then nothing may keep the old one.
+                drop(listener);
+                leaving.why = self.pass(&link, client, server).await;
+            }
+            Err(why) => {
+                listener.done(ticket, Outcome::Refused(why), now.saturating_sub(started), &cx);
+                leaving.why = CloseReason::Refused;
+                // An orderly end would look like an empty answer.
+                client.1.abort();
+            }
+        }
+    }
+
+    async fn pass(&self, link: &Link, client: (ReadHalf, WriteHalf), server: Stream) -> CloseReason {
+        let Stream { read, write, seat } = server;
+        let mut relay = Relay::new(client, (read, write));
+        let why = std::future::poll_fn(|cx| {
+            match &mut *link.waker.borrow_mut() {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+            if let Some(why) = link.closing.get() {
+                return std::task::Poll::Ready(why);
+            }
+            let mut scratch = self.scratch.borrow_mut();
+            let polled = relay.poll(cx, &mut scratch);
+            drop(scratch);
+            let passed = relay.take_passed();
+            if passed.is_some() {
+                link.active_micros.set(self.clock.micros());
+                let listener = link.listener.borrow();
+                listener.metrics.read_bytes(passed.up);
+                listener.metrics.wrote_bytes(passed.down);
+                listener.upstream.metrics().sent_bytes(passed.up);
+                listener.upstream.metrics().received_bytes(passed.down);
+            }
+            link.unread.set(relay.unread());
+            polled
+        })
+        .await;
+        if why != CloseReason::ClientLeft {
+            // Whoever is left must not take what it has got for everything.
+            relay.abort();
+        }
+        drop(seat);
+        why
+    }
+
+    /// Every client, for people.
+    pub fn describe(&self) -> Vec<ConnectionInfo> {
+        let now = self.clock.micros();
+        let info = |link: &Rc<Link>| ConnectionInfo {
+            id: link.peer.id,
+            peer: link.peer.clone(),
+            listener: link.listener.borrow().name.clone(),
+            in_flight: 0,
+            unread_bytes: link.unread.get(),
+            is_pinned: true,
+            idle_micros: now.saturating_sub(link.active_micros.get()),
+        };
+        self.links.borrow().iter().map(|(_, link)| info(link)).collect()
+    }
+
+    /// Clients connected now.
+    pub fn len(&self) -> usize {
+        self.links.borrow().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Moves the clients of retired listeners; with `is_late`, ends those that cannot move. Returns how many are left.
+    pub fn hand_over(&self, is_late: bool) -> usize {
+        let mut left = 0;
+        for (_, link) in self.links.borrow().iter().filter(|(_, link)| !link.follow()) {
+            left += 1;
+            if is_late {
+                link.close(CloseReason::Drained);
+            }
+        }
+        left
+    }
+
+    /// Ends connections over which nothing has come or gone for too long.
+    pub fn close_idle(&self, now_micros: u64) {
+        for (_, link) in self.links.borrow().iter() {
+            let limit = link.listener.borrow().idle_timeout_micros;
+            if limit > 0 && now_micros.saturating_sub(link.active_micros.get()) > limit {
+                link.close(CloseReason::Idle);
+            }
+        }
+    }
+}
+
+/// What a hash of the client is made of: its address without the port, so that all its connections meet one server.
+fn key_of(peer: &Peer) -> [u8; 16] {
+    match peer.addr.map(|addr| addr.ip()) {
+        Some(IpAddr::V4(ip)) => ip.to_ipv6_mapped().octets(),
+        Some(IpAddr::V6(ip)) => ip.octets(),
+        None => [0; 16],
+    }
+}
