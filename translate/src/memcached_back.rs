@@ -6,14 +6,14 @@
 //! # What an item holds (layout version 1)
 //!
 //! A *string* is stored as it is, with the client flags that it has: programs that speak Memcached natively see the
-//! same value. The top byte of the client flags from 0xD0 to 0xDF is ours:
+//! same value. The top byte of the client flags from 0xD0 to 0xEF is ours:
 //!
 //! ```text
 //! bit 31      28 27 26   24 23                      0
-//!    | 1 1 0 1 | E | kind  | low 24 bits of expiry ms |
+//!    |   tag   | E | kind  | low 24 bits of expiry ms |
 //! ```
 //!
-//! `kind` is 0 string, 1 hash, 2 list, 3 set, 4 sorted set. `E` tells that the value begins with an envelope (below).
+//! The tag is 1101, or 1110 for what expires after January 2038. `kind` is 0 string, 1 hash, 2 list, 3 set, 4 sorted set. `E` tells that the value begins with an envelope (below).
 //! A string carries the tag only if it needs it, that is if it expires or has an envelope. Aggregates always do;
 //! see [`values`] for their bytes.
 //!
@@ -29,8 +29,8 @@
 //! on them, and expires with Memcached's own resolution: up to two seconds late, never early. Redis programs alone
 //! never get into this case.
 //!
-//! Times to live over 30 days are sent as Unix time, as Memcached wants them. It counts that in 32 signed bits, so
-//! expiry after January 2038 is refused ([`KvError::ExpiryTooFar`]).
+//! Times to live over 30 days are sent as Unix time, as Memcached wants them. It counts that in 32 signed bits, which
+//! end in January 2038; see [`far`] for what expires later.
 //!
 //! # Keys and envelopes
 //!
@@ -42,6 +42,7 @@
 //! When the server finds an item too large it also drops the old one; so values are checked against the configured
 //! limit before they are sent.
 
+mod far;
 mod keys;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -57,6 +58,7 @@ use crate::slot::{Entry, Value};
 
 const TAG_MASK: u32 = 0xf000_0000;
 const TAG: u32 = 0xd000_0000;
+const FAR_TAG: u32 = 0xe000_0000;
 const ENVELOPE: u32 = 0x0800_0000;
 const KIND_SHIFT: u32 = 24;
 const MOMENT_MASK: u32 = 0x00ff_ffff;
@@ -171,8 +173,11 @@ fn store(
     max_value: usize,
     out: &mut Vec<u8>,
 ) -> Result<Span, KvError> {
-    let envelope =
-        keys::is_digested(key) || item.flags & TAG_MASK == TAG || (item.kind != 0 && item.flags != 0);
+    let ttl = expire_at_ms.map(|at| time_to_live(at, now_ms)).transpose()?;
+    let is_far = matches!(ttl, Some(Ttl::Far(_)));
+    // A tag leaves no room for client flags.
+    let needs_tag = item.kind != 0 || is_far;
+    let envelope = keys::is_digested(key) || is_tagged(item.flags) || (needs_tag && item.flags != 0);
     let mut head = Vec::new();
     if envelope {
         values::write_envelope(key, item.flags, &mut head);
@@ -181,10 +186,10 @@ fn store(
     if len > max_value {
         return Err(KvError::ValueTooLarge);
     }
-    let ttl = expire_at_ms.map(|at| time_to_live(at, now_ms)).transpose()?;
     let moment = expire_at_ms.map_or(0, |at| at as u32 & MOMENT_MASK);
-    let tagged = TAG | if envelope { ENVELOPE } else { 0 } | item.kind << KIND_SHIFT | moment;
-    let native = item.kind == 0 && !envelope && (item.flags != 0 || ttl.is_none());
+    let tag = if is_far { FAR_TAG } else { TAG };
+    let tagged = tag | if envelope { ENVELOPE } else { 0 } | item.kind << KIND_SHIFT | moment;
+    let native = !needs_tag && !envelope && (item.flags != 0 || ttl.is_none());
     let flags = if native { item.flags } else { tagged };
 
     out.extend_from_slice(b"ms ");
@@ -195,8 +200,8 @@ fn store(
     }
     match ttl {
         None => {}
-        Some(None) => out.extend_from_slice(b" T-1"),
-        Some(Some(ttl)) => write_number(b" T", ttl, out),
+        Some(Ttl::Over) => out.extend_from_slice(b" T-1"),
+        Some(Ttl::Far(ttl) | Ttl::Near(ttl)) => write_number(b" T", ttl, out),
     }
     match guard {
         Guard::Absent => out.extend_from_slice(b" ME"),
@@ -211,15 +216,34 @@ fn store(
     Ok(span)
 }
 
-/// What the `T` flag gets; `None` is "at once".
-fn time_to_live(expire_at_ms: u64, now_ms: u64) -> Result<Option<u64>, KvError> {
-    let Some(left_ms) = expire_at_ms.checked_sub(now_ms).filter(|&left| left > 0) else { return Ok(None) };
+/// What the `T` flag gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ttl {
+    /// The place of a moment that Memcached cannot count to.
+    Far(u64),
+    Near(u64),
+    /// At once.
+    Over,
+}
+
+fn time_to_live(expire_at_ms: u64, now_ms: u64) -> Result<Ttl, KvError> {
+    let Some(left_ms) = expire_at_ms.checked_sub(now_ms).filter(|&left| left > 0) else {
+        return Ok(Ttl::Over);
+    };
     let relative_s = left_ms.div_ceil(1000) + 1;
     if relative_s <= LONGEST_RELATIVE_S {
-        return Ok(Some(relative_s));
+        return Ok(Ttl::Near(relative_s));
     }
     let absolute_s = expire_at_ms.div_ceil(1000) + 1;
-    if absolute_s > i32::MAX as u64 { Err(KvError::ExpiryTooFar) } else { Ok(Some(absolute_s)) }
+    if absolute_s < far::FIRST_S {
+        return Ok(Ttl::Near(absolute_s));
+    }
+    far::place(expire_at_ms).map(Ttl::Far).ok_or(KvError::ExpiryTooFar)
+}
+
+/// Whether client flags are ours, or look like it.
+fn is_tagged(flags: u32) -> bool {
+    matches!(flags & TAG_MASK, TAG | FAR_TAG)
 }
 
 fn end_line(form: keys::Form, out: &mut Vec<u8>) {
@@ -297,8 +321,10 @@ impl Meta {
 
     fn expire_at_ms(&self, now_ms: u64) -> Option<u64> {
         let by_server = now_ms.saturating_add(self.left_s?.saturating_mul(1000)).max(now_ms + 1);
-        if self.flags & TAG_MASK != TAG {
-            return Some(by_server);
+        match self.flags & TAG_MASK {
+            TAG => {}
+            FAR_TAG => return Some(far::moment(by_server, self.flags & MOMENT_MASK).unwrap_or(by_server)),
+            _ => return Some(by_server),
         }
         // The first moment from `earliest` on whose low bits are those of the tag.
         let earliest = by_server.saturating_sub(BEFORE_MS);
@@ -323,7 +349,7 @@ fn found<'w>(meta: Meta, value: Option<&'w [u8]>, want: Want, key: &[u8], now_ms
     let expire_at_ms = meta.expire_at_ms(now_ms);
     let token = meta.token;
     let (mut kind, mut flags, mut value) = (0, meta.flags, value);
-    if meta.flags & TAG_MASK == TAG {
+    if is_tagged(meta.flags) {
         kind = (meta.flags & !TAG_MASK & !ENVELOPE) >> KIND_SHIFT;
         flags = 0;
         if let (true, Some(bytes)) = (meta.flags & ENVELOPE != 0, value) {
@@ -337,7 +363,7 @@ fn found<'w>(meta: Meta, value: Option<&'w [u8]>, want: Want, key: &[u8], now_ms
             (flags, value) = (envelope.flags, Some(envelope.value));
         }
     }
-    let enveloped = meta.flags & (TAG_MASK | ENVELOPE) == TAG | ENVELOPE;
+    let enveloped = is_tagged(meta.flags) && meta.flags & ENVELOPE != 0;
     if !enveloped && !key.is_empty() && keys::is_digested(key) {
         return StepReply::Failed(KvError::Corrupt);
     }

@@ -83,7 +83,7 @@ impl KvFront for Memcached {
                 (Outcome::ServerError, "SERVER_ERROR mecha: the stored bytes cannot be decoded")
             }
             KvError::ExpiryTooFar => {
-                (Outcome::ClientError, "CLIENT_ERROR mecha: the backend knows no expiry after January 2038")
+                (Outcome::ClientError, "CLIENT_ERROR mecha: the backend knows no expiry after the year 2594")
             }
             KvError::KeyCollision => (Outcome::ServerError, "SERVER_ERROR mecha: two keys share a digest"),
             KvError::Unsupported => {

@@ -257,8 +257,27 @@ fn expiry_is_exact_to_the_millisecond_at_any_distance() {
     }
     assert_eq!(at.put(b"k", b"v", 0, Expire::AtMs(now), Guard::Always, now), "applied");
     assert_eq!(at.get(b"k", now), "missing", "what has expired is not stored");
-    let in_2039 = 2_177_452_800_000;
-    assert_eq!(at.put(b"k", b"v", 0, Expire::AtMs(in_2039), Guard::Always, now), "ExpiryTooFar");
+}
+
+#[test]
+fn expiry_that_memcached_cannot_count_to_is_exact_too() {
+    let Some(server) = server() else { return };
+    let (mut at, now) = (Connection::to(&server), now_ms());
+    let in_2600 = 19_880_899_200_000;
+    for at_ms in
+        [2_147_483_400_001, 2_147_483_519_999, 2_147_483_647_123, 4_102_444_800_007, 19_000_000_000_000]
+    {
+        for flags in [0, 7] {
+            assert_eq!(at.put(b"k", b"v", flags, Expire::AtMs(at_ms), Guard::Always, now), "applied");
+            // Alone, client flags mean that a Memcached program is to read them: then Memcached's own time is kept.
+            if flags == 0 || at_ms > 2_147_483_640_000 {
+                assert_eq!(at.get(b"k", now), format!("v {flags} Some({at_ms})"));
+            }
+        }
+        assert_eq!(at.put(b"k", b"v", 0, Expire::AtMs(at_ms), Guard::Always, now), "applied");
+        assert_eq!(at.step(Step::Get { key: b"k", want: Want::Header }, now), format!(" 0 Some({at_ms})"));
+    }
+    assert_eq!(at.put(b"k", b"v", 0, Expire::AtMs(in_2600), Guard::Always, now), "ExpiryTooFar");
 }
 
 #[test]

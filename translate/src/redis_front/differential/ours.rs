@@ -67,8 +67,8 @@ impl Ours {
             "watch",
         ];
         let name = words.first().map(|name| String::from_utf8_lossy(name).to_lowercase()).unwrap_or_default();
-        // Times after January 2038.
-        let is_far = (name.contains("ex") || name == "set") && words.iter().any(|word| word.len() > 9);
+        // Times after the year 2594.
+        let is_far = (name.contains("ex") || name == "set") && words.iter().any(|word| word.len() > 10);
         // Patterns that stand for keys.
         let is_pattern = name.starts_with("sort") && words.iter().any(|word| word.contains(&b'*'));
         matches!(self.back, Back::Memcached(_)) && (is_far || is_pattern || REFUSED.contains(&name.as_str()))
