@@ -19,6 +19,7 @@ mod protocol_errors;
 mod redis_cluster;
 mod reload;
 mod resharding;
+mod rows;
 mod sentinel;
 mod sharded;
 mod soak;

@@ -1,7 +1,7 @@
 //! RESP as a front: Redis commands as programs over slots.
 //!
 //! Replies and errors are Redis 7.0's, word for word; `redis_front/differential.rs` compares them with a server's. What
-//! a back cannot do honestly is refused with `ERR <COMMAND> is not supported on a <back> backend`. The table of what is
+//! a back cannot do honestly is refused with `ERR <COMMAND> is not supported on a <back> backend` (`an embedded`). The table of what is
 //! exact, emulated and refused is [`supported`]; it is also what decides.
 //!
 //! A request takes one of three ways: [`fast`], a single step without allocation; the command's row in one of the
@@ -16,7 +16,7 @@
 //! - The order of sets, hashes and scans is that of insertion. Cursors of SCAN are hashes.
 //! - WATCH of a key that does not exist takes one in 65,536 removals of other keys for a change.
 //! - CLIENT SETINFO is known, as in Redis 7.2, since client libraries send it.
-//! - On Memcached no key can expire after January 2038.
+//! - On Memcached no key can expire after the year 2594.
 
 mod aggregate;
 mod bits;
@@ -94,7 +94,7 @@ impl KvFront for Resp {
             }
             KvError::ExpiryTooFar => (
                 Outcome::ClientError,
-                format!("ERR invalid expire time: a {back} backend knows none after January 2038"),
+                format!("ERR invalid expire time: the {back} backend knows none after the year 2594"),
             ),
             KvError::KeyCollision => (Outcome::ServerError, "ERR mecha: two keys share a digest".into()),
             KvError::Unsupported => (Outcome::ClientError, unsupported(asked.op, back)),
@@ -108,7 +108,13 @@ impl KvFront for Resp {
 }
 
 fn unsupported(op: OpId, back: &str) -> String {
-    format!("ERR {} is not supported on a {back} backend", spelled(op))
+    format!("ERR {} is not supported on {} backend", spelled(op), with_article(back))
+}
+
+/// The name of a back with `a` or `an` in front.
+fn with_article(back: &str) -> String {
+    let article = if back.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("{article} {back}")
 }
 
 /// The command as people write it.
@@ -127,6 +133,10 @@ fn refuse(op: OpId, words: &[Vec<u8>], back: &str, writer: &mut Writer<'_>) -> O
         server::unknown_command(words, writer);
     } else if info.is_container && words.len() > 1 {
         server::unknown_subcommand(info.name, words, writer);
+    } else if op == op::EXEC && !info.accepts(words.len()) {
+        writer.error(
+            "EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command",
+        );
     } else if !info.accepts(words.len()) {
         writer.error(&format!("ERR wrong number of arguments for '{}' command", info.name));
     } else if resp_support(info.name, back) == Support::Refused {
@@ -152,6 +162,7 @@ fn plan_general(
         return Plan::Answered(Outcome::ClientError);
     };
     if let Some(outcome) = refuse(op, &words, cx.back, &mut Writer::new(out, proto)) {
+        transaction::spoil(op, session);
         return Plan::Answered(outcome);
     }
     if is_local(cx.back)

@@ -46,7 +46,7 @@ const OTHERS: &[(&str, Support, Support, &str)] = &[
     ("client|no-evict", Emulated, Emulated, "without effect"),
     ("client|no-touch", Emulated, Emulated, "without effect"),
     ("client|reply", Emulated, Emulated, "ON"),
-    ("client|setinfo", Exact, Exact, ""),
+    ("client|setinfo", Emulated, Emulated, "as of Redis 7.2 on"),
     ("client|setname", Exact, Exact, ""),
     ("client|tracking", Emulated, Emulated, "OFF"),
     ("client|trackinginfo", Exact, Exact, ""),
@@ -165,9 +165,22 @@ const ONE_STEP: &[&str] = &[
 /// Programs that give a key an expiry.
 const EXPIRING: &[&str] = &["expire", "expireat", "getex", "pexpire", "pexpireat", "psetex", "set", "setex"];
 
-const NO_FAR_EXPIRY: &str = "no expiry after January 2038 on memcached";
+const NO_FAR_EXPIRY: &str = "no expiry after the year 2594 on memcached";
 const BY_LOADING: &str = "loads the whole value";
 const BY_COMPARE_AND_SWAP: &str = "loads the value, changes it, and stores it with compare-and-swap";
+
+/// Commands of RESP that mecha does not simply pass on to servers of RESP.
+const NATIVE_EMULATED: &[(&str, &str)] = &[
+    ("client|setinfo", "answered by mecha, as of Redis 7.2 on"),
+    ("psync", "mecha is no replica: ends the connection"),
+    ("sync", "mecha is no replica: ends the connection"),
+    ("wait", "only after WATCH, or between MULTI and EXEC"),
+    ("waitaof", "only after WATCH, or between MULTI and EXEC"),
+];
+
+/// Commands of Memcached that are for one server alone, so that they are refused in front of servers of Memcached too.
+const NATIVE_REFUSED: &[&str] =
+    &["cache_memlimit", "extstore", "lru", "lru_crawler", "refresh_certs", "shutdown", "slabs", "watch"];
 
 const MEMCACHED_REFUSED: &[&str] = &[
     "bin_sasl_auth",
@@ -215,17 +228,33 @@ pub fn supported(front: &str, back: &str) -> Vec<Row> {
         ops.iter().map(|op| op.name)
     };
     if front == back {
-        return names().skip(1).map(|command| Row { command, support: Exact, note: "" }).collect();
+        let names = names().skip(1).filter(|name| !is_memcached || is_memcached_command(name));
+        return names.map(|command| native_row(command, is_memcached)).collect();
     }
     if is_memcached {
-        let is_command = |name: &&str| {
-            (!name.contains('|') || name.contains("|bin_"))
-                && !name.ends_with("malformed")
-                && !name.ends_with("unknown")
-        };
-        return names().filter(is_command).map(|command| memcached_row(command, back)).collect();
+        let names = names().filter(|name| is_memcached_command(name));
+        return names.map(|command| memcached_row(command, back)).collect();
     }
     names().skip(1).map(|command| resp_row(command, back)).collect()
+}
+
+/// Whether this is a command, and no form of one.
+fn is_memcached_command(name: &str) -> bool {
+    (!name.contains('|') || name.contains("|bin_"))
+        && !name.ends_with("malformed")
+        && !name.ends_with("unknown")
+}
+
+/// Where nothing is translated, what mecha does not pass on.
+fn native_row(command: &'static str, is_memcached: bool) -> Row {
+    if is_memcached {
+        let support = if NATIVE_REFUSED.contains(&command) { Refused } else { Exact };
+        return Row { command, support, note: "" };
+    }
+    match NATIVE_EMULATED.iter().find(|(name, _)| *name == command) {
+        Some((_, note)) => Row { command, support: Emulated, note },
+        None => Row { command, support: Exact, note: "" },
+    }
 }
 
 /// How far a command of RESP works.
@@ -309,7 +338,7 @@ mod tests {
         let mut text = String::from(
             "# What works on which back\n\n\
              Generated from the tables in `translate/src/redis_front/support.rs`. A listener whose protocol is that of \
-             its servers passes everything on, so only translations are listed.\n\n\
+             its servers passes everything on; the few exceptions are at the end.\n\n\
              *exact*: as on a real server. *emulated*: with other means, or not in every respect. *refused*: answered \
              with a native error; RESP clients read `ERR <COMMAND> is not supported on a <back> backend`.\n",
         );
@@ -339,6 +368,15 @@ mod tests {
                 ));
             }
             text.push_str(&format!("\nRefused on both: {}.\n", refused.join(", ")));
+        }
+        text.push_str("\n## where nothing is translated\n\n");
+        for (front, name) in [("resp", "resp"), ("memcached", "memcached")] {
+            for row in supported(front, front).iter().filter(|row| row.support != Exact) {
+                let command = row.command.replace('|', " ").to_uppercase();
+                let note =
+                    if row.note.is_empty() { "refused, since it is for one server alone" } else { row.note };
+                text.push_str(&format!("- `{command}` of {name} clients: {note}.\n"));
+            }
         }
         text
     }

@@ -4,6 +4,7 @@ use mecha_resp::{COMMANDS, Resp, Session, head_of, write_request};
 
 use super::aggregate::test_run;
 use super::support::{Support, supported};
+use super::with_article;
 use crate::kv::{Expire, FastAction, Guard, KvFront, Plan, PlanCx, RunCx, Started, Txn};
 use crate::slot::{Entry, Slot, Value};
 
@@ -224,7 +225,7 @@ fn everything_is_refused_that_the_table_refuses_and_nothing_else() {
             }
             let reply = plan_on(back, &mut Session::default(), &words.join(" ")).1;
             let name = info.name.to_uppercase().replace('|', " ");
-            let refusal = format!("-ERR {name} is not supported on a {back} backend\r\n");
+            let refusal = format!("-ERR {name} is not supported on {} backend\r\n", with_article(back));
             assert_eq!(reply == refusal, row.support == Support::Refused, "{words:?} on {back}: {reply}");
         }
     }
@@ -278,7 +279,7 @@ fn commands_are_described_as_far_as_they_work() {
         info.starts_with("*2\r\n*10\r\n$3\r\nget\r\n:2\r\n*2\r\n+readonly\r\n+fast\r\n:1\r\n:1\r\n:1\r\n"),
         "{info}"
     );
-    assert!(info.ends_with("*-1\r\n"));
+    assert!(info.ends_with("$-1\r\n"));
     assert!(plan(&mut session, "COMMAND DOCS get").1.contains("as in Redis on a memcached backend"));
     assert_eq!(plan(&mut session, "COMMAND LIST FILTERBY PATTERN mget").1, "*1\r\n$4\r\nmget\r\n");
     let text = plan(&mut session, "INFO persistence").1;

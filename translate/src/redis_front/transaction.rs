@@ -23,7 +23,7 @@ use mecha_resp::{Progress, Session, head_of, op};
 use self::local::{LocalExec, Step, Watch};
 use super::aggregate::distinct;
 use super::support::is_local;
-use super::{arguments, refuse, spelled, unsupported};
+use super::{arguments, refuse, spelled, unsupported, with_article};
 use crate::kv::{Atomicity, Plan, PlanCx, Program, RunCx, Txn, Want};
 use crate::slot::Slot;
 
@@ -52,6 +52,15 @@ pub(super) fn end(session: &mut Session) {
     session.transaction = None;
 }
 
+/// Tells an open transaction that a command was refused which is never queued.
+pub(super) fn spoil(op: OpId, session: &mut Session) {
+    match &mut session.transaction {
+        Some(_) if session.multi && op == op::EXEC => end(session),
+        Some(transaction) if session.multi => transaction.broken = true,
+        _ => {}
+    }
+}
+
 /// Queues a command of an open transaction, or says why not. `None`: it is not one that can be queued.
 pub(super) fn queue(
     op: OpId,
@@ -70,9 +79,9 @@ pub(super) fn queue(
         // It takes one message to each server, which nothing else can be part of.
         None if matches!(op, op::FLUSHALL | op::FLUSHDB) && !is_local(cx.back) => {
             writer.error(&format!(
-                "ERR {} is not supported inside a transaction on a {} backend",
+                "ERR {} is not supported inside a transaction on {} backend",
                 spelled(op),
-                cx.back
+                with_article(cx.back)
             ));
             Some(Outcome::ClientError)
         }
@@ -217,7 +226,8 @@ fn remote_items(steps: Vec<Step>, back: &str) -> (Vec<Item>, Vec<Vec<u8>>) {
             // Was refused before it was queued.
             Step::Flush(_) | Step::Sequence(_) | Step::Walk(_) => {
                 let mut reply = Vec::new();
-                Writer::new(&mut reply, 2).error(&format!("ERR this is not supported on a {back} backend"));
+                Writer::new(&mut reply, 2)
+                    .error(&format!("ERR this is not supported on {} backend", with_article(back)));
                 (None, reply, 0..0)
             }
         });
@@ -259,8 +269,8 @@ impl Program for RemoteExec {
             slots.clone_from_slice(&before);
             out.truncate(start);
             Writer::new(out, self.proto).error(&format!(
-                "EXECABORT Transaction discarded because it changes several keys, and a {} backend changes one at a time",
-                self.back
+                "EXECABORT Transaction discarded because it changes several keys, and {} backend changes one at a time",
+                with_article(self.back)
             ));
             return Outcome::ClientError;
         }

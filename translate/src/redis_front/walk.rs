@@ -4,7 +4,7 @@ use mecha_core::Outcome;
 use mecha_resp::reply::Writer;
 
 use super::aggregate::Error;
-use super::hash::content::{clamp, integer, is, long};
+use super::hash::content::{clamp, cursor, is, long};
 use super::hash::glob;
 use super::keys::type_name;
 use crate::kv::{KeySpace, RunCx, Walk};
@@ -88,14 +88,6 @@ impl Scan {
             }
         }
         Ok(scan)
-    }
-}
-
-/// An unsigned number; signs and leading zeros are the client's business.
-fn cursor(word: &[u8]) -> Option<u64> {
-    match integer(word) {
-        Some(number) => u64::try_from(number).ok(),
-        None => std::str::from_utf8(word).ok()?.parse().ok(),
     }
 }
 

@@ -237,11 +237,20 @@ pub(crate) struct Scan<'a> {
 
 /// The cursor, which Redis reads before it looks at the key.
 pub(crate) fn scan_cursor(run: &Run<'_>) -> Result<u64, Error> {
-    let text = run.arg(2);
-    let digits = text.strip_prefix(b"+").unwrap_or(text);
-    let valid = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    let number = std::str::from_utf8(digits).ok().filter(|_| valid).and_then(|digits| digits.parse().ok());
-    number.ok_or(Error::Text("ERR invalid cursor"))
+    cursor(run.arg(2)).ok_or(Error::Text("ERR invalid cursor"))
+}
+
+/// A cursor as `strtoul` reads it: nothing is 0, and what has a minus counts down from the largest.
+pub(crate) fn cursor(text: &[u8]) -> Option<u64> {
+    let (is_negative, digits) = match text.split_first() {
+        Some((b'-', digits)) => (true, digits),
+        Some((b'+', digits)) => (false, digits),
+        Some(_) => (false, text),
+        None => return Some(0),
+    };
+    let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+    let number: u64 = digits?.parse().ok()?;
+    Some(if is_negative { number.wrapping_neg() } else { number })
 }
 
 /// The options, which Redis reads behind the type check, and not at all when the key is missing.

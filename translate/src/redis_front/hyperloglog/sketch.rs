@@ -127,7 +127,7 @@ impl Sketch {
     }
 
     fn write_sparse(&self) -> Vec<u8> {
-        let mut text = head(1, self.registers.iter().any(|register| *register > 0));
+        let mut text = head(1, true);
         for run in self.registers.chunk_by(|a, b| a == b) {
             let value = run.first().copied().unwrap_or(0);
             if value > 0 {
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn runs_that_do_not_add_up_are_corrupt() {
         let text = Sketch::new().write();
-        assert_eq!(text, b"HYLL\x01\0\0\0\0\0\0\0\0\0\0\0\x7f\xff");
+        assert_eq!(text, b"HYLL\x01\0\0\0\0\0\0\0\0\0\0\x80\x7f\xff");
         assert_eq!(Sketch::read(&text[..17]), Err(NoSketch::Corrupt));
         assert_eq!(Sketch::read(&text[..16]), Err(NoSketch::Corrupt));
         assert_eq!(Sketch::read(&[text.as_slice(), &[0]].concat()), Err(NoSketch::Corrupt));

@@ -9,7 +9,7 @@ use mecha_resp::{
 use super::super::hash::content::is;
 use super::super::hash::glob;
 use super::super::support::{Support, resp_support};
-use super::super::unsupported;
+use super::super::{unsupported, with_article};
 use crate::kv::PlanCx;
 
 const HELP: &[&str] = &[
@@ -75,7 +75,7 @@ pub(super) fn answer(op: OpId, words: &[Vec<u8>], proto: u8, cx: &PlanCx<'_>, ou
                 writer.bulk(info.name.as_bytes());
                 writer.map(1);
                 writer.bulk(b"summary");
-                writer.bulk(format!("{degree} on a {} backend", cx.back).as_bytes());
+                writer.bulk(format!("{degree} on {} backend", with_article(cx.back)).as_bytes());
             }
         }
         op::COMMAND_GETKEYS => get_keys(named, &mut writer),
@@ -89,7 +89,7 @@ pub(super) fn answer(op: OpId, words: &[Vec<u8>], proto: u8, cx: &PlanCx<'_>, ou
             for info in found {
                 match info {
                     Some(info) => describe(info, &mut writer),
-                    None => writer.null_array(),
+                    None => writer.null(),
                 }
             }
         }
