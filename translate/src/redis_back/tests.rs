@@ -23,7 +23,8 @@ impl Server {
         let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
         let process = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
-            .args(["--dir", "/tmp"])
+            // No file that another server may have left is read.
+            .args(["--dir", "/tmp", "--dbfilename", &format!("mecha-{port}.rdb")])
             .stdout(Stdio::null())
             .spawn()
             .ok()?;
