@@ -21,7 +21,7 @@ use mecha_transport::{Accepted, Bound, Listener};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::handshakes::Handshakes;
-pub use self::handshakes::TlsDoor;
+pub use self::handshakes::{Prelude, ProxyDoor, TlsDoor};
 use crate::worker::{Message, Worker};
 
 /// After an error that waiting may cure (no descriptors left).
@@ -35,8 +35,8 @@ pub struct Entrance {
     pub door: u64,
     /// The socket, unless the acceptor has it.
     pub bound: Option<Bound>,
-    /// Its certificates, if it speaks TLS.
-    pub tls: Option<Arc<TlsDoor>>,
+    /// What comes before its protocol.
+    pub prelude: Prelude,
 }
 
 /// Changes what is accepted. The acceptor ends, and its sockets close, when the sender is dropped.
@@ -59,8 +59,8 @@ pub fn start(workers: Vec<Worker>) -> io::Result<(Orders, std::thread::JoinHandl
     Ok((orders, thread))
 }
 
-/// Where a socket's clients go: the door's number, and its certificates if it has any.
-type Leads = (u64, Option<Arc<TlsDoor>>);
+/// Where a socket's clients go: the door's number, and what comes before its protocol.
+type Leads = (u64, Prelude);
 
 /// A socket that is being accepted from.
 struct Post {
@@ -83,14 +83,14 @@ async fn obey(workers: Vec<Worker>, mut orders: mpsc::Receiver<(Vec<Entrance>, o
             }
             is_kept
         });
-        for Entrance { socket, door, bound, tls } in entrances {
+        for Entrance { socket, door, bound, prelude } in entrances {
             if let Some(post) = posts.get(&socket) {
-                *post.door.borrow_mut() = (door, tls);
+                *post.door.borrow_mut() = (door, prelude);
                 continue;
             }
             match bound.map(Bound::into_listener) {
                 Some(Ok(listener)) => {
-                    let post = Post { door: Rc::new(RefCell::new((door, tls))), over: Rc::default() };
+                    let post = Post { door: Rc::new(RefCell::new((door, prelude))), over: Rc::default() };
                     let (door, over) = (Rc::clone(&post.door), Rc::clone(&post.over));
                     let (workers, ids) = (Arc::clone(&workers), Arc::clone(&ids));
                     let handshakes = Rc::clone(&handshakes);
@@ -131,10 +131,11 @@ async fn accept_all(
             Ok(stream) => {
                 is_failing = false;
                 let id = ids.fetch_add(1, Ordering::Relaxed);
-                let (door, tls) = door.borrow().clone();
-                match tls {
-                    Some(tls) => handshakes.take(door, tls, stream, id).await,
-                    None => give(workers, door, stream, id).await,
+                let (door, prelude) = door.borrow().clone();
+                if prelude.is_empty() {
+                    give(workers, door, stream, id).await;
+                } else {
+                    handshakes.take(door, prelude, stream, id).await;
                 }
             }
             Err(error) => {

@@ -32,7 +32,7 @@ pub(crate) use scope::address_of;
 pub use scope::{EndpointRows, Environment, Scope};
 pub use tls::check_tls;
 
-use crate::acceptor::TlsDoor;
+use crate::acceptor::{Prelude, ProxyDoor, TlsDoor};
 
 /// A policy with the options that it was built from.
 pub type BuiltPolicy = (FilterSpec, Arc<dyn PolicyFactory>);
@@ -78,6 +78,7 @@ pub struct PlannedDoor {
     pub plan: Arc<dyn DoorPlan>,
     /// Its certificates, if it speaks TLS.
     pub tls: Option<Arc<TlsDoor>>,
+    proxy: Option<Arc<ProxyDoor>>,
     listener: ListenerSpec,
     cluster: ClusterSpec,
 }
@@ -173,7 +174,9 @@ impl Plan {
                     });
                     let (tls, listener, cluster) = (tls.map(Arc::new), listener.clone(), cluster.clone());
                     let id = NEXT_DOOR.fetch_add(1, Ordering::Relaxed);
-                    doors.push(PlannedDoor { id, plan: Arc::from(plan), tls, listener, cluster });
+                    let proxy =
+                        listener.proxy_protocol.then(|| Arc::new(proxy_door(&listener, &shared.registry)));
+                    doors.push(PlannedDoor { id, plan: Arc::from(plan), tls, proxy, listener, cluster });
                 }
                 Err(more) => errors.extend(more),
             }
@@ -198,6 +201,11 @@ impl Plan {
 }
 
 impl PlannedDoor {
+    /// What comes before its protocol.
+    pub fn prelude(&self) -> Prelude {
+        Prelude { proxy: self.proxy.clone(), tls: self.tls.clone() }
+    }
+
     /// Its listener.
     pub fn listener(&self) -> &ListenerSpec {
         &self.listener
@@ -207,6 +215,13 @@ impl PlannedDoor {
         let listener = ListenerSpec { cluster: self.listener.cluster, ..listener.clone() };
         self.listener == listener && self.cluster == *cluster
     }
+}
+
+fn proxy_door(listener: &ListenerSpec, registry: &Registry) -> ProxyDoor {
+    let help = "Connections closed for want of a header of the PROXY protocol.";
+    let scope = format!("listener:{}", listener.name);
+    let failures = registry.counter("mecha_proxy_protocol_failures_total", help, &scope);
+    ProxyDoor { name: listener.name.clone(), failures }
 }
 
 /// Whether what is known of one backend (an open circuit, a budget) holds for the other.

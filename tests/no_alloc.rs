@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex, MutexGuard};
 use std::time::Duration;
 
-use mecha::acceptor::{Entrance, Orders};
+use mecha::acceptor::{Entrance, Orders, Prelude};
 use mecha::assembly::Plan;
 use mecha::worker::Message;
 use mecha::{acceptor, catalog, worker};
@@ -117,8 +117,12 @@ impl Plane {
         worker.inbox.blocking_send(Message::Open(Arc::clone(&plan), opened)).unwrap();
         is_opened.blocking_recv().unwrap();
         let (orders, acceptor) = acceptor::start(vec![worker.clone()]).unwrap();
-        let entrance =
-            Entrance { socket: "front".into(), door: plan.doors[0].id, bound: Some(bound), tls: None };
+        let entrance = Entrance {
+            socket: "front".into(),
+            door: plan.doors[0].id,
+            bound: Some(bound),
+            prelude: Prelude::default(),
+        };
         let (done, is_done) = tokio::sync::oneshot::channel();
         orders.blocking_send((vec![entrance], done)).unwrap();
         is_done.blocking_recv().unwrap();

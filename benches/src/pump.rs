@@ -100,7 +100,7 @@ impl Pump {
         let (ours, peer) = UnixStream::pair().expect("a socket");
         ours.set_nonblocking(true).expect("a socket");
         let entered = runtime.enter();
-        let (_read, write) = Accepted::Unix(ours).into_halves().expect("a socket");
+        let (_read, write) = Accepted::Unix(ours, None).into_halves().expect("a socket");
         drop(entered);
         let engine = EngineCell::<Resp>::new(clock);
         let peer_info = Peer { id: 1, addr: None, local: None, identity: None };

@@ -5,14 +5,15 @@
 //! long as nothing was sent.
 
 use std::cell::Cell;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mecha_core::{Limits, Login, Refusal};
+use mecha_core::{Limits, Login, Peer, Refusal};
 use mecha_telemetry::ClusterMetrics;
 use mecha_transport::tls::ClientTls;
-use mecha_transport::{Address, ReadHalf, WriteHalf};
+use mecha_transport::{Address, ProxyVersion, ReadHalf, WriteHalf, connect_with, proxy_header};
 use tokio::time::Instant;
 
 use crate::cluster::Environment;
@@ -36,6 +37,8 @@ pub struct StreamOptions {
     pub backoff: (Duration, Duration),
     /// Whom to trust; `None` without TLS.
     pub tls: Option<Arc<ClientTls>>,
+    /// How servers are told who the client is, if they are.
+    pub proxy: Option<ProxyVersion>,
 }
 
 /// The servers of one cluster, on one worker.
@@ -43,6 +46,7 @@ pub struct Streams {
     servers: Vec<Server>,
     balancer: Balancer,
     turn: Cell<usize>,
+    proxy: Option<ProxyVersion>,
     metrics: Arc<ClusterMetrics>,
 }
 
@@ -101,25 +105,27 @@ impl Streams {
             servers: options.servers.into_iter().map(server).collect(),
             balancer: Balancer::new(options.sharding, &options.nodes),
             turn: Cell::new(fastrand::usize(..1 << 16)),
+            proxy: options.proxy,
             metrics,
         })
     }
 
-    /// Connects for a client with this `key` (its address). Tries each server at most once, the one that the policy
+    /// Connects for a client, whose address is what a hash is made of. Tries each server at most once, the one that the policy
     /// names first, and takes no longer than `within` in all.
     ///
     /// # Errors
     /// `NoRoute` without servers, `TimedOut` after `within`, else `UpstreamUnreachable`.
-    pub async fn open(&self, key: &[u8], within: Option<Duration>) -> Result<Stream, Refusal> {
+    pub async fn open(&self, client: &Peer, within: Option<Duration>) -> Result<Stream, Refusal> {
+        let preface = self.proxy.map(|version| proxy_header(version, client.addr, client.local));
         let deadline = within.map(|within| Instant::now() + within);
-        let first = self.choose(key).ok_or(Refusal::NoRoute)?;
+        let first = self.choose(&key_of(client)).ok_or(Refusal::NoRoute)?;
         let count = self.servers.len();
         let order = || (0..count).map(|step| (first + step) % count);
         let is_up = |at: &usize| self.servers.get(*at).is_some_and(|server| !server.endpoint.is_down());
         // Those that have failed lately come last, but they do come: one that is up again is worth more than none.
         let (up, down): (Vec<_>, Vec<_>) = order().partition(is_up);
         for server in up.into_iter().chain(down).filter_map(|at| self.servers.get(at)) {
-            let connecting = self.connect(server);
+            let connecting = self.connect(server, preface.as_deref().unwrap_or_default());
             let connected = match deadline {
                 None => connecting.await,
                 Some(deadline) => match tokio::time::timeout_at(deadline, connecting).await {
@@ -148,11 +154,12 @@ impl Streams {
         balance.any(self.servers.len(), turn, load)
     }
 
-    async fn connect(&self, server: &Server) -> Option<Stream> {
+    async fn connect(&self, server: &Server, preface: &[u8]) -> Option<Stream> {
         let endpoint = &server.endpoint;
         let options = &endpoint.options;
         let address = &endpoint.address;
-        match mecha_transport::connect(address, options.connect_timeout, options.tls.as_deref()).await {
+        let (timeout, tls) = (options.connect_timeout, options.tls.as_deref());
+        match connect_with(address, timeout, tls, preface).await {
             Ok((read, write)) => {
                 endpoint.succeeded();
                 self.metrics.connection_opened();
@@ -182,5 +189,14 @@ impl Streams {
             (server.endpoint.address.to_string(), server.endpoint.is_down(), server.open.get())
         };
         self.servers.iter().map(row).collect()
+    }
+}
+
+/// What a hash of the client is made of: its address without the port, so that all its connections meet one server.
+fn key_of(peer: &Peer) -> [u8; 16] {
+    match peer.addr.map(|addr| addr.ip()) {
+        Some(IpAddr::V4(ip)) => ip.to_ipv6_mapped().octets(),
+        Some(IpAddr::V6(ip)) => ip.octets(),
+        None => [0; 16],
     }
 }

@@ -94,6 +94,17 @@ pub struct ListenerSpec {
     pub idle_timeout: Option<Duration>,
     /// Certificates; `None` without TLS.
     pub tls: Option<ServerTlsSpec>,
+    /// Whether each connection begins with a header of the PROXY protocol that tells who the client is.
+    pub proxy_protocol: bool,
+}
+
+/// How the PROXY protocol is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// As text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// How the servers of a cluster are found.
@@ -160,6 +171,8 @@ pub struct ClusterSpec {
     pub filters: Vec<FilterSpec>,
     /// Whom to trust; `None` without TLS.
     pub tls: Option<ClientTlsSpec>,
+    /// Whether servers are told who the client is, where each client has a connection of its own.
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// Who mecha is to its servers.
     pub login: LoginSpec,
     /// How its sentinels want to be talked to.

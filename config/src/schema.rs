@@ -63,6 +63,7 @@ pub fn schema(filters: &[&str]) -> Value {
                 "name": text("Its name on the ring (host:port, without the port if it is 11211)."), "weight": count("Its share of the keys (1)."),
             },
         } },
+        "proxy_protocol": { "enum": ["v1", "v2"], "description": "Tells the servers of tcp:// and tls:// targets who the client is (they are not told)." },
         "connections": count("Shared connections per server and worker (1)."),
         "connect_timeout": duration("Time for one connection attempt (1s)."),
         "backoff": { "type": "object", "additionalProperties": false, "properties": {
@@ -101,6 +102,7 @@ pub fn schema(filters: &[&str]) -> Value {
                     "max_output": size("Unread replies of one client (8MiB)."),
                     "max_frame": size("Largest request (512MiB)."),
                     "idle_timeout": duration("Silent clients are closed after this (never)."),
+                    "proxy_protocol": { "enum": ["none", "required"], "description": "Whether each connection begins with a header of the PROXY protocol, version 1 or 2, that tells who the client is (none)." },
                     "tls": server_tls,
                 },
             } },

@@ -1,4 +1,4 @@
-//! The thread that shakes hands with clients of TLS doors before a worker sees them.
+//! The thread that does with a client what comes before its protocol: a header of the PROXY protocol, TLS.
 //!
 //! A handshake costs a thousand times what a command costs (see `docs/tls.md`), and clients that
 //! reconnect come in storms. On a worker each would delay everybody whom it serves, so handshakes have a thread of
@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mecha_telemetry::prometheus;
 use mecha_transport::Accepted;
 use mecha_transport::tls::{self, HandshakeError, ServerTls};
 use tokio::net::TcpStream;
@@ -37,10 +38,37 @@ pub struct TlsDoor {
     pub metrics: mecha_telemetry::TlsMetrics,
 }
 
+/// Time for the header of the PROXY protocol, which a proxy sends at once.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The PROXY protocol of one door.
+pub struct ProxyDoor {
+    /// For logs.
+    pub name: String,
+    /// Counts connections without a header; `None` where it cannot be registered.
+    pub failures: Option<prometheus::IntCounter>,
+}
+
+/// What comes before a door's protocol, in this order.
+#[derive(Clone, Default)]
+pub struct Prelude {
+    /// A header that tells who the client is.
+    pub proxy: Option<Arc<ProxyDoor>>,
+    /// A handshake.
+    pub tls: Option<Arc<TlsDoor>>,
+}
+
+impl Prelude {
+    /// Whether nothing does.
+    pub fn is_empty(&self) -> bool {
+        self.proxy.is_none() && self.tls.is_none()
+    }
+}
+
 /// A client on its way to the thread.
 struct Candidate {
     door: u64,
-    tls: Arc<TlsDoor>,
+    prelude: Prelude,
     stream: Accepted,
     id: u64,
     _place: OwnedSemaphorePermit,
@@ -74,15 +102,23 @@ impl Handshakes {
     }
 
     /// Takes a client, when there is a place for it.
-    pub(super) async fn take(&self, door: u64, tls: Arc<TlsDoor>, stream: Accepted, id: u64) {
+    pub(super) async fn take(&self, door: u64, prelude: Prelude, stream: Accepted, id: u64) {
         // The semaphore is never closed, and the thread lives as long as this end.
         let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-        let _ = self.candidates.send(Candidate { door, tls, stream, id, _place: place });
+        let _ = self.candidates.send(Candidate { door, prelude, stream, id, _place: place });
     }
 }
 
 async fn serve(candidate: Candidate, workers: Arc<[Worker]>) {
-    let Candidate { door, tls, stream, id, _place } = candidate;
+    let Candidate { door, prelude, stream, id, _place } = candidate;
+    let stream = match &prelude.proxy {
+        Some(proxy) => match introduced(proxy, stream).await {
+            Some(stream) => stream,
+            None => return,
+        },
+        None => stream,
+    };
+    let Some(tls) = prelude.tls else { return give(&workers, door, stream, id).await };
     let result = {
         let _under_way = UnderWay::new(&tls);
         match stream {
@@ -98,6 +134,20 @@ async fn serve(candidate: Candidate, workers: Arc<[Worker]>) {
             tracing::debug!(listener = tls.name, %error, "TLS handshake failed");
         }
     }
+}
+
+/// The client with the address that a proxy gives it. Without a header nobody can tell whose client it is: `None`.
+async fn introduced(door: &ProxyDoor, stream: Accepted) -> Option<Accepted> {
+    let error = match tokio::time::timeout(HEADER_TIMEOUT, stream.proxied()).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) => error,
+        Err(_) => io::ErrorKind::TimedOut.into(),
+    };
+    if let Some(failures) = &door.failures {
+        failures.inc();
+    }
+    tracing::debug!(listener = door.name, %error, "connection without a header of the PROXY protocol");
+    None
 }
 
 /// Counted down however the handshake ends.

@@ -10,7 +10,7 @@ use mecha_clusters::{Cluster, ClusterOptions, HashTag, Servers, StreamOptions, S
 use mecha_config::ClusterSpec;
 use mecha_core::{Framed, Limits, Login, OpInfo, Protocol};
 use mecha_telemetry::{ClusterMetrics, ListenerMetrics, Registry};
-use mecha_transport::Address;
+use mecha_transport::{Address, ProxyVersion};
 
 use super::{EngineView, Shared, sharding};
 use crate::session::EngineCell;
@@ -124,6 +124,10 @@ impl Scope {
             connect_timeout: spec.connect_timeout,
             backoff: (spec.backoff.initial, spec.backoff.max),
             tls: shared.trusts.get(&spec.name).map(|(_, tls)| Arc::clone(tls)),
+            proxy: spec.proxy_protocol.map(|version| match version {
+                mecha_config::ProxyProtocol::V1 => ProxyVersion::V1,
+                mecha_config::ProxyProtocol::V2 => ProxyVersion::V2,
+            }),
         };
         let streams = Streams::new(options, metrics, &self.environment);
         self.by_name.insert(key, (spec.clone(), Rc::clone(&streams) as _));

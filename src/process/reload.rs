@@ -215,7 +215,7 @@ impl Running {
             let socket = socket_of(door.listener());
             let at = bound.iter().position(|(known, _)| *known == socket);
             let bound = at.map(|at| bound.swap_remove(at).1);
-            Entrance { door: door.id, bound, socket, tls: door.tls.clone() }
+            Entrance { door: door.id, bound, socket, prelude: door.prelude() }
         });
         let (done, switched) = oneshot::channel();
         let entrances: Vec<_> = entrances.collect();

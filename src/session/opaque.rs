@@ -8,7 +8,6 @@
 mod relay;
 
 use std::cell::{Cell, RefCell};
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -187,7 +186,7 @@ impl OpaqueEngine {
             Leaving { engine: Rc::clone(&self), link: Rc::clone(&link), at, why: CloseReason::Bug };
         let ticket = Ticket { conn: ConnKey { index: at as u32, epoch: 0 }, seq: 0 };
         let opened = match listener.admit(ticket, &Cx { now_micros: started, peer: &link.peer }) {
-            Ok(within) => listener.upstream.open(&key_of(&link.peer), within).await,
+            Ok(within) => listener.upstream.open(&link.peer, within).await,
             Err(why) => Err(why),
         };
         let now = self.clock.micros();
@@ -288,14 +287,5 @@ impl OpaqueEngine {
                 link.close(CloseReason::Idle);
             }
         }
-    }
-}
-
-/// What a hash of the client is made of: its address without the port, so that all its connections meet one server.
-fn key_of(peer: &Peer) -> [u8; 16] {
-    match peer.addr.map(|addr| addr.ip()) {
-        Some(IpAddr::V4(ip)) => ip.to_ipv6_mapped().octets(),
-        Some(IpAddr::V6(ip)) => ip.octets(),
-        None => [0; 16],
     }
 }

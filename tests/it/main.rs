@@ -16,6 +16,7 @@ mod memcached;
 mod pins;
 mod portable;
 mod protocol_errors;
+mod proxy_protocol;
 mod redis_cluster;
 mod reload;
 mod resharding;

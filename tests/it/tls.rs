@@ -485,6 +485,25 @@ fn bytes_that_nobody_looks_at_cross_tls_in_both_directions() {
 }
 
 #[test]
+fn the_header_of_a_proxy_stands_before_the_handshake() {
+    let folder = Folder::new("proxied");
+    let (cert, key) = (folder.file("server.pem"), folder.file("server.key"));
+    let last = Mecha::configured(&format!(
+        "listeners:\n  - {{ listen: \"rediss://127.0.0.1:0\", to: \"embedded://\", proxy_protocol: required, tls: {{ cert: {cert}, key: {key} }} }}\nworkers: 1\n"
+    ));
+    let first = Mecha::configured(&format!(
+        "listeners:\n  - {{ listen: \"tcp://127.0.0.1:0\", to: back }}\nclusters:\n  back:\n    to: tls://localhost:{}\n    proxy_protocol: v2\n    tls: {{ ca: {} }}\nworkers: 1\n",
+        last.port,
+        folder.file("ca.pem")
+    ));
+    let mut client = first.client();
+    assert_eq!(client.call("PING"), "+PONG\r\n");
+    let source = client.writer.local_addr().unwrap().to_string();
+    assert!(last.get("/connections").contains(&source));
+    assert_eq!(last.metric("mecha_tls_handshakes_total{"), 1.0);
+}
+
+#[test]
 fn errors_of_tls_and_login_come_with_line_and_hint_and_without_secrets() {
     let folder = Folder::new("errors");
     folder.issue("other", "other.test");

@@ -10,6 +10,7 @@ mod intake;
 mod limits;
 mod listen;
 mod outbox;
+mod proxy;
 mod stream;
 pub mod tls;
 
@@ -19,4 +20,5 @@ pub use intake::Intake;
 pub use limits::{open_files_limit, raise_open_files_limit};
 pub use listen::{Bound, Listener, bind};
 pub use outbox::Outbox;
-pub use stream::{Accepted, ReadHalf, WriteHalf, connect};
+pub use proxy::{ProxyVersion, proxy_header};
+pub use stream::{Accepted, ReadHalf, WriteHalf, connect, connect_with};

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use mecha_core::Identity;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 use crate::Address;
+use crate::proxy::read_proxy_header;
 use crate::tls::{self, ClientTls, Established, TlsReadHalf, TlsWriteHalf};
 
 /// A peer that vanished without a word is noticed after about two minutes.
@@ -29,8 +30,8 @@ pub enum Accepted {
     Tcp(std::net::TcpStream, SocketAddr),
     /// TCP, with the TLS handshake done.
     Tls(Established),
-    /// Unix.
-    Unix(std::os::unix::net::UnixStream),
+    /// Unix, with the address of whom a proxy speaks for.
+    Unix(std::os::unix::net::UnixStream, Option<SocketAddr>),
 }
 
 impl Accepted {
@@ -40,7 +41,28 @@ impl Accepted {
     }
 
     pub(crate) fn from_unix(stream: UnixStream) -> io::Result<Self> {
-        Ok(Self::Unix(stream.into_std()?))
+        Ok(Self::Unix(stream.into_std()?, None))
+    }
+
+    /// Reads the header of the PROXY protocol that comes first, and takes its word for who the client is.
+    ///
+    /// # Errors
+    /// As [`crate::proxy::read_proxy_header`].
+    pub async fn proxied(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(stream, addr) => {
+                let mut stream = TcpStream::from_std(stream)?;
+                let source = read_proxy_header(&mut stream).await?;
+                Self::Tcp(stream.into_std()?, source.unwrap_or(addr))
+            }
+            Self::Unix(stream, addr) => {
+                let mut stream = UnixStream::from_std(stream)?;
+                let source = read_proxy_header(&mut stream).await?;
+                Self::Unix(stream.into_std()?, source.or(addr))
+            }
+            // The header stands before the handshake.
+            Self::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
+        })
     }
 
     /// The client's address; `None` for Unix sockets.
@@ -48,7 +70,7 @@ impl Accepted {
         match self {
             Self::Tcp(_, addr) => Some(*addr),
             Self::Tls(stream) => Some(stream.addr()),
-            Self::Unix(_) => None,
+            Self::Unix(_, addr) => *addr,
         }
     }
 
@@ -57,7 +79,7 @@ impl Accepted {
         match self {
             Self::Tcp(stream, _) => stream.local_addr().ok(),
             Self::Tls(stream) => stream.local(),
-            Self::Unix(_) => None,
+            Self::Unix(..) => None,
         }
     }
 
@@ -65,7 +87,7 @@ impl Accepted {
     pub fn identity(&self) -> Option<&Arc<Identity>> {
         match self {
             Self::Tls(stream) => stream.identity(),
-            Self::Tcp(..) | Self::Unix(_) => None,
+            Self::Tcp(..) | Self::Unix(..) => None,
         }
     }
 
@@ -80,7 +102,7 @@ impl Accepted {
                 let (read, write) = stream.into_halves()?;
                 (ReadHalf::Tls(read), WriteHalf::Tls(write))
             }
-            Self::Unix(stream) => unix_halves(UnixStream::from_std(stream)?),
+            Self::Unix(stream, _) => unix_halves(UnixStream::from_std(stream)?),
         })
     }
 }
@@ -94,13 +116,33 @@ pub async fn connect(
     timeout: Duration,
     tls: Option<&ClientTls>,
 ) -> io::Result<(ReadHalf, WriteHalf)> {
+    connect_with(address, timeout, tls, &[]).await
+}
+
+/// As [`connect`], with bytes that are sent before anything else, TLS included.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_with(
+    address: &Address,
+    timeout: Duration,
+    tls: Option<&ClientTls>,
+    preface: &[u8],
+) -> io::Result<(ReadHalf, WriteHalf)> {
     let connecting = async {
-        let stream = match address {
+        let mut stream = match address {
             Address::Host(host, port) => TcpStream::connect((host.as_str(), *port)).await?,
             Address::Tcp(addr) => TcpStream::connect(addr).await?,
-            Address::Unix(path) => return UnixStream::connect(path).await.map(unix_halves),
+            Address::Unix(path) => {
+                let mut stream = UnixStream::connect(path).await?;
+                stream.write_all(preface).await?;
+                return Ok(unix_halves(stream));
+            }
         };
         tune(&stream);
+        if !preface.is_empty() {
+            stream.write_all(preface).await?;
+        }
         let Some(tls) = tls else { return Ok(halves(stream)) };
         let (read, write) = tls::connect(stream, address, tls).await.map_err(|error| match error {
             tls::HandshakeError::Io(error) => error,

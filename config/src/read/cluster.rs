@@ -7,7 +7,10 @@ use super::fields::{Fields, Found, set};
 use crate::node::{Kind, Node};
 use crate::options::join;
 use crate::target::{self, Target};
-use crate::{Backoff, Balance, ClusterSpec, Discovery, HashTag, KeyHash, LoginSpec, Member, SentinelsSpec};
+use crate::{
+    Backoff, Balance, ClusterSpec, Discovery, HashTag, KeyHash, LoginSpec, Member, ProxyProtocol,
+    SentinelsSpec,
+};
 
 /// What a cluster has unless the file says otherwise; flags have nothing else.
 pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
@@ -36,6 +39,7 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         max_value: (1 << 20) - 512,
         filters: Vec::new(),
         tls: None,
+        proxy_protocol: None,
         login: LoginSpec::default(),
         sentinels: SentinelsSpec::default(),
         database: 0,
@@ -94,8 +98,20 @@ impl Reader<'_> {
         }
         let target = self.parsed(to, |text| target::back(text, backs));
         let mut cluster = default_cluster(name.into(), target.clone().unwrap_or_default());
+        let proxy = fields.take("proxy_protocol");
         if target.as_ref().is_some_and(|target| target.is_opaque) {
             self.without_calls(&mut fields, &OF_CALLS);
+            let words = [("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
+            cluster.proxy_protocol = self.word(proxy, &words);
+        } else if let Some((node, path)) = proxy {
+            let message =
+                "many clients share the connections to these servers, so none stands for one client";
+            self.error(
+                node.place,
+                &path,
+                message,
+                Some("`proxy_protocol` belongs to `tcp://` clusters".into()),
+            );
         }
         self.cluster_keys(&mut fields, &mut cluster);
         let is_tls = target.as_ref().is_some_and(|target| target.is_tls);

@@ -30,6 +30,7 @@ pub(crate) fn default_listener(
         max_frame: 512 << 20,
         idle_timeout: None,
         tls: None,
+        proxy_protocol: false,
     }
 }
 
@@ -123,6 +124,8 @@ impl Reader<'_> {
         set(&mut listener.max_in_flight, self.count(fields.take("max_in_flight"), 1_000_000));
         set(&mut listener.max_output, self.size(fields.take("max_output"), 64 << 10));
         set(&mut listener.max_frame, self.size(fields.take("max_frame"), 1 << 10));
+        let words = [("required", true), ("none", false)];
+        set(&mut listener.proxy_protocol, self.word(fields.take("proxy_protocol"), &words));
         listener.idle_timeout = self.period(fields.take("idle_timeout"), Duration::from_secs(1));
     }
 
