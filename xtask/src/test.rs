@@ -83,7 +83,10 @@ fn bench() -> Result<(), String> {
     // Unoptimised, and each once: it is not measured, only kept from rotting.
     call("cargo", &["test", "--quiet", "-p", "mecha-benches", "--benches"], &[])?;
     call("cargo", &["build", "--quiet"], &[])?;
-    call("python3", &["benches/peers/peers.py", "--smoke", "--mecha", "target/debug/mecha"], &[])
+    for script in ["benches/peers/peers.py", "benches/peers/tcp.py"] {
+        call("python3", &[script, "--smoke", "--mecha", "target/debug/mecha"], &[])?;
+    }
+    Ok(())
 }
 
 fn servers() -> Result<(), String> {
