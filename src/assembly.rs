@@ -10,6 +10,7 @@ mod opaque;
 mod scope;
 mod sharding;
 mod tls;
+mod users;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub use opaque::OpaqueEntry;
 pub(crate) use scope::address_of;
 pub use scope::{EndpointRows, Environment, Scope};
 pub use tls::check_tls;
+pub use users::check_rules;
 
 use crate::acceptor::{Prelude, ProxyDoor, TlsDoor};
 

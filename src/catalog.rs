@@ -81,6 +81,7 @@ pub fn known() -> Known<'static> {
         filters,
         check_filter: &check_filter,
         check_tls: &crate::assembly::check_tls,
+        check_rules: &crate::assembly::check_rules,
         pairs: &|door, back| entry(door).is_some_and(|entry| entry.backs().contains(&back)),
     }
 }

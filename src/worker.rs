@@ -213,7 +213,13 @@ impl Doors {
 }
 
 fn accept(doors: &Doors, door: u64, stream: Accepted, id: u64, seat: Seat) {
-    let peer = Peer { id, addr: stream.peer(), local: stream.local(), identity: stream.identity().cloned() };
+    let peer = Peer {
+        id,
+        addr: stream.peer(),
+        local: stream.local(),
+        identity: stream.identity().cloned(),
+        user: None,
+    };
     if let Some(opened) = doors.0.get(&door)
         && let Err(error) = opened.door.accept(stream, peer, seat)
     {

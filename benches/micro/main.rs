@@ -33,7 +33,7 @@ fn chain(criterion: &mut Criterion) {
     let mut chain = five_policies::<Resp>();
     let wire = resp_requests();
     let (mut heads, mut calls_made) = (heads::<Resp>(&wire), Vec::new());
-    let peer = Peer { id: 1, addr: None, local: None, identity: None };
+    let peer = Peer { id: 1, addr: None, local: None, identity: None, user: None };
     let (mut local, mut session) = (Vec::new(), Default::default());
     let mut now_micros = 0;
     let mut group = criterion.benchmark_group("chain");

@@ -84,6 +84,7 @@ impl Pump {
             name: "front".into(),
             upstream,
             chain: RefCell::new(if with_policies { crate::five_policies() } else { Default::default() }),
+            guard: RefCell::new(None),
             rewrites_replies: false,
             places: Default::default(),
             metrics: registry.listener("front", Resp::NAME, Resp::ops()),
@@ -103,7 +104,7 @@ impl Pump {
         let (_read, write) = Accepted::Unix(ours, None).into_halves().expect("a socket");
         drop(entered);
         let engine = EngineCell::<Resp>::new(clock);
-        let peer_info = Peer { id: 1, addr: None, local: None, identity: None };
+        let peer_info = Peer { id: 1, addr: None, local: None, identity: None, user: None };
         let conn = engine.open(&listener, listener.places.enter(), peer_info, write);
         let mut pump = Self {
             sink: Rc::clone(&engine) as _,

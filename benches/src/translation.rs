@@ -59,7 +59,7 @@ impl Translation {
         self.answers.wire.clear();
         self.answers.list.clear();
         let count = self.calls.len();
-        let peer = Peer { id: 1, addr: None, local: None, identity: None };
+        let peer = Peer { id: 1, addr: None, local: None, identity: None, user: None };
         let (heads, calls) = (&mut self.heads[..], &mut self.calls[..]);
         let mut batch =
             Batch { wire: &self.requests, local: &mut self.local, heads, calls, session: &mut self.session };

@@ -17,6 +17,7 @@ mod sharding;
 mod target;
 mod tls;
 pub mod units;
+mod users;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ pub use target::{Scheme, SchemeServers};
 pub use tls::{
     CertificateSpec, ClientTlsSpec, LoginSpec, Secret, SentinelsSpec, ServerTlsSpec, TlsComplaint, TlsSpec,
 };
+pub use users::{RuleComplaint, UserSpec};
 
 /// A configuration that is complete and consistent.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,6 +96,8 @@ pub struct ListenerSpec {
     pub idle_timeout: Option<Duration>,
     /// Certificates; `None` without TLS.
     pub tls: Option<ServerTlsSpec>,
+    /// Who may come; `None`: mecha asks nobody who they are.
+    pub users: Option<Vec<UserSpec>>,
     /// Whether each connection begins with a header of the PROXY protocol that tells who the client is.
     pub proxy_protocol: bool,
 }
@@ -235,6 +239,8 @@ pub struct Known<'a> {
     pub check_filter: &'a dyn Fn(&FilterSpec, Option<&str>) -> Vec<ConfigError>,
     /// What is wrong with the files that a `tls` block names.
     pub check_tls: &'a dyn Fn(TlsSpec<'_>) -> Vec<TlsComplaint>,
+    /// What is wrong with the rules of a user.
+    pub check_rules: &'a dyn Fn(&[String]) -> Vec<RuleComplaint>,
     /// Whether a door of the first protocol can lead to a back of the second.
     pub pairs: &'a dyn Fn(&str, &str) -> bool,
 }

@@ -106,8 +106,17 @@ impl Options {
     }
 }
 
-/// A line as it may be shown: what follows `password:` is cut off.
+/// A line as it may be shown: what follows `password:` is cut off, and so is a password among rules (`>password`).
 fn without_secret(line: &str) -> String {
+    let starts = |at: &usize| {
+        let before = line.get(..*at).and_then(|before| before.chars().next_back());
+        let behind = line.get(at + 1..).and_then(|behind| behind.chars().next());
+        before.is_none_or(|c| c.is_whitespace() || matches!(c, '"' | '\'' | '[' | ','))
+            && behind.is_some_and(|c| !c.is_whitespace())
+    };
+    if let Some(at) = line.match_indices('>').map(|(at, _)| at).find(starts) {
+        return format!("{}>***", line.get(..at).unwrap_or_default());
+    }
     match line.find("password:").and_then(|at| line.get(..at)) {
         Some(start) => format!("{start}password: ***"),
         None => line.into(),

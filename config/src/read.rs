@@ -26,6 +26,7 @@ mod filters;
 mod listener;
 mod sharding;
 mod tls;
+mod users;
 
 pub(crate) use cluster::default_cluster;
 pub(crate) use listener::default_listener;
@@ -64,7 +65,8 @@ impl Reader<'_> {
     fn snapshot(&mut self, root: &Node) -> Snapshot {
         let mut fields = self.fields(root, "");
         let mut clusters = self.clusters(fields.take("clusters"));
-        let listeners = self.listeners(fields.take("listeners"), &mut clusters);
+        let users = self.users(fields.take("users"));
+        let listeners = self.listeners(fields.take("listeners"), &mut clusters, users.as_deref());
         let admin = self.parsed(fields.take("admin"), |text| {
             text.parse::<SocketAddr>().map_err(|_| {
                 (format!("`{text}` is no address and port"), Some("as in 127.0.0.1:9900".to_string()))

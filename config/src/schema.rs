@@ -104,11 +104,22 @@ pub fn schema(filters: &[&str]) -> Value {
                     "idle_timeout": duration("Silent clients are closed after this (never)."),
                     "proxy_protocol": { "enum": ["none", "required"], "description": "Whether each connection begins with a header of the PROXY protocol, version 1 or 2, that tells who the client is (none)." },
                     "tls": server_tls,
+                    "users": { "description": "Who may come: all, none (mecha asks nobody), or names from `users` (all, if there are users).", "anyOf": [
+                        { "enum": ["all", "none"] }, strings("Names."),
+                    ] },
                 },
             } },
             "clusters": { "type": "object", "additionalProperties": { "anyOf": [
                 text("A target."),
                 cluster,
+            ] } },
+            "users": { "type": "object", "minProperties": 1, "description": "Who clients can be, by name; see docs/users.md.", "additionalProperties": { "anyOf": [
+                text("Rules as ACL SETUSER takes them."),
+                { "type": "object", "additionalProperties": false, "properties": {
+                    "rules": { "description": "As ACL SETUSER takes them: `#<sha256> ~app:* +@all -@dangerous`.", "anyOf": [text("With spaces between."), strings("One by one.")] },
+                    "password_file": text("File with the password."),
+                    "password_env": text("Environment variable with the password."),
+                } },
             ] } },
             "admin": text("Where the admin server listens, as in 127.0.0.1:9900 (nowhere)."),
             "workers": count("Data threads (one per core)."),

@@ -113,10 +113,20 @@ pub enum Refusal {
     Denied,
     /// A filter cannot treat this command honestly, so it may not pass.
     Filtered,
+    /// Nobody has this name and this password.
+    LoginFailed,
+    /// The client must first say who it is.
+    LoginNeeded,
     /// The data is on its way to another server, and the call could not be sent after it.
     Moved,
     /// The client speaks without TLS where that is not allowed.
     NeedsTls,
+    /// The user may not use one of the channels.
+    NoChannel,
+    /// The user may not run the command.
+    NoCommand,
+    /// The user may not use one of the keys in this way.
+    NoKey,
     /// No endpoint can take this call: none is healthy, or the command has no key to choose one by.
     NoRoute,
     /// More calls than the limit allows.
@@ -127,6 +137,8 @@ pub enum Refusal {
     TooLarge,
     /// The listener has as many clients as it may have.
     TooManyClients,
+    /// Too many logins from this address have failed lately.
+    TooManyLogins,
     /// Too many dedicated upstream connections.
     TooManyPins,
     /// mecha or the backend cannot do this.
@@ -143,19 +155,25 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every variant, for metrics and tests.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 24] = [
         Self::CircuitOpen,
         Self::CrossRoute,
         Self::CrossSlot,
         Self::Denied,
         Self::Filtered,
+        Self::LoginFailed,
+        Self::LoginNeeded,
         Self::Moved,
         Self::NeedsTls,
+        Self::NoChannel,
+        Self::NoCommand,
+        Self::NoKey,
         Self::NoRoute,
         Self::RateLimited,
         Self::TimedOut,
         Self::TooLarge,
         Self::TooManyClients,
+        Self::TooManyLogins,
         Self::TooManyPins,
         Self::Unsupported,
         Self::UpstreamConfused,
@@ -172,13 +190,19 @@ impl Refusal {
             Self::CrossSlot => "cross_slot",
             Self::Denied => "denied",
             Self::Filtered => "filtered",
+            Self::LoginFailed => "login_failed",
+            Self::LoginNeeded => "login_needed",
             Self::Moved => "moved",
             Self::NeedsTls => "needs_tls",
+            Self::NoChannel => "no_channel",
+            Self::NoCommand => "no_command",
+            Self::NoKey => "no_key",
             Self::NoRoute => "no_route",
             Self::RateLimited => "rate_limited",
             Self::TimedOut => "timed_out",
             Self::TooLarge => "too_large",
             Self::TooManyClients => "too_many_clients",
+            Self::TooManyLogins => "too_many_logins",
             Self::TooManyPins => "too_many_pins",
             Self::Unsupported => "unsupported",
             Self::UpstreamConfused => "upstream_confused",
@@ -196,13 +220,19 @@ impl Refusal {
             Self::CrossSlot => "keys of the command are on different shards",
             Self::Denied => "command is denied by configuration",
             Self::Filtered => "command cannot pass a filter of this listener",
+            Self::LoginFailed => "user name or password is wrong",
+            Self::LoginNeeded => "authentication is required",
             Self::Moved => "data is moving to another server, try again",
             Self::NeedsTls => "this port speaks TLS only",
+            Self::NoChannel => "user has no permission for one of the channels",
+            Self::NoCommand => "user has no permission for this command",
+            Self::NoKey => "user has no permission for one of the keys",
             Self::NoRoute => "no endpoint can take this command",
             Self::RateLimited => "rate limit exceeded",
             Self::TimedOut => "backend did not answer in time",
             Self::TooLarge => "what the shards have answered is too large to be put together",
             Self::TooManyClients => "max number of clients reached",
+            Self::TooManyLogins => "too many failed logins from your address, try again later",
             Self::TooManyPins => "too many dedicated upstream connections",
             Self::Unsupported => "command is not supported on this backend",
             Self::UpstreamConfused => "the answers of the shards do not fit together",

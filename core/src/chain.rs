@@ -51,6 +51,8 @@ pub struct Peer {
     pub local: Option<SocketAddr>,
     /// Who the client has proved to be; `None` without a certificate.
     pub identity: Option<Arc<Identity>>,
+    /// The name of the user that it has logged in as; `None` where mecha knows no users, and before a login.
+    pub user: Option<Arc<str>>,
 }
 
 /// What a verified client certificate says. Plain text, so that filters and logs need to know nothing of certificates.

@@ -195,7 +195,7 @@ impl Shape {
     fn write(&self, record: &Record, out: &mut Vec<u8>) -> std::io::Result<()> {
         let Record { unix_micros, peer, done } = record;
         let command = self.ops.get(usize::from(done.op.0)).map_or("unknown", |op| op.name);
-        let identity = peer.identity.as_deref();
+        let (identity, user) = (peer.identity.as_deref(), peer.user.as_deref());
         let peer = peer.addr.map_or_else(|| "unix".to_string(), |addr| addr.to_string());
         let reason = match done.outcome {
             Outcome::Refused(why) => why.name(),
@@ -214,6 +214,9 @@ impl Shape {
                         "subject": identity.subject, "names": identity.names, "sha256": identity.fingerprint,
                     });
                 }
+                if let Some(user) = user {
+                    line["user"] = user.into();
+                }
                 writeln!(out, "{line}")
             }
             Format::Text => {
@@ -222,6 +225,9 @@ impl Shape {
                     out,
                     "{seconds}.{micros:06} {scope} peer={peer} command={command} outcome={outcome}{reason} us={took}"
                 )?;
+                if let Some(user) = user {
+                    write!(out, " user={user}")?;
+                }
                 // Quoted with escapes: a certificate may say anything.
                 match identity {
                     Some(identity) => writeln!(out, " identity={:?}", identity.label()),
@@ -294,7 +300,7 @@ mod tests {
             names: vec!["spiffe://mesh/app".into()],
             fingerprint: "ab".repeat(32),
         };
-        let peer = Peer { id: 1, addr: None, local: None, identity: Some(Arc::new(identity)) };
+        let peer = Peer { id: 1, addr: None, local: None, identity: Some(Arc::new(identity)), user: None };
         let text = lines_of(&peer, "", &[(Outcome::Ok, 1)]);
         assert_eq!(text.len(), 1, "{text:?}");
         assert!(text[0].ends_with(r#" us=1 identity="CN=app\n1 listener:x""#), "{text:?}");

@@ -7,15 +7,20 @@ use mecha_telemetry::Registry;
 
 use crate::{BuildCx, LogSink, PolicyFactory, PolicyKind};
 
-pub(crate) static PEER: Peer = Peer { id: 1, addr: None, local: None, identity: None };
+pub(crate) static PEER: Peer = Peer { id: 1, addr: None, local: None, identity: None, user: None };
 
 pub(crate) fn cx(now_micros: u64) -> Cx<'static> {
     Cx { now_micros, peer: &PEER }
 }
 
 pub(crate) fn cx_from(addr: &str) -> Cx<'static> {
-    let peer =
-        Box::leak(Box::new(Peer { id: 1, addr: Some(addr.parse().unwrap()), local: None, identity: None }));
+    let peer = Box::leak(Box::new(Peer {
+        id: 1,
+        addr: Some(addr.parse().unwrap()),
+        local: None,
+        identity: None,
+        user: None,
+    }));
     Cx { now_micros: 0, peer }
 }
 

@@ -24,7 +24,8 @@ fn on_store<A: KvFront>(data: &[u8]) {
     let conn = ConnKey::default();
     let mut calls: Vec<_> =
         heads.iter().zip(0..).map(|(head, seq)| A::call(head, Ticket { conn, seq })).collect();
-    let (store, peer) = (Store::new(1 << 20), Peer { id: 1, addr: None, local: None, identity: None });
+    let (store, peer) =
+        (Store::new(1 << 20), Peer { id: 1, addr: None, local: None, identity: None, user: None });
     let (mut session, mut local) = (A::Session::default(), Vec::new());
     let count = calls.len();
     let mut batch: Batch<'_, A> =

@@ -11,6 +11,7 @@ use mecha_core::{Asked, Chain, Filter, Framed, Limits, Peer, Refusal};
 use mecha_filters::{BuildCx, FilterFactory, FilterKind, PolicyFactory};
 use mecha_translate::{KvBack, KvFront, Options};
 use mecha_transport::Accepted;
+use mecha_users::{Gate, Guarded};
 
 use super::{Door, DoorPlan, Scope, Shared, take_known};
 use crate::catalog;
@@ -178,7 +179,7 @@ impl<P: Framed> FramedEntry<P> {
     }
 }
 
-impl<P: Framed> ProtocolEntry for FramedEntry<P> {
+impl<P: Guarded> ProtocolEntry for FramedEntry<P> {
     fn name(&self) -> &'static str {
         P::NAME
     }
@@ -233,11 +234,19 @@ impl<P: Framed> ProtocolEntry for FramedEntry<P> {
         let (Some(cluster), Some(back)) = (cluster, back) else { return Err(errors) };
         let of_cluster = shared.cluster_policies.get(&cluster.name).into_iter().flatten();
         factories.extend(of_cluster.map(|(_, factory)| Factory::Policy(Arc::clone(factory))));
+        let gate = listener.users.as_ref().map(|users| {
+            let known = previous.and_then(|plan| plan.gate.as_ref());
+            super::users::gate::<P>(users, shared.registry.logins(&listener.name), known)
+        });
+        let gate = gate.transpose().unwrap_or_else(|more| {
+            errors.extend(more);
+            None
+        });
         if !errors.is_empty() {
             return Err(errors);
         }
         let shared = Arc::clone(shared);
-        Ok(Box::new(FramedPlan { listener: listener.clone(), cluster, back, factories, shared }))
+        Ok(Box::new(FramedPlan { listener: listener.clone(), cluster, back, factories, gate, shared }))
     }
 }
 
@@ -246,10 +255,12 @@ struct FramedPlan<P: Framed> {
     cluster: ClusterSpec,
     back: &'static Back<P>,
     factories: Vec<Factory<P>>,
+    /// Who may come, if that is asked.
+    gate: Option<Arc<Gate>>,
     shared: Arc<Shared>,
 }
 
-impl<P: Framed> DoorPlan for FramedPlan<P> {
+impl<P: Guarded> DoorPlan for FramedPlan<P> {
     fn needs_tls(&self) -> Vec<u8> {
         let mut hint = Vec::new();
         P::refuse(Asked::default(), Refusal::NeedsTls, &mut hint);
@@ -268,8 +279,8 @@ impl<P: Framed> DoorPlan for FramedPlan<P> {
         let max_frame = self.listener.max_frame as usize;
         let frames = if is_whole {
             whole_frames(max_frame.min(MAX_WHOLE_FRAME))
-        } else if is_sharded(&self.cluster) {
-            // Whatever may have to be taken apart is collected; a single value that is larger still passes in pieces.
+        } else if is_sharded(&self.cluster) || self.gate.is_some() {
+            // Whatever may have to be taken apart, or judged by all of its keys, is collected; a single value that is larger still passes in pieces.
             Limits { max_frame, stream_above: MAX_WHOLE_FRAME, ..Limits::default() }
         } else {
             Limits { max_frame, ..Limits::default() }
@@ -279,6 +290,7 @@ impl<P: Framed> DoorPlan for FramedPlan<P> {
             name: self.listener.name.clone(),
             upstream,
             chain: RefCell::new(Chain::new(filters)),
+            guard: RefCell::new(self.gate.clone().map(|gate| gate as _)),
             rewrites_replies: is_rewriting,
             // Made with the plan, for every listener that it has.
             places: self.shared.places.get(&self.listener.name).cloned().unwrap_or_default(),

@@ -86,6 +86,10 @@ fn plan(snapshot: &Snapshot, help: &Help, is_long: bool) -> String {
             "  filters: {}",
             if names.is_empty() { "none".into() } else { names.join(" -> ") }
         );
+        if let Some(users) = &listener.users {
+            let names: Vec<_> = users.iter().map(|user| user.name.as_str()).collect();
+            let _ = writeln!(text, "  users:   {}", names.join(", "));
+        }
         let endpoints: Vec<_> = cluster.endpoints.iter().map(ToString::to_string).collect();
         let balance = mecha_config::Balance::ALL.iter().find(|(_, balance)| *balance == cluster.balance);
         let _ = match (endpoints.len(), balance) {

@@ -93,6 +93,7 @@ fn connections(descriptions: &[Description], limit: usize) -> Value {
             "id": info.id,
             "peer": info.peer.addr.map_or_else(|| "unix".to_string(), |addr| addr.to_string()),
             "identity": identity,
+            "user": info.peer.user.as_deref(),
             "listener": info.listener,
             "in_flight": info.in_flight,
             "unread_bytes": info.unread_bytes,
@@ -121,6 +122,10 @@ fn config(in_force: &InForce) -> Value {
             "max_in_flight": listener.max_in_flight,
             "max_output": listener.max_output,
             "max_frame": listener.max_frame,
+            // Names only: rules have hashes of passwords in them.
+            "users": listener.users.as_ref().map(|users| {
+                users.iter().map(|user| user.name.clone()).collect::<Vec<_>>()
+            }),
         })
     });
     let clusters = snapshot.clusters.iter().map(|cluster| {

@@ -10,6 +10,8 @@ use mecha_core::{Call, Chain, Framed, Limits, Peer, ProtocolError};
 use mecha_telemetry::{CloseReason, ListenerMetrics};
 use mecha_transport::{Outbox, WriteHalf};
 
+use mecha_users::{Guard, Standing, Who};
+
 use super::{Ledger, Place, Places};
 
 /// Unread bytes of replies at which a client's further requests wait.
@@ -36,6 +38,8 @@ pub struct Listener<P: Framed> {
     pub upstream: Rc<dyn Upstream<P>>,
     /// What they pass on the way.
     pub chain: RefCell<Chain<P>>,
+    /// Who sees every batch first, where clients must be somebody. A retired listener has its successor's.
+    pub guard: RefCell<Option<Arc<dyn Guard<P>>>>,
     /// Whether a filter rewrites replies, so that even answers made in this process must be shown to it as frames.
     pub rewrites_replies: bool,
     /// Who may be here, over all workers.
@@ -88,6 +92,8 @@ pub(super) struct Position {
     pub(super) seen: usize,
     /// The protocol's state must see the calls.
     pub(super) is_special: bool,
+    /// Calls before this one have been judged by the guard, if there is one.
+    pub(super) judged: usize,
 }
 
 /// A request so large that it is passed on in pieces.
@@ -115,6 +121,8 @@ pub(super) struct State<P: Framed> {
     pub(super) listener: Rc<Listener<P>>,
     pub(super) place: Place,
     pub(super) peer: Peer,
+    /// Who the client is, where mecha asks.
+    pub(super) who: Option<Who>,
     pub(super) socket: WriteHalf,
     pub(super) ledger: Ledger,
     pub(super) outbox: Outbox,
@@ -169,6 +177,7 @@ impl<P: Framed> State<P> {
             listener,
             place,
             peer,
+            who: None,
             socket,
             ledger: Ledger::default(),
             outbox: Outbox::default(),
@@ -189,6 +198,24 @@ impl<P: Framed> State<P> {
             choked: None,
             active_micros: now_micros,
             batches: std::collections::VecDeque::new(),
+        }
+    }
+
+    /// Looks up who the client is now that the users may be others. One that may not do any more what it does is ended.
+    pub(super) fn recognise(&mut self) {
+        let guard = self.listener.guard.borrow().clone();
+        let (who, standing) = match &guard {
+            None => (None, Standing::Same),
+            Some(guard) => {
+                let (who, standing) = guard.gate().follow(self.who.as_ref());
+                (Some(who), standing)
+            }
+        };
+        self.peer.user = who.as_ref().and_then(Who::name).cloned();
+        self.who = who;
+        // Messages come to a subscriber without anybody asking for them.
+        if standing == Standing::Gone || standing == Standing::Changed && self.is_raw() {
+            self.break_off(CloseReason::LoggedOut);
         }
     }
 

@@ -83,10 +83,12 @@ impl<P: Framed> EngineCell<P> {
         let mut engine = self.0.borrow_mut();
         let now = engine.clock.micros();
         listener.metrics.opened();
+        let mut state = State::new(Rc::clone(listener), place, peer, socket, now);
+        state.recognise();
         let index = engine.clients.insert(Client {
             decoder: P::request_decoder(listener.limits.frames),
             session: P::Session::default(),
-            state: State::new(Rc::clone(listener), place, peer, socket, now),
+            state,
         });
         if engine.epochs.len() <= index {
             engine.epochs.resize(index + 1, 0);
@@ -259,7 +261,7 @@ impl<P: Framed> Engine<P> {
         // Where what breaks the protocol begins.
         let sound = decoded.consumed.max(batch_end(calls));
         let mut batch = Batch { wire: bytes, local, heads, calls, session };
-        let mut position = Position { at: 0, seen: 0, is_special };
+        let mut position = Position { at: 0, seen: 0, is_special, judged: 0 };
         let mut processing = Processing { sink, now_micros, done, stop_at: usize::MAX };
         if let Progress::Stalled(wait) = state.serve(&mut batch, &mut position, &mut processing) {
             state.stalled = Some(Box::new(Stalled {
@@ -396,6 +398,8 @@ impl<P: Framed> State<P> {
         if let Route::Pinned { connection, is_raw: true, .. } = &self.route
             && self.closing.is_none()
             && !matches!(error, ProtocolError::FrameTooLarge { .. })
+            // Bytes that cannot be judged do not pass a guard.
+            && self.listener.guard.borrow().is_none()
         {
             // Nobody knows what is in flight here. The server answers in its turn, and ends the connection.
             connection.submit_bytes(bytes);

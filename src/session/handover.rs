@@ -16,6 +16,10 @@ use super::engine::EngineCell;
 impl<P: Framed> Listener<P> {
     /// Sends the clients to `successor`, or ends them if there is none.
     pub fn retire(&self, successor: Option<Rc<Self>>) {
+        // Whoever may do less from now on does not keep what it had until it can move.
+        if let Some(next) = &successor {
+            self.guard.replace(next.guard.borrow().clone());
+        }
         self.successor.replace(successor);
         self.is_retired.set(true);
     }
@@ -67,6 +71,9 @@ impl<P: Framed> EngineCell<P> {
         let mut left = 0;
         for (index, client) in clients.iter_mut() {
             let epoch = epochs.get(index).copied().unwrap_or_default();
+            if client.state.listener.is_retired.get() {
+                client.state.recognise();
+            }
             if client.follow(ConnKey { index: index as u32, epoch }) {
                 continue;
             }

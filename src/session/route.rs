@@ -64,8 +64,24 @@ impl<P: Framed> State<P> {
     fn look(&mut self, batch: &mut Batch<'_, P>, position: &mut Position, cx: &mut Processing<'_, P>) {
         let from = position.seen;
         position.seen = batch.calls.len();
+        let chain_cx = Cx { now_micros: cx.now_micros, peer: &self.peer };
+        if let (Some(guard), Some(who)) = (&*self.listener.guard.borrow(), &mut self.who) {
+            if position.judged <= from {
+                position.judged = guard.admit(batch, from..position.seen, who, &chain_cx);
+            }
+            position.seen = position.judged;
+            if self.peer.user.as_ref() != who.name() {
+                self.peer.user = who.name().cloned();
+            }
+        }
         if position.is_special {
-            let looked = P::Session::on_requests(batch, from);
+            let (heads, calls) = (
+                batch.heads.get_mut(..position.seen).unwrap_or_default(),
+                batch.calls.get_mut(..position.seen).unwrap_or_default(),
+            );
+            let mut piece =
+                Batch { wire: batch.wire, local: batch.local, heads, calls, session: batch.session };
+            let looked = P::Session::on_requests(&mut piece, from);
             position.seen = looked.next;
             if looked.is_over {
                 self.close(CloseReason::Quit);

@@ -10,6 +10,7 @@ mod counter;
 mod export;
 mod histogram;
 mod listener;
+mod logins;
 mod logs;
 mod process;
 mod tls;
@@ -23,6 +24,7 @@ pub use cluster::ClusterMetrics;
 pub use counter::Counter;
 pub use histogram::Histogram;
 pub use listener::{CloseReason, ListenerMetrics};
+pub use logins::LoginMetrics;
 pub use logs::{LogFormat, flush_logs, init_logs};
 pub use prometheus;
 pub use tls::TlsMetrics;
@@ -37,6 +39,7 @@ struct Inner {
     prometheus: prometheus::Registry,
     sources: Arc<Sources>,
     tls: Option<tls::TlsFamilies>,
+    logins: Option<prometheus::IntCounterVec>,
     gauges: Mutex<HashMap<Scoped, prometheus::IntGauge>>,
     counters: Mutex<HashMap<Scoped, prometheus::IntCounter>>,
 }
@@ -84,6 +87,7 @@ impl Registry {
             inner: Arc::new(Inner {
                 // Their names are distinct and their labels fixed, so they are always there.
                 tls: tls::TlsFamilies::new(&prometheus).ok(),
+                logins: logins::family(&prometheus).ok(),
                 prometheus,
                 sources,
                 gauges: Mutex::default(),
@@ -108,6 +112,11 @@ impl Registry {
     /// Handshakes and certificates of the listener or cluster with this name.
     pub fn tls(&self, name: &str) -> TlsMetrics {
         TlsMetrics::new(name, self.inner.tls.clone())
+    }
+
+    /// Logins at the listener with this name.
+    pub fn logins(&self, listener: &str) -> LoginMetrics {
+        LoginMetrics::new(listener, self.inner.logins.clone())
     }
 
     /// Metrics of one cluster on one worker; those of the same name are summed at scrape.

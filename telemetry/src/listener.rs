@@ -17,6 +17,8 @@ pub enum CloseReason {
     Drained,
     /// Silent for longer than allowed.
     Idle,
+    /// The client's user is gone, or may not do any more what the client does.
+    LoggedOut,
     /// The client broke the protocol.
     Protocol,
     /// The client took its leave by command.
@@ -35,11 +37,12 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Bug,
         Self::ClientLeft,
         Self::Drained,
         Self::Idle,
+        Self::LoggedOut,
         Self::Protocol,
         Self::Quit,
         Self::ReadFailed,
@@ -56,6 +59,7 @@ impl CloseReason {
             Self::ClientLeft => "client_left",
             Self::Drained => "drained",
             Self::Idle => "idle",
+            Self::LoggedOut => "logged_out",
             Self::Protocol => "protocol",
             Self::Quit => "quit",
             Self::ReadFailed => "read_failed",

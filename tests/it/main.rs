@@ -28,4 +28,5 @@ mod state;
 mod support;
 mod tcp;
 mod tls;
+mod users;
 mod writes;

@@ -352,7 +352,7 @@ pub(crate) struct Requests {
     pub(crate) session: NoSession,
 }
 
-pub(crate) const PEER: Peer = Peer { id: 7, addr: None, local: None, identity: None };
+pub(crate) const PEER: Peer = Peer { id: 7, addr: None, local: None, identity: None, user: None };
 
 impl Requests {
     pub(crate) fn new(client: u32, frames: &[Vec<u8>]) -> Self {

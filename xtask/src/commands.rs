@@ -1,7 +1,7 @@
 //! `cargo xtask commands`: writes the RESP command table from what a real redis-server reports.
 //!
 //! Each server is asked for `COMMAND`; every command and subcommand with its flags and key specifications becomes one
-//! row of `codecs/resp/src/ops/table.rs`. The first server is the one that is installed; newer ones ([`servers`]) add
+//! row of `codecs/resp/src/ops/table.rs`, and with its categories one of `access.rs` beside it. The first server is the one that is installed; newer ones ([`servers`]) add
 //! what it lacks, and let a command take the numbers of arguments that any of them takes. What none of them tells comes
 //! from the hand-kept list in `newer.rs`.
 
@@ -16,6 +16,34 @@ use super::servers;
 
 /// Where the table goes, from the workspace's root.
 const TABLE: &str = "codecs/resp/src/ops/table.rs";
+
+/// Where the facts for access control go.
+const ACCESS: &str = "codecs/resp/src/ops/access.rs";
+
+/// Categories of commands as servers name them, in the order in which `ACL CAT` lists them.
+const CATEGORIES: [&str; 21] = [
+    "keyspace",
+    "read",
+    "write",
+    "set",
+    "sortedset",
+    "list",
+    "hash",
+    "string",
+    "bitmap",
+    "hyperloglog",
+    "geo",
+    "stream",
+    "pubsub",
+    "admin",
+    "fast",
+    "slow",
+    "blocking",
+    "dangerous",
+    "connection",
+    "transaction",
+    "scripting",
+];
 
 /// Generates the table.
 ///
@@ -42,9 +70,11 @@ pub(crate) fn run(_args: &[String]) -> Result<(), String> {
             rows.insert(newer.0.into(), Row::of(newer));
         }
     }
-    let text = render(&versions.join(", "), &rows);
-    std::fs::write(TABLE, text).map_err(|error| format!("{TABLE}: {error}"))?;
-    let formatted = Command::new("rustfmt").args(["--edition", "2024", TABLE]).status();
+    let from = versions.join(", ");
+    for (path, text) in [(TABLE, render(&from, &rows)), (ACCESS, render_access(&from, &rows))] {
+        std::fs::write(path, text).map_err(|error| format!("{path}: {error}"))?;
+    }
+    let formatted = Command::new("rustfmt").args(["--edition", "2024", TABLE, ACCESS]).status();
     if !formatted.is_ok_and(|status| status.success()) {
         return Err("rustfmt failed".into());
     }
@@ -115,6 +145,8 @@ struct Row {
     flags: Vec<String>,
     categories: Vec<String>,
     specs: Vec<String>,
+    /// For each of `specs`: 1 if values are read, 2 if they are changed, 4 if it is about channels.
+    access: Vec<u8>,
     is_container: bool,
 }
 
@@ -122,11 +154,18 @@ impl Row {
     fn of((name, arity, flags, first, last, step): &Newer) -> Self {
         let last = if *last > 0 { last - first } else { *last };
         let spec = format!("KeySpec::range({first}, {last}, {step}, 0)");
+        let is_write = flags.split(' ').any(|flag| flag == "write");
+        let category = if is_write { "@write" } else { "@read" };
+        let is_fast = flags.split(' ').any(|flag| flag == "fast");
+        let is_admin = flags.split(' ').any(|flag| flag == "admin");
+        let speed = if is_fast { "@fast" } else { "@slow" };
+        let categories = if is_admin { vec!["@admin", "@dangerous", speed] } else { vec![category, speed] };
         Self {
             arity: *arity,
             flags: flags.split(' ').map(Into::into).collect(),
-            categories: Vec::new(),
+            categories: categories.into_iter().map(Into::into).collect(),
             specs: if *first > 0 { vec![spec] } else { Vec::new() },
+            access: if *first > 0 { vec![if is_write { 3 } else { 1 }] } else { Vec::new() },
             is_container: NEWER.iter().any(|other| other.0.starts_with(&format!("{name}|"))),
         }
     }
@@ -145,12 +184,18 @@ impl Row {
             "sort_ro" => "",
             _ => "KeySpec::range(0, 0, 1, 0)",
         };
-        let mut specs: Vec<String> = Vec::new();
+        let (mut specs, mut access): (Vec<String>, Vec<u8>) = Default::default();
         for spec in at(8).items() {
+            let touched = touched(spec);
             let spec = key_spec(spec).unwrap_or_else(|| by_code.to_string());
-            // SORT has two that are found by code.
-            if !spec.is_empty() && !specs.contains(&spec) {
-                specs.push(spec);
+            // SORT has two that are found by code; the last is what it stores to.
+            match specs.iter().position(|known| *known == spec) {
+                Some(at) => access[at] = touched,
+                None if spec.is_empty() => {}
+                None => {
+                    specs.push(spec);
+                    access.push(touched);
+                }
             }
         }
         let row = Self {
@@ -158,6 +203,7 @@ impl Row {
             flags: strings(&at(2)),
             categories: strings(&at(6)),
             specs,
+            access,
             is_container: !subcommands.items().is_empty(),
         };
         rows.insert(name, row);
@@ -230,6 +276,42 @@ fn key_spec(spec: &Node) -> Option<String> {
         _ => return None,
     };
     Some(format!("KeySpec {{ begin: {start}, find: {find} }}"))
+}
+
+/// What a command does with the keys of one specification, as [`Row::access`] has it.
+fn touched(spec: &Node) -> u8 {
+    let flags: Vec<_> =
+        spec.field("flags").iter().flat_map(|flags| flags.items().to_vec()).map(|flag| flag.text()).collect();
+    let has = |names: &[&str]| flags.iter().any(|flag| names.contains(&flag.as_str()));
+    u8::from(has(&["access"]))
+        | u8::from(has(&["insert", "update", "delete"])) << 1
+        | u8::from(has(&["not_key"])) << 2
+}
+
+/// The facts for access control, row by row.
+fn render_access(version: &str, rows: &BTreeMap<String, Row>) -> String {
+    let mut out = format!(
+        "//! Generated by `cargo xtask commands` from {version} and its hand-kept list.\n\
+         //! Do not edit.\n\n\
+         use super::Access;\n\n\
+         /// Names of the categories; a bit of [`Access::categories`] each.\n\
+         pub const CATEGORIES: [&str; {}] = {CATEGORIES:?};\n\n\
+         /// By row of the command table.\n\
+         pub(crate) static ACCESS: [Access; {}] = [\nAccess {{ categories: 0, keys: &[] }},\n",
+        CATEGORIES.len(),
+        rows.len() + 1
+    );
+    for (name, row) in rows {
+        let bits: u32 = CATEGORIES
+            .iter()
+            .enumerate()
+            .filter(|(_, known)| row.categories.iter().any(|name| name.strip_prefix('@') == Some(*known)))
+            .map(|(bit, _)| 1 << bit)
+            .sum();
+        let _ = writeln!(out, "// {name}\nAccess {{ categories: {bits:#x}, keys: &{:?} }},", row.access);
+    }
+    out.push_str("];\n");
+    out
 }
 
 /// Writes whose repetition changes nothing, whatever their arguments.

@@ -199,6 +199,11 @@ pub(crate) fn refuse(op: OpId, opaque: u32, why: Refusal, out: &mut Vec<u8>) {
         Refusal::CrossRoute | Refusal::Denied | Refusal::Filtered | Refusal::Unsupported => {
             status::NOT_SUPPORTED
         }
+        Refusal::LoginFailed | Refusal::LoginNeeded => {
+            return Response::error(opcode(op), opaque, status::AUTH, out);
+        }
+        Refusal::NoChannel | Refusal::NoCommand | Refusal::NoKey => status::AUTH,
+        Refusal::TooManyLogins => status::BUSY,
         Refusal::CircuitOpen | Refusal::RateLimited | Refusal::TooManyPins => status::BUSY,
         _ => status::TEMPORARY_FAILURE,
     };

@@ -27,8 +27,7 @@
 //!
 //! The binary protocol, which the first byte of a connection chooses, is told in [`binary`].
 //!
-//! Deliberately absent: UDP, and authentication by `set` (the text
-//! protocol's `-Y`).
+//! Deliberately absent: UDP. Logins are judged elsewhere: to this crate a `set` is a `set`.
 
 pub mod base64;
 pub mod binary;
@@ -188,11 +187,20 @@ fn write_refusal(why: Refusal, out: &mut Vec<u8>) {
         out.extend_from_slice(b"SERVER_ERROR too many open connections\r\n");
         return;
     }
+    // Word for word the server's.
+    match why {
+        Refusal::LoginNeeded => return out.extend_from_slice(b"CLIENT_ERROR unauthenticated\r\n"),
+        Refusal::LoginFailed => return out.extend_from_slice(b"CLIENT_ERROR authentication failure\r\n"),
+        _ => {}
+    }
     out.extend_from_slice(match why {
         Refusal::CrossRoute
         | Refusal::Denied
         | Refusal::Filtered
         | Refusal::NeedsTls
+        | Refusal::NoChannel
+        | Refusal::NoCommand
+        | Refusal::NoKey
         | Refusal::Unsupported => b"CLIENT_ERROR mecha: ",
         _ => b"SERVER_ERROR mecha: ",
     });

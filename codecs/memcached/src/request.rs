@@ -112,6 +112,11 @@ impl Request {
         self.line as usize
     }
 
+    /// Where the value is, in the request's frame.
+    pub fn value(&self) -> Span {
+        self.value
+    }
+
     /// The operation.
     pub fn op(&self) -> OpId {
         self.op

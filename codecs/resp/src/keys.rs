@@ -3,10 +3,16 @@
 use mecha_core::{Keys, OpId};
 
 use crate::args;
-use crate::ops::{Begin, CommandInfo, Find, KeySpec, flag, op_info};
+use crate::ops::{self, Begin, CommandInfo, Find, KeySpec, flag, op, op_info, touch};
 
 /// Reports the keys of `frame`, in the order of the specifications.
 pub(crate) fn each_key<'w>(op: OpId, frame: &'w [u8], each: &mut dyn FnMut(&'w [u8])) -> Keys {
+    each_touched(op, frame, &mut |key, _| each(key))
+}
+
+/// Reports the keys of a whole request with what is done to them (bits of [`touch`]); among them the channels of the
+/// commands that servers route by channel.
+pub fn each_touched<'w>(op: OpId, frame: &'w [u8], each: &mut dyn FnMut(&'w [u8], u8)) -> Keys {
     let info = op_info(op);
     if op == OpId::UNKNOWN {
         return Keys::Unknown;
@@ -17,10 +23,25 @@ pub(crate) fn each_key<'w>(op: OpId, frame: &'w [u8], each: &mut dyn FnMut(&'w [
     }
     let words: Vec<_> = args(frame).collect();
     let mut is_known = true;
-    for spec in info.keys {
-        is_known &= keys_of(info, spec, &words, each);
+    let touched = ops::access(op).keys;
+    for (at, spec) in info.keys.iter().enumerate() {
+        let touched =
+            touched_here(op, &words, touched.get(at).copied().unwrap_or(touch::READ | touch::WRITE));
+        is_known &= keys_of(info, spec, &words, &mut |key| each(key, touched));
     }
     if is_known { Keys::Known } else { Keys::Unknown }
+}
+
+/// Where the arguments decide what a command does to its keys.
+fn touched_here(op: OpId, words: &[&[u8]], touched: u8) -> u8 {
+    let says = |word: &&[u8], what: &str| word.eq_ignore_ascii_case(what.as_bytes());
+    match op {
+        op::SET if !words.iter().skip(3).any(|word| says(word, "GET")) => touch::WRITE,
+        op::BITFIELD if !words.iter().skip(2).any(|word| says(word, "SET") || says(word, "INCRBY")) => {
+            touch::READ
+        }
+        _ => touched,
+    }
 }
 
 /// Reports the keys that one specification finds. `false` if the arguments do not fit it.
@@ -117,6 +138,31 @@ mod tests {
         check("COPY a b", &["a", "b"]);
         check("XGROUP CREATE s g 0", &["s"]);
         check("HEXPIRE h 10 FIELDS 1 f", &["h"]);
+    }
+
+    #[test]
+    fn what_is_done_to_keys_is_known() {
+        use crate::ops::touch::{CHANNEL, READ, WRITE};
+        let check = |line: &str, expected: &[(&str, u8)]| {
+            let mut frame = Vec::new();
+            write_request(line.split(' ').map(str::as_bytes).collect::<Vec<_>>().into_iter(), &mut frame);
+            let head = head_of(&frame).unwrap();
+            let mut found = Vec::new();
+            let known = super::each_touched(head.op, &frame, &mut |key, touched| {
+                found.push((std::str::from_utf8(key).unwrap(), touched));
+            });
+            assert_eq!((known, found.as_slice()), (Keys::Known, expected), "{line}");
+        };
+        check("GET a", &[("a", READ)]);
+        check("SET a 1", &[("a", WRITE)]);
+        check("SET a 1 GET", &[("a", READ | WRITE)]);
+        check("BITFIELD a GET u4 0", &[("a", READ)]);
+        check("BITFIELD a SET u4 0 1", &[("a", READ | WRITE)]);
+        check("COPY a b", &[("a", READ), ("b", WRITE)]);
+        check("SUNIONSTORE d a b", &[("d", WRITE), ("a", READ), ("b", READ)]);
+        check("SORT a STORE d", &[("a", READ), ("d", WRITE)]);
+        check("EXISTS a", &[("a", 0)]);
+        check("SPUBLISH c m", &[("c", CHANNEL)]);
     }
 
     #[test]

@@ -29,6 +29,7 @@
 
 mod args;
 mod cluster;
+pub mod glob;
 mod keys;
 mod ops;
 pub mod reply;
@@ -47,10 +48,14 @@ pub use args::{Args, args, inline_to_array, write_request};
 pub use cluster::{
     ClusterNode, ClusterShard, Context, cluster_nodes, cluster_shards, cluster_slots, host_and_port,
 };
-pub use ops::{Begin, COMMANDS, CommandInfo, Find, KeySpec, flag, op, op_info, op_named, ops, sub_named};
+pub use keys::each_touched;
+pub use ops::{
+    Access, Begin, CATEGORIES, COMMANDS, CommandInfo, Find, KeySpec, access, flag, op, op_info, op_named,
+    ops, sub_named, touch,
+};
 pub use request::{Request, RequestDecoder};
 pub use response::{Reply, ReplyDecoder};
-pub use session::{Progress, Session, Transaction};
+pub use session::{Progress, Session, Transaction, normalise, replace};
 pub use slot::key_slot;
 pub use value::Value;
 
@@ -104,6 +109,32 @@ impl Protocol for Resp {
         }
         if why == Refusal::TooManyClients {
             out.extend_from_slice(b"-ERR max number of clients reached\r\n");
+            return;
+        }
+        // Those about users too: libraries tell errors by their first word.
+        let known: &[&str] = match why {
+            Refusal::LoginFailed => &["WRONGPASS invalid username-password pair or user is disabled."],
+            Refusal::LoginNeeded if asked.op == ops::op::HELLO => &[
+                "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH ",
+                "<user> <pass> option can be used to authenticate the client and select the RESP protocol version at the \
+                 same time",
+            ],
+            Refusal::LoginNeeded => &["NOAUTH Authentication required."],
+            Refusal::NoChannel => {
+                &["NOPERM this user has no permissions to access one of the channels used as arguments"]
+            }
+            Refusal::NoCommand => {
+                &["NOPERM this user has no permissions to run the '", op_info(asked.op).name, "' command"]
+            }
+            Refusal::NoKey => {
+                &["NOPERM this user has no permissions to access one of the keys used as arguments"]
+            }
+            _ => &[],
+        };
+        if !known.is_empty() {
+            out.push(b'-');
+            known.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+            out.extend_from_slice(b"\r\n");
             return;
         }
         let code = match why {

@@ -3,10 +3,12 @@
 //! The rows are generated (`cargo xtask commands`). A name is found by hashing at most sixteen of its bytes, case
 //! folded, into a table that the compiler builds; subcommands (`CLIENT SETNAME` is `client|setname`) have the same.
 
+mod access;
 mod table;
 
 use mecha_core::{OpClass, OpId, OpInfo};
 
+pub use self::access::CATEGORIES;
 pub use table::{COMMANDS, op};
 
 /// Bits of [`CommandInfo::flags`], named as the server names them.
@@ -140,6 +142,30 @@ impl CommandInfo {
 }
 
 const COUNT: usize = COMMANDS.len();
+
+/// What a rule about access needs to know of one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// A bit for each of [`CATEGORIES`].
+    pub categories: u32,
+    /// What is done with the keys of each specification, see [`touch`].
+    pub keys: &'static [u8],
+}
+
+/// Bits of [`Access::keys`].
+pub mod touch {
+    /// Values are read.
+    pub const READ: u8 = 1;
+    /// Values are changed, or keys come and go.
+    pub const WRITE: u8 = 1 << 1;
+    /// It is a channel, not a key.
+    pub const CHANNEL: u8 = 1 << 2;
+}
+
+/// What a rule about access needs to know of `op`.
+pub fn access(op: OpId) -> Access {
+    access::ACCESS.get(usize::from(op.0)).copied().unwrap_or(Access { categories: 0, keys: &[] })
+}
 
 /// The neutral rows.
 static OPS: [OpInfo; COUNT] = {

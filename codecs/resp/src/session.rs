@@ -37,6 +37,7 @@ use crate::reply::Writer;
 use crate::{Resp, args};
 use identity::Greeting;
 use look::{Seen, Step, is_fence};
+pub use look::{normalise, replace};
 pub use transaction::{Progress, Transaction};
 use unsubscribed::unsubscribe;
 
@@ -118,6 +119,11 @@ impl Default for Session {
 }
 
 impl Session {
+    /// Whether replies are not counted any more, so that nothing may be answered in the server's place.
+    pub fn is_uncounted(&self) -> bool {
+        self.raw
+    }
+
     /// Whether the client has, or is about to have, a dedicated connection.
     fn is_pinned(&self) -> bool {
         self.held || self.multi || self.watching || self.db != 0

@@ -7,7 +7,7 @@ use super::fields::{Fields, Found, set};
 use crate::error::suggestion;
 use crate::node::Node;
 use crate::target;
-use crate::{Address, ClusterSpec, ListenerSpec};
+use crate::{Address, ClusterSpec, ListenerSpec, UserSpec};
 
 use super::cluster::default_cluster;
 
@@ -31,6 +31,7 @@ pub(crate) fn default_listener(
         idle_timeout: None,
         tls: None,
         proxy_protocol: false,
+        users: None,
     }
 }
 
@@ -39,10 +40,13 @@ impl Reader<'_> {
         &mut self,
         found: Found<'_>,
         clusters: &mut Vec<(ClusterSpec, bool)>,
+        users: Option<&[UserSpec]>,
     ) -> Vec<ListenerSpec> {
         let mut listeners = Vec::<ListenerSpec>::new();
         for (node, path) in self.items(found) {
-            let Some(listener) = self.listener(node, &path, clusters, listeners.len()) else { continue };
+            let Some(listener) = self.listener(node, &path, clusters, users, listeners.len()) else {
+                continue;
+            };
             if listeners.iter().any(|other| other.name == listener.name) {
                 self.error(
                     node.place,
@@ -66,6 +70,7 @@ impl Reader<'_> {
         node: &Node,
         path: &str,
         clusters: &mut Vec<(ClusterSpec, bool)>,
+        users: Option<&[UserSpec]>,
         index: usize,
     ) -> Option<ListenerSpec> {
         let mut fields = self.fields(node, path);
@@ -105,6 +110,11 @@ impl Reader<'_> {
             self.without_calls(&mut fields, &["max_frame", "max_in_flight", "max_output"]);
         }
         self.listener_keys(&mut fields, &mut listener);
+        listener.users = self.users_of(fields.take("users"), users);
+        if is_opaque && listener.users.is_some() {
+            let message = "this listener passes bytes on and cannot ask who its clients are";
+            self.error(node.place, path, message, Some("`users: none` lets everybody in".into()));
+        }
         let tls = fields.take("tls");
         if let (Some((node, path)), Address::Unix(_)) = (&tls, &listener.address)
             && door.is_some()

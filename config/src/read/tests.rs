@@ -35,6 +35,12 @@ fn read(text: &str) -> Result<Snapshot, Vec<ConfigError>> {
         filters: vec!["rate_limit", "timeout"],
         check_filter: &check,
         check_tls: &|_| Vec::new(),
+        check_rules: &|words| {
+            let wrong = words.iter().filter(|word| word.starts_with('?'));
+            wrong
+                .map(|word| crate::RuleComplaint { message: format!("no rule: {word}"), hint: None })
+                .collect()
+        },
         pairs: &|door, back| back == "embedded" || door == "resp" || back == "memcached",
     };
     load(text, "mecha.yaml", &known)

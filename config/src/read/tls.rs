@@ -141,6 +141,17 @@ impl Reader<'_> {
             self.error(node.place, &path, format!("{count} passwords are given"), Some(hint.into()));
         }
         let password = self.text(text);
+        let read = self.password_from(file, variable);
+        self.finish(fields);
+        let password = password.or(read);
+        if password.as_deref() == Some("") {
+            self.error(node.place, &path, "the password is empty", None);
+        }
+        LoginSpec { username, password: password.map(Secret) }
+    }
+
+    /// A password that is not in the configuration itself.
+    pub(super) fn password_from(&mut self, file: Found<'_>, variable: Found<'_>) -> Option<String> {
         // What was read is never part of an error.
         let from_file = self.parsed(file, |name| {
             let read = std::fs::read_to_string(name)
@@ -151,11 +162,6 @@ impl Reader<'_> {
             let hint = Some("it is read from mecha's own environment".to_string());
             std::env::var(name).map_err(|_| (format!("the environment has no usable `{name}`"), hint))
         });
-        self.finish(fields);
-        let password = password.or(from_file).or(from_env);
-        if password.as_deref() == Some("") {
-            self.error(node.place, &path, "the password is empty", None);
-        }
-        LoginSpec { username, password: password.map(Secret) }
+        from_file.or(from_env)
     }
 }

@@ -3,7 +3,6 @@
 pub(crate) mod content;
 #[cfg(test)]
 mod differential;
-pub(crate) mod glob;
 pub(crate) mod long_double;
 #[cfg(test)]
 mod tests;

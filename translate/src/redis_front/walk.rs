@@ -5,9 +5,9 @@ use mecha_resp::reply::Writer;
 
 use super::aggregate::Error;
 use super::hash::content::{clamp, cursor, is, long};
-use super::hash::glob;
 use super::keys::type_name;
 use crate::kv::{KeySpace, RunCx, Walk};
+use mecha_resp::glob;
 
 /// `DBSIZE`, where the back cannot tell at once.
 pub(super) struct Size {

@@ -47,6 +47,14 @@ pub(super) fn look(batch: &mut Batch<'_, Resp>, from: usize) -> Looked {
         if is_fence && index > from {
             return Looked { next: index, is_over: false };
         }
+        if call.verdict != Verdict::Forward {
+            // It is answered already, and changes nothing here.
+            if is_fence {
+                batch.session.note_before();
+                return Looked { next: index + 1, is_over: false };
+            }
+            continue;
+        }
         let frame = call.span.of(batch.wire, batch.local);
         // Only commands that change the state need their arguments; a copy keeps `local` free for the answer.
         let frame = if call.span.is_local() { &frame.to_vec() } else { call.span.of(batch.wire, &[]) };
@@ -84,7 +92,7 @@ pub(super) fn is_fence(op: OpId) -> bool {
 }
 
 /// Puts the frame at `written` in the place of request `index`.
-fn replace(batch: &mut Batch<'_, Resp>, index: usize, written: Span) {
+pub fn replace(batch: &mut Batch<'_, Resp>, index: usize, written: Span) {
     let (Some(head), Some(call)) = (batch.heads.get_mut(index), batch.calls.get_mut(index)) else { return };
     if let Some(mut fresh) = crate::head_of(written.of(&[], batch.local)) {
         fresh.span = written;
@@ -94,7 +102,7 @@ fn replace(batch: &mut Batch<'_, Resp>, index: usize, written: Span) {
 }
 
 /// Turns an inline command into an array, so that everything behind sees one form only.
-fn normalise(batch: &mut Batch<'_, Resp>, index: usize) {
+pub fn normalise(batch: &mut Batch<'_, Resp>, index: usize) {
     let (Some(head), Some(call)) = (batch.heads.get(index), batch.calls.get(index)) else { return };
     if !head.is_inline {
         return;

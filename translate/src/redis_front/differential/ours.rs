@@ -93,7 +93,7 @@ impl Ours {
         assert_eq!(heads.len(), 1);
         let mut calls: Vec<_> = heads.iter().map(|head| Resp::call(head, Ticket::default())).collect();
         let (mut local, peer) =
-            (Vec::new(), Peer { id: client as u64 + 1, addr: None, local: None, identity: None });
+            (Vec::new(), Peer { id: client as u64 + 1, addr: None, local: None, identity: None, user: None });
         let mut batch: Batch<'_, Resp> = Batch {
             wire: frame,
             local: &mut local,

@@ -292,7 +292,7 @@ impl Scan<'_> {
     }
 
     pub(crate) fn matches(&self, name: &[u8]) -> bool {
-        self.pattern.is_none_or(|pattern| super::glob::matches(pattern, name))
+        self.pattern.is_none_or(|pattern| mecha_resp::glob::matches(pattern, name))
     }
 }
 

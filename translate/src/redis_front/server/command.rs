@@ -7,10 +7,10 @@ use mecha_resp::{
 };
 
 use super::super::hash::content::is;
-use super::super::hash::glob;
 use super::super::support::{Support, resp_support};
 use super::super::{unsupported, with_article};
 use crate::kv::PlanCx;
+use mecha_resp::glob;
 
 const HELP: &[&str] = &[
     "(no subcommand)",

@@ -4,9 +4,9 @@ use mecha_core::Outcome;
 use mecha_resp::reply::Writer;
 
 use super::super::hash::content::is;
-use super::super::hash::glob;
 use super::REDIS_VERSION;
 use crate::kv::{KeySpace, PlanCx, RunCx, Walk};
+use mecha_resp::glob;
 
 /// Settings that have a meaning here.
 const SETTINGS: [(&str, &str); 4] =

@@ -1,7 +1,7 @@
 //! Redis' patterns: `*`, `?`, `[a-c^x]` and `\`, over bytes.
 
 /// Whether the whole of `text` matches. Time is at most proportional to both lengths multiplied.
-pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut pattern, mut text) = (pattern, text);
     // Behind the last star, and where it would have to swallow one byte more.
     let mut retry: Option<(&[u8], &[u8])> = None;
