@@ -8,7 +8,7 @@ use super::tally::Tally;
 use crate::support::{Client, PATIENCE, frame};
 
 /// Between two rounds of a client: there is to be a load, not a race.
-const PACE: Duration = Duration::from_millis(3);
+const PACE: Duration = Duration::from_millis(10);
 
 /// What all clients share.
 #[derive(Default)]
@@ -208,7 +208,7 @@ pub(super) fn waiting(seat: &Seat) {
     while seat.goes_on() {
         if is_pushing {
             last += 1;
-            std::thread::sleep(PACE * 4);
+            std::thread::sleep(PACE);
             line.call(&format!("RPUSH {key} {last}"));
         } else if let Some(reply) = line.call(&format!("BLPOP {key} 1"))
             && reply.starts_with("*2")
@@ -232,7 +232,7 @@ pub(super) fn messages(seat: &Seat) {
     while seat.goes_on() {
         if is_publishing {
             last += 1;
-            std::thread::sleep(PACE * 2);
+            std::thread::sleep(PACE);
             line.call(&format!("PUBLISH {channel} {last}"));
             continue;
         }
@@ -350,6 +350,6 @@ pub(super) fn rude(seat: &Seat) {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        std::thread::sleep(PACE * 10);
+        std::thread::sleep(PACE * 3);
     }
 }
