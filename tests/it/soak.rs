@@ -127,7 +127,9 @@ fn an_hour_or_less_of_load_and_faults_leaves_nothing_behind() {
         turn += 1;
         let (resident, after) = (mecha.resident_mib(), start.elapsed());
         eprintln!("soak: {:>6.1} s, {resident:.1} MiB: {name}", after.as_secs_f64());
-        assert!(threads.iter().all(|thread| !thread.is_finished()), "a client has given up");
+        if threads.iter().any(std::thread::JoinHandle::is_finished) {
+            panic!("a client has given up: {}", mecha.get("/connections"));
+        }
         // Every kind of fault once, and a tenth of the time: buffers have their size.
         if turn >= KINDS && after > length / 10 {
             warm.get_or_insert(resident);
