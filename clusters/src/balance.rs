@@ -115,6 +115,8 @@ pub struct Node {
 pub struct Balancer {
     sharding: Sharding,
     tables: Tables,
+    /// Who is out, by index, and who takes their keys.
+    stand_ins: Option<Box<(Vec<bool>, Balancer)>>,
 }
 
 enum Tables {
@@ -144,7 +146,13 @@ impl Balancer {
             }
             Balance::LeastRequest | Balance::Random | Balance::RoundRobin => Tables::None,
         };
-        Self { sharding, tables }
+        Self { sharding, tables, stand_ins: None }
+    }
+
+    /// Keys of endpoints that are out, by index, go to the endpoints of `stand_ins`.
+    pub(crate) fn with_stand_ins(mut self, is_out: Vec<bool>, stand_ins: Self) -> Self {
+        self.stand_ins = is_out.contains(&true).then(|| Box::new((is_out, stand_ins)));
+        self
     }
 
     /// The policy.
@@ -154,6 +162,15 @@ impl Balancer {
 
     /// The endpoint of `key`, for hashing policies.
     pub fn by_key(&self, key: &[u8]) -> Option<usize> {
+        let index = self.home_of(key)?;
+        match &self.stand_ins {
+            Some(known) if known.0.get(index) == Some(&true) => known.1.by_key(key),
+            _ => Some(index),
+        }
+    }
+
+    /// The endpoint of `key` when all are well.
+    fn home_of(&self, key: &[u8]) -> Option<usize> {
         let key = self.sharding.tag.map_or(key, |tag| tag.of(key));
         let hash = || self.sharding.hash.of(key);
         match &self.tables {

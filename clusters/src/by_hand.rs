@@ -1,7 +1,7 @@
 //! A connection whose bytes somebody carries by hand: no socket, no task. For measurements and simulations, which see
 //! the same submission, matching and delivery as the real one's clients do.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -47,6 +47,9 @@ impl<P: Framed> ByHand<P> {
             lost_since_micros: Cell::new(0),
             news: None,
             is_denied: Cell::new(false),
+            failures: Cell::new(0),
+            eject: OnceCell::new(),
+            max_ttl_secs: Cell::new(0),
         };
         let connection = Connection::new(Rc::new(endpoint), 0, Some(0), None);
         let reading = RefCell::new(Reading::new(P::reply_decoder(limits, 0)));

@@ -7,6 +7,7 @@
 //! *epoch*, and a client that has calls in flight under an older one waits with its next calls until those are
 //! answered; see [`Lane`].
 
+mod ejection;
 pub(crate) mod parking;
 mod submit;
 
@@ -20,6 +21,8 @@ use mecha_telemetry::ClusterMetrics;
 use mecha_transport::tls::ClientTls;
 use mecha_transport::{Address, Clock};
 
+use self::ejection::Ejection;
+pub use self::ejection::{EjectOptions, Gutter};
 use self::parking::{Parked, Parking};
 use crate::detour::{Detour, Follow, PATIENCE_MICROS};
 use crate::news::{Cause, Subscription};
@@ -53,6 +56,8 @@ pub struct ClusterOptions {
     pub tls: Option<Arc<ClientTls>>,
     /// What new connections say first.
     pub login: Login,
+    /// When servers of a list that keys are spread over are left out; never if there is nothing here.
+    pub eject: Option<EjectOptions>,
     /// How long calls wait for a server that is lost, where servers are found; 0 is not at all.
     pub park: Duration,
 }
@@ -83,6 +88,8 @@ pub(crate) struct Members<P: Framed> {
     pub(crate) router: Router,
     /// Positions of the servers that together hold everything.
     shards: Vec<usize>,
+    /// Position of the server for calls without a key, where keys decide.
+    any: usize,
 }
 
 /// The servers of one cluster and the connections to them.
@@ -102,6 +109,7 @@ pub struct Cluster<P: Framed> {
     /// Empty but for the time of a tick; kept for its memory.
     ticked: RefCell<Vec<Rc<Connection<P>>>>,
     pub(crate) parking: Parking<P>,
+    ejection: Option<Ejection>,
 }
 
 /// One frame that a translator wants sent.
@@ -146,17 +154,20 @@ impl<P: Framed> Cluster<P> {
             connections: options.connections.max(1),
             news: subscription.clone(),
         };
+        let mut ejection = None;
         let members = match options.servers {
-            Servers::Fixed(addresses, sharding, nodes) => Members {
-                router: Router::Balanced(Balancer::new(sharding, &nodes)),
-                shards: (0..addresses.len()).collect(),
-                servers: addresses
-                    .into_iter()
-                    .map(|addr| Some(Server::new(addr, &blueprint, None)))
-                    .collect(),
-            },
+            Servers::Fixed(mut addresses, sharding, nodes) => {
+                let router = Router::Balanced(Balancer::new(sharding, &nodes));
+                let shards = (0..addresses.len()).collect();
+                if let Some(options) = options.eject {
+                    addresses.extend(options.gutter.iter().flat_map(|gutter| gutter.addresses.clone()));
+                    ejection = Some(Ejection::new(options, sharding, nodes));
+                }
+                let server = |addr| Some(Server::new(addr, &blueprint, None));
+                Members { servers: addresses.into_iter().map(server).collect(), router, shards, any: 0 }
+            }
             Servers::Found(_) => {
-                Members { servers: Vec::new(), router: Router::Unknown(false), shards: Vec::new() }
+                Members { servers: Vec::new(), router: Router::Unknown(false), shards: Vec::new(), any: 0 }
             }
         };
         let park = if subscription.is_some() { options.park } else { Duration::ZERO };
@@ -173,9 +184,11 @@ impl<P: Framed> Cluster<P> {
             loose: RefCell::default(),
             ticked: RefCell::default(),
             parking,
+            ejection,
         });
         let member = Rc::downgrade(&cluster);
         environment.timers.join(member);
+        cluster.watch_failures();
         if let Some(mut news) = subscription {
             let cluster = Rc::downgrade(&cluster);
             tokio::task::spawn_local(async move {
@@ -213,6 +226,7 @@ impl<P: Framed> Cluster<P> {
             servers: topology.nodes.iter().map(server).collect(),
             router: Router::of(topology),
             shards: topology.shards.iter().map(|shard| shard.primary).collect(),
+            any: topology.shards.first().map_or(0, |shard| shard.primary),
         };
         for left in old.servers.iter().flatten().chain(&extras) {
             if !members.servers.iter().flatten().any(|server| Rc::ptr_eq(server, left)) {

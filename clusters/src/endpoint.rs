@@ -1,7 +1,7 @@
 //! One server of a cluster, as one worker sees it.
 
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,12 +32,49 @@ pub(crate) struct Endpoint {
     pub(crate) news: Option<Subscription>,
     /// The last attempt ended with a refused login.
     pub(crate) is_denied: Cell<bool>,
+    /// Failures since the last answer.
+    pub(crate) failures: Cell<u32>,
+    /// How many are too many, and who leaves the server out then.
+    pub(crate) eject: OnceCell<(u32, Weak<dyn Eject>)>,
+    /// The longest life of what is stored there, in seconds; 0 is no limit.
+    pub(crate) max_ttl_secs: Cell<u32>,
+}
+
+/// Whoever leaves servers out that fail.
+pub(crate) trait Eject {
+    /// The server of `endpoint` has failed too often.
+    fn eject(&self, endpoint: &Endpoint);
 }
 
 impl Endpoint {
     /// Books a connection attempt; it must wait this long.
     pub(crate) fn book(&self, now_micros: u64) -> Duration {
         self.gate.borrow_mut().book(now_micros)
+    }
+
+    /// Tells `eject` when `limit` failures have followed one another.
+    pub(crate) fn tell_failures(&self, limit: u32, eject: Weak<dyn Eject>) {
+        let _ = self.eject.set((limit, eject));
+    }
+
+    /// A connection failed, or calls were not answered in time.
+    pub(crate) fn count_failure(&self) {
+        let Some((limit, eject)) = self.eject.get() else { return };
+        self.failures.set(self.failures.get() + 1);
+        if self.failures.get() >= *limit {
+            self.failures.set(0);
+            if let Some(eject) = eject.upgrade() {
+                eject.eject(self);
+            }
+        }
+    }
+
+    /// The server has answered.
+    #[inline]
+    pub(crate) fn answered(&self) {
+        if self.failures.get() != 0 {
+            self.failures.set(0);
+        }
     }
 
     /// An attempt failed, or what it brought did not last. Returns how long to leave the server alone.
@@ -49,6 +86,7 @@ impl Endpoint {
         if self.lost_since_micros.get() == 0 {
             self.lost_since_micros.set(now_micros.max(1));
         }
+        self.count_failure();
         wait
     }
 

@@ -32,7 +32,7 @@ pub mod topology;
 pub use backoff::{Backoff, RateGate};
 pub use balance::{Balance, Balancer, HashTag, KeyHash, Node, Sharding};
 pub use by_hand::ByHand;
-pub use cluster::{Cluster, ClusterOptions, Environment, Frame, Servers};
+pub use cluster::{Cluster, ClusterOptions, EjectOptions, Environment, Frame, Gutter, Servers};
 pub use connection::{Connection, ConnectionOptions, State};
 pub use scatter::{Gathered, Plan, Rules, Scattered, Way};
 pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};

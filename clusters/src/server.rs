@@ -1,6 +1,6 @@
 //! One server's connections on one worker.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +48,9 @@ impl Blueprint {
             lost_since_micros: Cell::new(0),
             news: self.news.clone(),
             is_denied: Cell::new(false),
+            failures: Cell::new(0),
+            eject: OnceCell::new(),
+            max_ttl_secs: Cell::new(0),
         })
     }
 }

@@ -28,7 +28,7 @@ pub use flags::{Overrides, TlsFlags, demo_snapshot, from_flags};
 pub use options::Options;
 pub use read::load;
 pub use schema::schema;
-pub use sharding::{Balance, HashTag, KeyHash, Member};
+pub use sharding::{Balance, EjectSpec, HashTag, KeyHash, Member};
 pub use target::{Scheme, SchemeServers};
 pub use tls::{
     CertificateSpec, ClientTlsSpec, LoginSpec, Secret, SentinelsSpec, ServerTlsSpec, TlsComplaint, TlsSpec,
@@ -155,6 +155,8 @@ pub struct ClusterSpec {
     pub hash_tag: HashTag,
     /// Names and weights of the servers, in the order of `endpoints`.
     pub members: Vec<Member>,
+    /// When servers are left out; never if there is nothing here.
+    pub eject: Option<EjectSpec>,
     /// Shared connections per endpoint and worker.
     pub connections: u32,
     /// Time for one connection attempt.

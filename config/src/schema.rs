@@ -64,6 +64,12 @@ pub fn schema(filters: &[&str]) -> Value {
             },
         } },
         "proxy_protocol": { "enum": ["v1", "v2"], "description": "Tells the servers of tcp:// and tls:// targets who the client is (they are not told)." },
+        "auto_eject": { "type": "object", "additionalProperties": false, "properties": {
+            "failures": count("Failures in a row after which a server is left out (2)."),
+            "retry_after": duration("How long before it is tried again (30s)."),
+            "gutter": text("memcached:// servers that take the keys of those that are left out (the others do)."),
+            "gutter_ttl": duration("The longest life of what is stored there (10s)."),
+        } },
         "connections": count("Shared connections per server and worker (1)."),
         "connect_timeout": duration("Time for one connection attempt (1s)."),
         "backoff": { "type": "object", "additionalProperties": false, "properties": {

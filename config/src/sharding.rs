@@ -115,3 +115,18 @@ impl Member {
         Self { name, weight: 1 }
     }
 }
+
+/// When servers of a list are left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EjectSpec {
+    /// Failures in a row.
+    pub failures: u32,
+    /// How long a server is left alone.
+    pub retry_after: std::time::Duration,
+    /// Servers that take the keys of those that are left out.
+    pub gutter: Vec<Endpoint>,
+    /// Their names and weights.
+    pub gutter_members: Vec<Member>,
+    /// The longest life of what is stored in the gutter, in seconds.
+    pub gutter_ttl_secs: u32,
+}

@@ -144,6 +144,13 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
         let _ = (request, frame);
     }
 
+    /// Appends `frame`, changed so that nothing that it stores lives for longer than `ttl_secs` seconds; as it is where the
+    /// protocol knows no expiry. `now_unix_secs` is the time of day, for protocols that tell expiries by it.
+    fn shorten(request: &Self::Request, frame: &[u8], ttl_secs: u32, now_unix_secs: u64, out: &mut Vec<u8>) {
+        let _ = (request, ttl_secs, now_unix_secs);
+        out.extend_from_slice(frame);
+    }
+
     /// Appends what a new upstream connection must send first for `profile` and `login`, and returns how many replies
     /// it gets. Nothing else is sent before they have come. Profile 0 without a login must need nothing.
     fn prologue(profile: u8, login: &Login, out: &mut Vec<u8>) -> u32 {

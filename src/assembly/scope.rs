@@ -171,6 +171,7 @@ impl Scope {
             connect_rate: spec.connect_rate,
             max_pins: spec.max_pins as usize,
             max_pending: spec.max_pending as usize,
+            eject: spec.eject.as_ref().map(sharding::eject),
             park: spec.park,
             limits,
             tls: shared.trusts.get(&spec.name).map(|(_, tls)| Arc::clone(tls)),

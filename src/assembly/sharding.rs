@@ -1,7 +1,9 @@
 //! How keys are spread, from the configuration's words to the clusters'.
 
-use mecha_clusters::{Balance, HashTag, KeyHash, Node, Sharding};
-use mecha_config::ClusterSpec;
+use mecha_clusters::{Balance, EjectOptions, Gutter, HashTag, KeyHash, Node, Sharding};
+use mecha_config::{ClusterSpec, EjectSpec};
+
+use super::address_of;
 
 /// What `spec` says; `tag` is what the protocol's users expect where it says nothing.
 pub(super) fn of(spec: &ClusterSpec, tag: Option<HashTag>) -> Sharding {
@@ -10,12 +12,26 @@ pub(super) fn of(spec: &ClusterSpec, tag: Option<HashTag>) -> Sharding {
 
 /// The servers of `spec` as rings see them.
 pub(super) fn nodes(spec: &ClusterSpec) -> Vec<Node> {
+    nodes_of(&spec.members)
+}
+
+/// When servers are left out.
+pub(super) fn eject(spec: &EjectSpec) -> EjectOptions {
+    let gutter = (!spec.gutter.is_empty()).then(|| Gutter {
+        addresses: spec.gutter.iter().map(address_of).collect(),
+        nodes: nodes_of(&spec.gutter_members),
+        ttl_secs: spec.gutter_ttl_secs,
+    });
+    EjectOptions { failures: spec.failures, retry_after: spec.retry_after, gutter }
+}
+
+fn nodes_of(members: &[mecha_config::Member]) -> Vec<Node> {
     let node = |(index, member): (u16, &mecha_config::Member)| Node {
         index,
         name: member.name.clone(),
         weight: member.weight,
     };
-    (0..).zip(&spec.members).map(node).collect()
+    (0..).zip(members).map(node).collect()
 }
 
 fn hash_tag(tag: mecha_config::HashTag, usual: Option<HashTag>) -> Option<HashTag> {

@@ -21,6 +21,8 @@ pub struct ClusterMetrics {
     pub(crate) redirects_ask: Counter,
     pub(crate) redirects_later: Counter,
     pub(crate) redirects_moved: Counter,
+    pub(crate) ejected: Counter,
+    pub(crate) ejections: Counter,
     pub(crate) parked: Counter,
     pub(crate) splits: Counter,
     pub(crate) parts: Counter,
@@ -92,6 +94,17 @@ impl ClusterMetrics {
     /// A client got none because there are too many.
     pub fn pin_refused(&self) {
         self.pins_refused.add(1);
+    }
+
+    /// A server is left out because it fails.
+    pub fn ejected(&self) {
+        self.ejected.add(1);
+        self.ejections.add(1);
+    }
+
+    /// A server that was left out is back.
+    pub fn readmitted(&self) {
+        self.ejected.sub(1);
     }
 
     /// Calls of a client wait for a server that is lost or in the middle of a change.

@@ -92,7 +92,12 @@ impl Exporter {
             let at = [("cluster", cluster.name.as_str()), ("protocol", cluster.protocol)];
             out.gauge("mecha_upstream_connections", "Connections open now.", &at, cluster.connections.get());
             out.gauge("mecha_upstream_pins", "Dedicated connections in use.", &at, cluster.pins.get());
+            if cluster.ejections.get() > 0 {
+                let help = "Servers that are left out now, summed over workers.";
+                out.gauge("mecha_upstream_ejected", help, &at, cluster.ejected.get());
+            }
             let counters = [
+                ("mecha_upstream_ejections_total", "Times that a server was left out.", &cluster.ejections),
                 ("mecha_upstream_connects_total", "Connections made.", &cluster.connects),
                 ("mecha_upstream_connect_failures_total", "Attempts that failed.", &cluster.connect_failures),
                 (

@@ -8,6 +8,7 @@ mod differential;
 mod discovery;
 mod docs;
 mod drain;
+mod ejection;
 mod failover;
 mod faults;
 mod hostile;

@@ -41,7 +41,7 @@ impl<P: Framed> Cluster<P> {
             _ if is_split => Err(Refusal::CrossSlot),
             Some(endpoint) => Ok(endpoint),
             // Without keys: any server, always the same, so that what it is told of its connections makes sense.
-            None => members.shards.first().copied().ok_or(Refusal::NoRoute),
+            None => Ok(members.any),
         }
     }
 

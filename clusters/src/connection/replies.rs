@@ -219,6 +219,7 @@ impl<P: Framed> Connection<P> {
         }
         drop(inner);
         self.endpoint.metrics.replied(complete);
+        self.endpoint.answered();
         if !is_abandoned {
             let heads = heads.get_mut(at..end).unwrap_or_default();
             let slips = &reading.slips[..];

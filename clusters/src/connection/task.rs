@@ -104,6 +104,9 @@ impl<P: Framed> Connection<P> {
                 inner.is_closing = false;
                 self.is_dedicated || inner.is_retired
             };
+            if !is_failure && !self.is_dedicated && self.in_flight() > 0 {
+                self.endpoint.count_failure();
+            }
             // A server that closes a connection after a while (its idle timeout, a restart) is tried again at once.
             let wait = if is_failure {
                 self.endpoint.failed()

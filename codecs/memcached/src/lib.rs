@@ -32,6 +32,7 @@
 pub mod base64;
 pub mod binary;
 pub mod command;
+mod expiry;
 mod line;
 pub mod ops;
 pub mod reply;
@@ -166,6 +167,10 @@ impl Framed for Memcached {
 
     fn unquiet(request: &Request, frame: &mut [u8]) {
         request::unquiet(request, frame);
+    }
+
+    fn shorten(request: &Request, frame: &[u8], ttl_secs: u32, now_unix_secs: u64, out: &mut Vec<u8>) {
+        expiry::shorten(request, frame, ttl_secs, now_unix_secs, out);
     }
 
     fn protocol_error(error: ProtocolError, out: &mut Vec<u8>) {

@@ -29,6 +29,7 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         balance,
         hash: KeyHash::default(),
         hash_tag: HashTag::default(),
+        eject: None,
         connections: 1,
         connect_timeout: Duration::from_secs(1),
         backoff: Backoff { initial: Duration::from_millis(50), max: Duration::from_secs(5) },

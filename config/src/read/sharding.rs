@@ -1,10 +1,13 @@
 //! The keys of a cluster that say how keys are spread over its servers.
 
+use std::time::Duration;
+
 use super::Reader;
 use super::fields::{Fields, Found, set};
 use crate::error::suggestion;
 use crate::options::join;
-use crate::{Balance, ClusterSpec, HashTag, KeyHash};
+use crate::target;
+use crate::{Balance, ClusterSpec, Discovery, EjectSpec, HashTag, KeyHash, Member};
 
 /// The largest weight of a server.
 const MAX_WEIGHT: u32 = 10_000;
@@ -28,6 +31,61 @@ impl Reader<'_> {
         });
         set(&mut cluster.hash_tag, tag);
         self.members(fields.take("servers"), cluster);
+        self.eject(fields.take("auto_eject"), cluster);
+    }
+
+    /// `auto_eject: { failures: 2, retry_after: 30s, gutter: memcached://a:11211, gutter_ttl: 10s }`.
+    fn eject(&mut self, found: Found<'_>, cluster: &mut ClusterSpec) {
+        let Some((node, path)) = found else { return };
+        let mut fields = self.fields(node, &path);
+        let mut eject = EjectSpec {
+            failures: 2,
+            retry_after: Duration::from_secs(30),
+            gutter: Vec::new(),
+            gutter_members: Vec::new(),
+            gutter_ttl_secs: 10,
+        };
+        set(&mut eject.failures, self.count(fields.take("failures"), 1_000_000));
+        set(&mut eject.retry_after, self.period(fields.take("retry_after"), Duration::from_millis(10)));
+        let (gutter, ttl) = (fields.take("gutter"), fields.take("gutter_ttl"));
+        if let (Some((node, path)), None) = (&ttl, &gutter) {
+            self.error(node.place, path, "`gutter_ttl` has no effect without `gutter`", None);
+        }
+        let second = Duration::from_secs(1);
+        if let Some(length) = self.period(ttl.clone(), second)
+            && let Some((node, path)) = ttl
+        {
+            eject.gutter_ttl_secs = u32::try_from(length.as_secs()).unwrap_or(u32::MAX);
+            if eject.gutter_ttl_secs > 60 * 60 * 24 * 30 {
+                self.error(node.place, &path, "must be 30 days at most", None);
+            }
+        }
+        let backs = self.known.backs;
+        if let Some(target) = self.parsed(gutter.clone(), |text| target::back(text, backs))
+            && let Some((node, path)) = gutter
+        {
+            let is_like = target.protocol == cluster.protocol && target.discovery == Discovery::Listed;
+            if !is_like || cluster.protocol != "memcached" {
+                let hint = "only what is stored in Memcached can be made to live for a short time";
+                self.error(
+                    node.place,
+                    &path,
+                    "a gutter is a list of memcached:// servers",
+                    Some(hint.into()),
+                );
+            }
+            eject.gutter_members = target.endpoints.iter().map(Member::of).collect();
+            eject.gutter = target.endpoints;
+        }
+        self.finish(fields);
+        let is_keyed =
+            !matches!(cluster.balance, Balance::LeastRequest | Balance::Random | Balance::RoundRobin);
+        let is_many = cluster.endpoints.len() > 1 || !eject.gutter.is_empty();
+        if cluster.discovery != Discovery::Listed || !is_keyed || !is_many {
+            let hint = "it needs several servers in `to`, and a `balance` by key";
+            self.error(node.place, &path, "`auto_eject` has no effect here", Some(hint.into()));
+        }
+        cluster.eject = Some(eject);
     }
 
     /// `servers: { "a:6379": { name: one, weight: 2 } }`.
