@@ -119,7 +119,7 @@ impl Plan {
                     },
                 }
             }
-            if cluster.discovery != mecha_config::Discovery::Listed {
+            if cluster.is_found() {
                 let known = previous.and_then(|plan| plan.shared.discoveries.get(&cluster.name));
                 let known = known.filter(|known| known.spec == *cluster).cloned();
                 let tls = trusts.get(&cluster.name).map(|(_, tls)| Arc::clone(tls));

@@ -11,18 +11,21 @@
 mod query;
 mod redis_cluster;
 mod redis_sentinel;
+mod vigil;
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mecha_clusters::news::{Cause, Publisher, Subscription};
-use mecha_clusters::topology::{FoundShard, MAX_NODES, Topology};
-use mecha_config::{ClusterSpec, Discovery as Kind};
-use mecha_transport::Address;
+use mecha_clusters::topology::{FoundShard, Freshness, MAX_NODES, Node, Topology};
+use mecha_config::{ClusterSpec, Discovery as Kind, ReadFrom};
 use mecha_transport::tls::ClientTls;
+use mecha_transport::{Address, Clock};
 
 use self::query::Manners;
+use self::vigil::Vigil;
 use crate::assembly::address_of;
 
 /// The least time between two questions.
@@ -40,6 +43,7 @@ pub struct Discovery {
     /// What workers hear of it.
     pub news: Subscription,
     tls: Option<Arc<ClientTls>>,
+    clock: Clock,
     publisher: Publisher,
     is_started: Arc<AtomicBool>,
 }
@@ -66,8 +70,9 @@ impl Asked {
 impl Discovery {
     /// `tls` is whom to trust; `None` without TLS. Nothing is asked before [`Discovery::start`].
     pub fn new(spec: ClusterSpec, tls: Option<Arc<ClientTls>>) -> Self {
+        let clock = Clock::start();
         let (publisher, news) = mecha_clusters::news::news();
-        Self { spec, tls, news, publisher, is_started: Arc::default() }
+        Self { spec, tls, clock, news, publisher, is_started: Arc::default() }
     }
 
     /// Starts asking, on a thread of its own, unless that has been done. It ends when nobody listens any more.
@@ -80,11 +85,12 @@ impl Discovery {
         }
         let manners = Manners { tls: self.tls.clone(), login: self.spec.login.clone() };
         let finder = Finder { spec: self.spec.clone(), publisher: self.publisher.clone(), manners };
+        let clock = self.clock;
         let main = move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
             match runtime {
-                Ok(runtime) => runtime.block_on(finder.run()),
+                Ok(runtime) => runtime.block_on(finder.run(clock)),
                 Err(error) => tracing::error!(%error, "discovery has no runtime"),
             }
         };
@@ -100,12 +106,16 @@ struct Finder {
 }
 
 impl Finder {
-    async fn run(self) {
+    async fn run(self, clock: Clock) {
+        let vigil = self.vigil(clock);
         let seeds: Vec<_> = self.spec.endpoints.iter().map(address_of).collect();
         let sentinels = Manners {
             tls: self.manners.tls.clone().filter(|_| self.spec.sentinels.is_tls),
             login: self.spec.sentinels.login.clone(),
         };
+        if let Some(vigil) = &vigil {
+            tokio::task::spawn_local(Rc::clone(vigil).keep());
+        }
         let mut asked = Asked { first: None };
         if let Kind::Sentinel(_) = self.spec.discovery {
             tokio::task::spawn_local(redis_sentinel::listen(
@@ -126,10 +136,10 @@ impl Finder {
                 Kind::Sentinel(name) => {
                     redis_sentinel::find(&mut asked, &seeds, name, timeout, (&sentinels, &self.manners)).await
                 }
-                Kind::Listed => return,
+                Kind::Listed => Ok(self.listed()),
             };
             let is_settled = match found {
-                Ok(shards) => self.found(shards, &known),
+                Ok(shards) => self.found(shards, &known, vigil.as_deref()),
                 Err(why) => {
                     tracing::warn!(cluster = %self.spec.name, why, "servers could not be found");
                     if known.is_empty() && !is_hopeless {
@@ -154,9 +164,39 @@ impl Finder {
         }
     }
 
+    /// Who watches over replicas, if they are read.
+    fn vigil(&self, clock: Clock) -> Option<Rc<Vigil>> {
+        let times = (self.spec.reads.max_staleness, self.spec.connect_timeout);
+        let vigil = || Vigil::new(self.publisher.clone(), self.manners.clone(), times, clock);
+        (self.spec.reads.from != ReadFrom::Primary).then(vigil)
+    }
+
+    /// What the configuration tells.
+    fn listed(&self) -> Vec<FoundShard> {
+        let node = |endpoint, is_replica| Node {
+            address: address_of(endpoint),
+            is_replica,
+            is_well: true,
+            zone: None,
+            fresh: Freshness::default(),
+        };
+        let replicas = self.spec.reads.replicas.iter().map(|endpoint| node(endpoint, true)).collect();
+        let primary = self.spec.endpoints.first().map(|endpoint| node(endpoint, false));
+        primary.map(|primary| FoundShard { primary, replicas, slots: Vec::new() }).into_iter().collect()
+    }
+
     /// Publishes what is new. Returns whether it looks final.
-    fn found(&self, shards: Vec<FoundShard>, known: &Topology) -> bool {
-        let next = known.next(shards, self.spec.discovery == Kind::Cluster);
+    fn found(&self, shards: Vec<FoundShard>, known: &Topology, vigil: Option<&Vigil>) -> bool {
+        let mut next = known.next(shards, self.spec.discovery == Kind::Cluster);
+        for node in next.nodes.iter_mut().flatten() {
+            let zones = &self.spec.reads.zones;
+            let (host, port) = (host_of(&node.address), port_of(&node.address));
+            let zone = zones.iter().find(|(place, _)| place.has(&host, port)).map(|(_, zone)| zone.clone());
+            node.zone = zone.or(node.zone.take());
+        }
+        if let Some(vigil) = vigil {
+            next = vigil.judged(next);
+        }
         let is_settled = next.is_settled();
         if next != *known {
             let (cluster, servers, slots) = (&self.spec.name, next.len(), next.slots_covered());
@@ -181,6 +221,14 @@ fn named(host: &str, port: u16) -> Address {
     match host.parse() {
         Ok(ip) => Address::Tcp(std::net::SocketAddr::new(ip, port)),
         Err(_) => Address::Host(host.into(), port),
+    }
+}
+
+fn port_of(address: &Address) -> u16 {
+    match address {
+        Address::Host(_, port) => *port,
+        Address::Tcp(addr) => addr.port(),
+        Address::Unix(_) => 0,
     }
 }
 

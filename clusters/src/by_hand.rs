@@ -11,6 +11,7 @@ use mecha_core::{Batch, Framed, Limits, Login};
 use mecha_telemetry::ClusterMetrics;
 use mecha_transport::Address;
 
+use crate::connection::Kind;
 use crate::connection::Reading;
 use crate::endpoint::Endpoint;
 use crate::{Backoff, Connection, ConnectionOptions, Environment, RateGate, SubmitCx, Submitted, Upstream};
@@ -51,7 +52,7 @@ impl<P: Framed> ByHand<P> {
             eject: OnceCell::new(),
             max_ttl_secs: Cell::new(0),
         };
-        let connection = Connection::new(Rc::new(endpoint), 0, Some(0), None);
+        let connection = Connection::new(Rc::new(endpoint), 0, Some(0), Kind::Shared, None);
         let reading = RefCell::new(Reading::new(P::reply_decoder(limits, 0)));
         Self { connection, reading }
     }

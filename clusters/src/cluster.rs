@@ -26,6 +26,7 @@ pub use self::ejection::{EjectOptions, Gutter};
 use self::parking::{Parked, Parking};
 use crate::detour::{Detour, Follow, PATIENCE_MICROS};
 use crate::news::{Cause, Subscription};
+use crate::reads::{ReadPolicy, Reads};
 use crate::router::Router;
 use crate::server::{Blueprint, Server};
 use crate::timers::Ticks;
@@ -58,6 +59,8 @@ pub struct ClusterOptions {
     pub login: Login,
     /// When servers of a list that keys are spread over are left out; never if there is nothing here.
     pub eject: Option<EjectOptions>,
+    /// From where calls that change nothing are answered.
+    pub reads: ReadPolicy,
     /// How long calls wait for a server that is lost, where servers are found; 0 is not at all.
     pub park: Duration,
 }
@@ -90,11 +93,14 @@ pub(crate) struct Members<P: Framed> {
     shards: Vec<usize>,
     /// Position of the server for calls without a key, where keys decide.
     any: usize,
+    /// `None` where the primaries alone are read.
+    reads: Option<Reads>,
 }
 
 /// The servers of one cluster and the connections to them.
 pub struct Cluster<P: Framed> {
     members: RefCell<Rc<Members<P>>>,
+    reads: ReadPolicy,
     /// Counts the changes of who holds what; wraps.
     epoch: Cell<u32>,
     blueprint: Blueprint,
@@ -164,11 +170,21 @@ impl<P: Framed> Cluster<P> {
                     ejection = Some(Ejection::new(options, sharding, nodes));
                 }
                 let server = |addr| Some(Server::new(addr, &blueprint, None));
-                Members { servers: addresses.into_iter().map(server).collect(), router, shards, any: 0 }
+                Members {
+                    servers: addresses.into_iter().map(server).collect(),
+                    router,
+                    shards,
+                    any: 0,
+                    reads: None,
+                }
             }
-            Servers::Found(_) => {
-                Members { servers: Vec::new(), router: Router::Unknown(false), shards: Vec::new(), any: 0 }
-            }
+            Servers::Found(_) => Members {
+                servers: Vec::new(),
+                router: Router::Unknown(false),
+                shards: Vec::new(),
+                any: 0,
+                reads: None,
+            },
         };
         let park = if subscription.is_some() { options.park } else { Duration::ZERO };
         let parking = Parking::new(park, options.max_pending);
@@ -176,6 +192,7 @@ impl<P: Framed> Cluster<P> {
             me: Weak::clone(me),
             extras: RefCell::default(),
             members: RefCell::new(Rc::new(members)),
+            reads: options.reads,
             epoch: Cell::new(0),
             blueprint,
             max_pins: options.max_pins,
@@ -227,7 +244,15 @@ impl<P: Framed> Cluster<P> {
             router: Router::of(topology),
             shards: topology.shards.iter().map(|shard| shard.primary).collect(),
             any: topology.shards.first().map_or(0, |shard| shard.primary),
+            reads: Reads::of(topology, &self.reads),
         };
+        for (node, server) in topology.nodes.iter().zip(&members.servers) {
+            if let (Some(node), Some(server)) = (node, server)
+                && !(node.is_replica && node.is_well)
+            {
+                server.stop_reading();
+            }
+        }
         for left in old.servers.iter().flatten().chain(&extras) {
             if !members.servers.iter().flatten().any(|server| Rc::ptr_eq(server, left)) {
                 left.retire().iter().for_each(|connection| self.remember(connection));

@@ -44,6 +44,20 @@ pub struct ConnectionOptions {
     pub login: Login,
 }
 
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One client at a time.
+    Dedicated,
+    /// Reads from a replica. With `is_told`, the server must be told that this is meant.
+    Reading {
+        /// See there.
+        is_told: bool,
+    },
+    /// Calls of many clients.
+    Shared,
+}
+
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -111,6 +125,7 @@ pub struct Connection<P: Framed> {
     pub(crate) profile: u8,
     /// Which of its server's shared connections of this profile it is.
     pub(crate) turn: usize,
+    kind: Kind,
     is_dedicated: bool,
     follower: Option<Weak<dyn Follow<P>>>,
 }
@@ -122,6 +137,7 @@ impl<P: Framed> Connection<P> {
         endpoint: Rc<Endpoint>,
         profile: u8,
         turn: Option<usize>,
+        kind: Kind,
         follower: Option<Weak<dyn Follow<P>>>,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -149,7 +165,8 @@ impl<P: Framed> Connection<P> {
             endpoint,
             profile,
             turn: turn.unwrap_or_default(),
-            is_dedicated: turn.is_none(),
+            kind,
+            is_dedicated: kind == Kind::Dedicated,
             follower,
         })
     }
@@ -162,6 +179,11 @@ impl<P: Framed> Connection<P> {
     /// Unanswered calls.
     pub fn in_flight(&self) -> usize {
         self.inner.borrow().runs.len()
+    }
+
+    /// Whether it reads from a replica, so that any other server of the shard may answer as well.
+    pub(crate) fn is_reading(&self) -> bool {
+        matches!(self.kind, Kind::Reading { .. })
     }
 
     /// Whether a submission must wait for room.
@@ -210,6 +232,9 @@ impl<P: Framed> Connection<P> {
             let lengths = calls.iter().map(|call| call.span.len());
             inner.kept.push(out.get(start..).unwrap_or_default(), lengths);
         }
+        if self.is_reading() {
+            self.endpoint.metrics.replica_read(calls.len());
+        }
         inner.push_run(sink, first.ticket, calls.len(), first.timeout_ms, now_micros);
         self.wake_after_submit(inner);
     }
@@ -232,6 +257,9 @@ impl<P: Framed> Connection<P> {
         }
         if self.follower.is_some() {
             inner.kept.push(frame, std::iter::once(frame.len()));
+        }
+        if self.is_reading() {
+            self.endpoint.metrics.replica_read(1);
         }
         inner.runs.slips_mut().push_back(slip);
         if !inner.extend_last_run(sink, ticket, timeout_ms, now_micros) {
@@ -457,6 +485,15 @@ impl<P: Framed> Inner<P> {
             let until = self.runs.answered().wrapping_add(self.runs.len() as u64);
             self.held.push((Rc::clone(sink), conn, until));
         }
+    }
+
+    /// Removes all calls, the oldest first, unless a part of one cannot be sent again.
+    fn take_all(&mut self) -> Vec<Detour<P>> {
+        if !self.kept.is_whole() || self.runs.front().is_some_and(|run| run.is_begun) {
+            return Vec::new();
+        }
+        let frames = self.kept.frames().map(<[u8]>::to_vec);
+        self.runs.take_last(self.runs.len(), frames)
     }
 
     /// Removes the calls of which nothing was sent, the oldest first.

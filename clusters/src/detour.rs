@@ -95,6 +95,9 @@ pub(crate) trait Follow<P: Framed> {
     /// Keeps calls of a lost connection that were not sent. `profile` and `turn` are the connection's.
     fn keep(&self, calls: Vec<Detour<P>>, profile: u8, turn: usize);
 
+    /// Has calls that a replica did not answer answered by the primary.
+    fn reread(&self, calls: Vec<Detour<P>>, profile: u8, turn: usize);
+
     /// Whether calls wait for a server that is lost.
     fn is_awaited(&self) -> bool;
 
@@ -153,6 +156,11 @@ impl<P: Framed> Follow<P> for Cluster<P> {
             return Err(Refusal::Moved);
         }
         let (slot, host, port) = match redirect {
+            Redirect::Later if from.is_reading() => {
+                self.metrics().redirected("later");
+                self.reread(vec![call], from.profile, from.turn);
+                return Ok(());
+            }
             Redirect::Later => {
                 self.metrics().redirected("later");
                 self.later(call, from, now_micros);
@@ -200,6 +208,14 @@ impl<P: Framed> Follow<P> for Cluster<P> {
             return;
         }
         self.park(calls.into_iter().map(|call| self.parked(call, profile, turn)));
+    }
+
+    fn reread(&self, calls: Vec<Detour<P>>, profile: u8, turn: usize) {
+        let left: Vec<_> =
+            calls.into_iter().filter_map(|call| self.send_again(self.parked(call, profile, turn))).collect();
+        if !left.is_empty() {
+            self.keep(left, profile, turn);
+        }
     }
 
     fn is_awaited(&self) -> bool {

@@ -10,6 +10,7 @@ use mecha_telemetry::ClusterMetrics;
 use mecha_transport::Address;
 
 use crate::cluster::Environment;
+use crate::connection::Kind;
 use crate::detour::Follow;
 use crate::endpoint::Endpoint;
 use crate::news::Subscription;
@@ -61,6 +62,8 @@ pub(crate) struct Server<P: Framed> {
     follower: Option<Weak<dyn Follow<P>>>,
     /// Position is `profile * connections + turn`.
     shared: RefCell<Vec<Option<Rc<Connection<P>>>>>,
+    /// As `shared`, for calls that read from it as from a replica.
+    reading: RefCell<Vec<Option<Rc<Connection<P>>>>>,
     connections: usize,
     idle_pins: RefCell<Vec<Rc<Connection<P>>>>,
 }
@@ -77,6 +80,7 @@ impl<P: Framed> Server<P> {
             follower,
             endpoint: blueprint.endpoint(address),
             shared: RefCell::default(),
+            reading: RefCell::default(),
             connections: blueprint.connections,
             idle_pins: RefCell::default(),
         })
@@ -93,12 +97,38 @@ impl<P: Framed> Server<P> {
     /// The shared connections that exist.
     pub(crate) fn each_shared(&self, mut each: impl FnMut(&Rc<Connection<P>>)) {
         self.shared.borrow().iter().flatten().for_each(&mut each);
+        self.reading.borrow().iter().flatten().for_each(&mut each);
+    }
+
+    /// It is not to be read from as a replica any more: calls that it has not answered are answered by others.
+    pub(crate) fn stop_reading(&self) {
+        self.reading.borrow().iter().flatten().for_each(|connection| connection.close());
     }
 
     /// The shared connection number `turn`, made on first use.
     pub(crate) fn shared(&self, profile: u8, turn: usize) -> Result<Rc<Connection<P>>, Refusal> {
+        self.connection(&self.shared, Kind::Shared, profile, turn)
+    }
+
+    /// As [`Server::shared`], to read from it as from a replica. With `is_told`, it must be told that this is meant.
+    pub(crate) fn reading(
+        &self,
+        profile: u8,
+        turn: usize,
+        is_told: bool,
+    ) -> Result<Rc<Connection<P>>, Refusal> {
+        self.connection(&self.reading, Kind::Reading { is_told }, profile, turn)
+    }
+
+    fn connection(
+        &self,
+        connections: &RefCell<Vec<Option<Rc<Connection<P>>>>>,
+        kind: Kind,
+        profile: u8,
+        turn: usize,
+    ) -> Result<Rc<Connection<P>>, Refusal> {
         let at = usize::from(profile) * self.connections + turn % self.connections;
-        let mut shared = self.shared.borrow_mut();
+        let mut shared = connections.borrow_mut();
         if shared.len() <= at {
             shared.resize_with(at + 1, || None);
         }
@@ -107,7 +137,8 @@ impl<P: Framed> Server<P> {
         slot.take_if(|connection| connection.state() == State::Closed);
         let connection = slot.get_or_insert_with(|| {
             let turn = Some(turn % self.connections);
-            let connection = Connection::new(Rc::clone(&self.endpoint), profile, turn, self.follower.clone());
+            let endpoint = Rc::clone(&self.endpoint);
+            let connection = Connection::new(endpoint, profile, turn, kind, self.follower.clone());
             tokio::task::spawn_local(Rc::clone(&connection).run());
             connection
         });
@@ -124,7 +155,8 @@ impl<P: Framed> Server<P> {
     /// A dedicated connection: one that another client has given back, or a new one, which `is_new` is told of.
     pub(crate) fn pin(&self, profile: u8, is_new: impl FnOnce(&Rc<Connection<P>>)) -> Rc<Connection<P>> {
         self.idle_pin(profile).unwrap_or_else(|| {
-            let connection = Connection::new(Rc::clone(&self.endpoint), profile, None, self.follower.clone());
+            let endpoint = Rc::clone(&self.endpoint);
+            let connection = Connection::new(endpoint, profile, None, Kind::Dedicated, self.follower.clone());
             tokio::task::spawn_local(Rc::clone(&connection).run());
             is_new(&connection);
             connection
@@ -152,7 +184,7 @@ impl<P: Framed> Server<P> {
     /// connections that live on for that.
     pub(crate) fn retire(&self) -> Vec<Rc<Connection<P>>> {
         self.idle_pins.take().iter().for_each(|connection| connection.close());
-        let shared: Vec<_> = self.shared.take().into_iter().flatten().collect();
+        let shared: Vec<_> = self.shared.take().into_iter().chain(self.reading.take()).flatten().collect();
         shared.iter().for_each(|connection| connection.retire());
         shared
     }

@@ -6,6 +6,9 @@
 //!
 //! Deliberately absent: how it is found out (that is the protocol's business), and connections.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use mecha_transport::Address;
 
 /// Slots that keys are hashed to, where servers share the keys in this way.
@@ -28,7 +31,14 @@ pub struct Node {
     pub is_well: bool,
     /// Where it stands, if that is known.
     pub zone: Option<String>,
+    /// Until when it may be read from, if a replica.
+    pub fresh: Freshness,
 }
+
+/// Until when a replica may be read from, in the process's time. Shared by the control side, which puts it forward as long as
+/// the replica is well, and the workers; all marks are equal, as a moved one is no new topology.
+#[derive(Clone, Debug, Default)]
+pub struct Freshness(Arc<AtomicU64>);
 
 /// Servers that hold the same keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +72,29 @@ pub struct Topology {
     /// Whether keys are hashed to slots. If not, there is one shard.
     pub is_slotted: bool,
 }
+
+// === impl Freshness ===
+
+impl Freshness {
+    /// The replica may be read from until then; 0 for no longer.
+    pub fn set(&self, until_micros: u64) {
+        self.0.store(until_micros, Ordering::Relaxed);
+    }
+
+    /// Whether the replica may be read from.
+    #[inline]
+    pub fn holds(&self, now_micros: u64) -> bool {
+        now_micros < self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl PartialEq for Freshness {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Freshness {}
 
 // === impl Topology ===
 
@@ -139,7 +172,7 @@ mod tests {
 
     fn node(port: u16) -> Node {
         let address = Address::Tcp(([127, 0, 0, 1], port).into());
-        Node { address, is_replica: false, is_well: true, zone: None }
+        Node { address, is_replica: false, is_well: true, zone: None, fresh: Freshness::default() }
     }
 
     fn shard(primary: u16, replicas: &[u16], slots: (u16, u16)) -> FoundShard {

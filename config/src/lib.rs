@@ -11,6 +11,7 @@ mod flags;
 mod node;
 mod options;
 mod read;
+mod reads;
 mod repair;
 mod schema;
 mod sharding;
@@ -27,6 +28,7 @@ pub use error::{ConfigError, edit_distance};
 pub use flags::{Overrides, TlsFlags, demo_snapshot, from_flags};
 pub use options::Options;
 pub use read::load;
+pub use reads::{Place, ReadFrom, ReadsSpec};
 pub use schema::schema;
 pub use sharding::{Balance, EjectSpec, HashTag, KeyHash, Member};
 pub use target::{Scheme, SchemeServers};
@@ -181,10 +183,19 @@ pub struct ClusterSpec {
     pub proxy_protocol: Option<ProxyProtocol>,
     /// Who mecha is to its servers.
     pub login: LoginSpec,
+    /// From where it is read.
+    pub reads: ReadsSpec,
     /// How its sentinels want to be talked to.
     pub sentinels: SentinelsSpec,
     /// The database that every connection selects.
     pub database: u32,
+}
+
+impl ClusterSpec {
+    /// Whether its servers, or what they are fit for, must be found out.
+    pub fn is_found(&self) -> bool {
+        self.discovery != Discovery::Listed || !self.reads.replicas.is_empty()
+    }
 }
 
 /// One server.

@@ -24,6 +24,7 @@ mod cluster;
 mod fields;
 mod filters;
 mod listener;
+mod reads;
 mod sharding;
 mod tls;
 mod users;
@@ -39,7 +40,7 @@ pub fn load(text: &str, file: &str, known: &Known<'_>) -> Result<Snapshot, Vec<C
     let origin = Origin::new(file, text);
     let mut errors = Vec::new();
     let root = Node::parse(text, &mut errors).map_err(|error| vec![origin.locate(error)])?;
-    let mut reader = Reader { known, origin, errors, broken: Vec::new() };
+    let mut reader = Reader { known, origin, errors, broken: Vec::new(), zone: None, is_tls: false };
     let snapshot = reader.snapshot(&root);
     let Reader { origin, mut errors, .. } = reader;
     if errors.is_empty() {
@@ -57,6 +58,10 @@ struct Reader<'a> {
     known: &'a Known<'a>,
     origin: Arc<Origin>,
     errors: Vec<ConfigError>,
+    /// Where this process is.
+    zone: Option<String>,
+    /// Whether the cluster that is being read speaks TLS.
+    is_tls: bool,
     /// Clusters with errors of their own: that somebody leads to them is no further error.
     broken: Vec<String>,
 }
@@ -64,6 +69,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn snapshot(&mut self, root: &Node) -> Snapshot {
         let mut fields = self.fields(root, "");
+        self.zone = self.text(fields.take("zone"));
         let mut clusters = self.clusters(fields.take("clusters"));
         let users = self.users(fields.take("users"));
         let listeners = self.listeners(fields.take("listeners"), &mut clusters, users.as_deref());

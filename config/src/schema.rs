@@ -55,6 +55,12 @@ pub fn schema(filters: &[&str]) -> Value {
         "to": text("Servers: redis://a:6379,b:6379, memcached://a:11211, tcp://a:5432, embedded://."),
         "refresh": duration("How often the servers are looked for again (10s)."),
         "park": duration("How long calls that were not sent wait for a server that is lost, where servers are found; 0s is not at all (5s)."),
+        "read_from": { "enum": ["any", "nearest", "prefer-replica", "primary"], "description": "Which servers answer commands that change nothing (primary)." },
+        "max_staleness": duration("A replica is read only while it is known to have had, so long ago, all that its primary had (10s)."),
+        "replicas": text("Replicas of the one server in `to`: redis://b:6379,c:6379."),
+        "zones": { "type": "object", "description": "Where servers are, where they do not tell themselves: `zone: [hosts, host:port, networks]`.", "additionalProperties": {
+            "type": "array", "items": { "type": "string" },
+        } },
         "balance": { "enum": balance, "description": "How a call's server is chosen (ketama for several servers)." },
         "hash": { "enum": hash, "description": "How a key becomes a number (fnv1a_64)." },
         "hash_tag": text("Two characters; only what lies between them is hashed. `none` for whole keys ({} for Redis, none for Memcached)."),
@@ -128,6 +134,7 @@ pub fn schema(filters: &[&str]) -> Value {
                 } },
             ] } },
             "admin": text("Where the admin server listens, as in 127.0.0.1:9900 (nowhere)."),
+            "zone": text("Where this process is, for `read_from: nearest` (nowhere)."),
             "workers": count("Data threads (one per core)."),
             "log": { "type": "object", "additionalProperties": false, "properties": {
                 "format": { "enum": ["json", "text"] }, "level": { "enum": ["error", "warn", "info", "debug", "trace"] },

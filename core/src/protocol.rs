@@ -118,6 +118,19 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
         let _ = out;
     }
 
+    /// Whether a call of this operation changes nothing and has a key, so that a replica may answer it.
+    fn is_reading(op: OpId) -> bool {
+        let _ = op;
+        false
+    }
+
+    /// Appends what a replica that shares keys by slots must be told on a new connection before it answers reads. Returns
+    /// how many replies it gets.
+    fn reading(out: &mut Vec<u8>) -> u32 {
+        let _ = out;
+        0
+    }
+
     /// The reply to a keyless request that wants a dedicated connection, if it can be given before the request is sent:
     /// the first key behind it then chooses the server. The server's own reply is dropped.
     fn deferral(op: OpId) -> Option<&'static [u8]> {

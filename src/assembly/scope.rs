@@ -6,7 +6,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mecha_clusters::{Cluster, ClusterOptions, HashTag, Servers, StreamOptions, Streams};
+use mecha_clusters::{
+    Cluster, ClusterOptions, HashTag, ReadFrom, ReadPolicy, Servers, StreamOptions, Streams,
+};
 use mecha_config::ClusterSpec;
 use mecha_core::{Framed, Limits, Login, OpInfo, Protocol};
 use mecha_telemetry::{ClusterMetrics, ListenerMetrics, Registry};
@@ -174,6 +176,7 @@ impl Scope {
             eject: spec.eject.as_ref().map(sharding::eject),
             park: spec.park,
             limits,
+            reads: reads(spec),
             tls: shared.trusts.get(&spec.name).map(|(_, tls)| Arc::clone(tls)),
             login: Login {
                 username: spec.login.username.clone(),
@@ -188,6 +191,16 @@ impl Scope {
         self.clusters.push((spec.name.clone(), Box::new(describe)));
         cluster
     }
+}
+
+fn reads(spec: &ClusterSpec) -> ReadPolicy {
+    let from = match spec.reads.from {
+        mecha_config::ReadFrom::Any => ReadFrom::Any,
+        mecha_config::ReadFrom::Nearest => ReadFrom::Nearest,
+        mecha_config::ReadFrom::PreferReplica => ReadFrom::PreferReplica,
+        mecha_config::ReadFrom::Primary => ReadFrom::Primary,
+    };
+    ReadPolicy { from, zone: spec.reads.zone.clone() }
 }
 
 impl<P: Framed> EngineView for EngineCell<P> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mecha_clusters::topology::{FoundShard, Node, Topology};
+use mecha_clusters::topology::{FoundShard, Freshness, Node, Topology};
 use mecha_resp::{ClusterNode, ClusterShard, Context, cluster_nodes, cluster_shards, cluster_slots};
 use mecha_transport::Address;
 
@@ -59,6 +59,7 @@ fn found(shard: ClusterShard) -> FoundShard {
         is_replica: node.is_replica,
         is_well: node.is_well,
         zone: node.zone,
+        fresh: Freshness::default(),
     };
     FoundShard {
         primary: node(shard.primary),

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use mecha_clusters::news::{Cause, Publisher};
-use mecha_clusters::topology::{FoundShard, Node};
+use mecha_clusters::topology::{FoundShard, Freshness, Node};
 use mecha_resp::Value;
 use mecha_transport::Address;
 
@@ -68,7 +68,13 @@ async fn ask(
     if !is_primary(&primary, timeout, servers).await {
         return Err(Some("the server that the sentinels name is no primary"));
     }
-    let node = |address, is_replica, is_well| Node { address, is_replica, is_well, zone: None };
+    let node = |address, is_replica, is_well| Node {
+        address,
+        is_replica,
+        is_well,
+        zone: None,
+        fresh: Freshness::default(),
+    };
     let replica = |value: &Value| {
         let flags = value.field("flags").and_then(Value::text).unwrap_or_default();
         let is_down = flags.split(',').any(|flag| matches!(flag, "s_down" | "o_down" | "disconnected"));

@@ -24,6 +24,7 @@ pub struct ClusterMetrics {
     pub(crate) ejected: Counter,
     pub(crate) ejections: Counter,
     pub(crate) parked: Counter,
+    pub(crate) replica_reads: Counter,
     pub(crate) splits: Counter,
     pub(crate) parts: Counter,
     pub(crate) received_bytes: Counter,
@@ -62,6 +63,12 @@ impl ClusterMetrics {
             "later" => self.redirects_later.add(1),
             _ => self.redirects_moved.add(1),
         }
+    }
+
+    /// Calls were sent to a replica.
+    #[inline]
+    pub fn replica_read(&self, count: usize) {
+        self.replica_reads.add(count as u64);
     }
 
     /// Calls were answered.

@@ -116,6 +116,7 @@ impl Exporter {
                     "Calls taken apart for several shards.",
                     &cluster.splits,
                 ),
+                ("mecha_upstream_replica_reads_total", "Calls sent to a replica.", &cluster.replica_reads),
                 ("mecha_upstream_parts_total", "Parts that they were taken into.", &cluster.parts),
                 (
                     "mecha_upstream_parked_total",

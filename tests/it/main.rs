@@ -20,6 +20,7 @@ mod protocol_errors;
 mod proxy_protocol;
 mod redis_cluster;
 mod reload;
+mod replicas;
 mod resharding;
 mod rows;
 mod sentinel;

@@ -1,6 +1,7 @@
 //! The data plane's clock: microseconds since the process started.
 #![expect(clippy::disallowed_methods, reason = "this is the one place that reads the monotonic clock")]
 
+use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Read once per batch, never per call: a read costs as much as decoding a command.
@@ -10,9 +11,10 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts at zero.
+    /// The process's clock, which the first call starts at zero: all are one, so that threads can compare times.
     pub fn start() -> Self {
-        Self { start: Instant::now() }
+        static START: OnceLock<Instant> = OnceLock::new();
+        Self { start: *START.get_or_init(Instant::now) }
     }
 
     /// Microseconds since the start. Never goes back.

@@ -124,6 +124,8 @@ impl<P: Framed> Cluster<P> {
         let old = self.members();
         let first = (0..ejection.nodes.len()).find(|position| !ejection.is_out(*position));
         let members = Members {
+            // The servers of a list have no replicas.
+            reads: None,
             servers: old.servers.clone(),
             router: Router::Balanced(ejection.balancer()),
             shards: old.shards.clone(),

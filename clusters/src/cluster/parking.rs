@@ -307,6 +307,18 @@ impl<P: Framed> Cluster<P> {
         }
     }
 
+    /// Sends a call at once. Returns it if it must wait; one that can never be sent fails.
+    pub(crate) fn send_again(&self, parked: Parked<P>) -> Option<Detour<P>> {
+        match self.try_again(parked) {
+            Tried::Fails(parked, why) => {
+                parked.call.fail(why, self.now_micros());
+                None
+            }
+            Tried::Sent => None,
+            Tried::Stays(parked) => Some(parked.call),
+        }
+    }
+
     /// Sends a parked call, or gives it back because there is no server or no room, or with a reason that lasts.
     fn try_again(&self, parked: Parked<P>) -> Tried<P> {
         let members = self.members();

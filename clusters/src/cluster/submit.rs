@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use mecha_core::{Batch, Call, ConnKey, Framed, Keys, Refusal};
+use mecha_core::{Batch, Call, ConnKey, Framed, Keys, OpId, Refusal};
 
 use super::{Cluster, Members};
 use crate::router::Router;
@@ -11,6 +11,23 @@ use crate::server::Server;
 use crate::{Connection, Lane, ReplySink, State, SubmitCx, Submitted, Upstream, Wish};
 
 impl<P: Framed> Cluster<P> {
+    /// The endpoint for one call, and the replica of it that answers in its place.
+    #[inline]
+    fn target_of(
+        &self,
+        members: &Members<P>,
+        batch: &Batch<'_, P>,
+        index: usize,
+        cx: &SubmitCx<'_, P>,
+    ) -> Result<(usize, Option<usize>), Refusal> {
+        let position = self.endpoint_of(members, batch, index, cx.lane)?;
+        if members.reads.is_none() {
+            return Ok((position, None));
+        }
+        let op = batch.calls.get(index).map_or(OpId::UNKNOWN, |call| call.op);
+        Ok((position, self.replica_for(members, position, op, cx)))
+    }
+
     /// The endpoint for one call, if the policy hashes keys.
     fn endpoint_of(
         &self,
@@ -20,6 +37,9 @@ impl<P: Framed> Cluster<P> {
         lane: &Lane,
     ) -> Result<usize, Refusal> {
         let head = batch.heads.get(index).ok_or(Refusal::NoRoute)?;
+        if let Router::Primary(position) = members.router {
+            return Ok(position);
+        }
         if let Router::Slots(map) = &members.router {
             // Whether the other keys of a call belong to the same slot, the server knows best.
             return match P::key(head, batch.frame(index)) {
@@ -45,18 +65,31 @@ impl<P: Framed> Cluster<P> {
         }
     }
 
-    /// Submits calls that all go to one endpoint.
-    fn submit_to(
+    /// The replica of the server in `position` that answers this call, if one is to.
+    #[inline]
+    fn replica_for(
         &self,
         members: &Members<P>,
         position: usize,
+        op: OpId,
+        cx: &SubmitCx<'_, P>,
+    ) -> Option<usize> {
+        let reads = members.reads.as_ref().filter(|_| P::is_reading(op))?;
+        reads.replica(position, members, cx.peer.id, cx.now_micros)
+    }
+
+    /// Submits calls that all go to one endpoint, or to one replica of it.
+    fn submit_to(
+        &self,
+        members: &Members<P>,
+        (position, replica): (usize, Option<usize>),
         batch: &Batch<'_, P>,
         range: Range<usize>,
         cx: &SubmitCx<'_, P>,
     ) -> Submitted {
         let count = range.len();
         let Some(call) = batch.calls.get(range.start) else { return Submitted::Pending(0) };
-        match self.connection_at(members, position, call, cx) {
+        match self.connection_at(members, (position, replica), call, cx) {
             Ok(Some(connection)) => {
                 connection.submit(batch, range, cx.sink, cx.now_micros);
                 self.parking.arrived(cx.sink, call.ticket.conn);
@@ -67,24 +100,34 @@ impl<P: Framed> Cluster<P> {
         }
     }
 
-    /// The connection that the client's calls to the server in `position` share; `None` if it is full or its server lost,
-    /// and the client waits.
+    /// The connection that the client's calls to the server in `position` share, or to its replica; `None` if it is full or
+    /// its server lost, and the client waits.
     #[inline]
     fn connection_at(
         &self,
         members: &Members<P>,
-        position: usize,
+        (position, replica): (usize, Option<usize>),
         call: &Call,
         cx: &SubmitCx<'_, P>,
     ) -> Result<Option<Rc<Connection<P>>>, Refusal> {
-        let server = members.at(position)?;
         let client = (cx.sink, call.ticket.conn);
-        match server.shared(cx.profile, cx.peer.id as usize) {
-            Ok(connection) if connection.is_full() => {
+        let with_room = |connection: Rc<Connection<P>>| {
+            if connection.is_full() {
                 connection.wait_for_room(client.0, client.1);
-                Ok(None)
+                return None;
             }
-            Ok(connection) => Ok(Some(connection)),
+            Some(connection)
+        };
+        if let Some(replica) = replica {
+            let is_told = matches!(members.router, Router::Slots(_));
+            // One that cannot be reached is no reason not to answer.
+            if let Ok(connection) = members.at(replica)?.reading(cx.profile, cx.peer.id as usize, is_told) {
+                return Ok(with_room(connection));
+            }
+        }
+        let server = members.at(position)?;
+        match server.shared(cx.profile, cx.peer.id as usize) {
+            Ok(connection) => Ok(with_room(connection)),
             Err(why) => {
                 self.wait_for(&server.endpoint, why, client, call.timeout_ms, cx.now_micros)?;
                 Ok(None)
@@ -101,24 +144,24 @@ impl<P: Framed> Cluster<P> {
         cx: &mut SubmitCx<'_, P>,
     ) -> Submitted {
         let mut start = range.start;
-        let mut next = self.endpoint_of(members, batch, start, cx.lane);
+        let mut next = self.target_of(members, batch, start, cx);
         while start < range.end {
-            let endpoint = match next {
-                Ok(endpoint) => endpoint,
+            let target = match next {
+                Ok(target) => target,
                 Err(why) if start == range.start => return Submitted::Refused(1, why),
                 Err(_) => break,
             };
-            cx.lane.endpoint = Some(endpoint);
+            cx.lane.endpoint = Some(target.0);
             let timeout = batch.calls.get(start).map(|call| call.timeout_ms);
             let mut end = start + 1;
             while end < range.end {
-                next = self.endpoint_of(members, batch, end, cx.lane);
-                if next != Ok(endpoint) || batch.calls.get(end).map(|call| call.timeout_ms) != timeout {
+                next = self.target_of(members, batch, end, cx);
+                if next != Ok(target) || batch.calls.get(end).map(|call| call.timeout_ms) != timeout {
                     break;
                 }
                 end += 1;
             }
-            match self.submit_to(members, endpoint, batch, start..end, cx) {
+            match self.submit_to(members, target, batch, start..end, cx) {
                 Submitted::Pending(_) => start = end,
                 other if start == range.start => return other,
                 _ => break,
@@ -148,7 +191,12 @@ impl<P: Framed> Cluster<P> {
         cx: &SubmitCx<'_, P>,
     ) -> Submitted {
         match position {
-            Some(position) => self.submit_to(&self.members(), position, batch, range, cx),
+            Some(position) => {
+                let members = self.members();
+                let op = batch.calls.get(range.start).map_or(OpId::UNKNOWN, |call| call.op);
+                let replica = self.replica_for(&members, position, op, cx);
+                self.submit_to(&members, (position, replica), batch, range, cx)
+            }
             None => Submitted::Refused(range.len(), Refusal::NoRoute),
         }
     }
@@ -161,7 +209,9 @@ impl<P: Framed> Cluster<P> {
         call: &Call,
         cx: &SubmitCx<'_, P>,
     ) -> Result<Option<Rc<Connection<P>>>, Refusal> {
-        self.connection_at(&self.members(), position, call, cx)
+        let members = self.members();
+        let replica = self.replica_for(&members, position, call.op, cx);
+        self.connection_at(&members, (position, replica), call, cx)
     }
 
     /// A dedicated connection to the server in `position`; to be given back with [`Upstream::unpin`].
@@ -285,6 +335,9 @@ impl<P: Framed> Upstream<P> for Cluster<P> {
                 return self.submit_keyed(&members, batch, range, &mut cx);
             }
             Router::Slots(_) => return self.submit_keyed(&members, batch, range, &mut cx),
+            Router::Primary(_) if members.reads.is_some() => {
+                return self.submit_keyed(&members, batch, range, &mut cx);
+            }
             Router::Balanced(..) | Router::Primary(_) => {}
         }
         let count = same_timeout(batch.calls.get(range.clone()).unwrap_or_default());
@@ -297,7 +350,7 @@ impl<P: Framed> Upstream<P> for Cluster<P> {
             },
         };
         cx.lane.endpoint = Some(index);
-        self.submit_to(&members, index, batch, range, &cx)
+        self.submit_to(&members, (index, None), batch, range, &cx)
     }
 
     fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, wish: &Wish<'_>) -> bool {

@@ -169,6 +169,9 @@ impl<P: Framed> Connection<P> {
         // Calls wait for its answers: before a login they would run as somebody else, or in another database.
         let inner = &mut *inner;
         inner.unwelcomed = P::prologue(self.profile, &self.endpoint.options.login, inner.greeting.buffer());
+        if self.kind == (super::Kind::Reading { is_told: true }) {
+            inner.unwelcomed += P::reading(inner.greeting.buffer());
+        }
     }
 
     async fn serve(self: &Rc<Self>, mut read: ReadHalf, write: WriteHalf) -> End {
@@ -288,7 +291,9 @@ impl<P: Framed> Connection<P> {
     fn lost(&self, why: Refusal) {
         let (unsent, failed, open, owner, waiters) = {
             let mut inner = self.inner.borrow_mut();
-            let unsent = if why == Refusal::UpstreamDenied || self.is_dedicated || self.follower.is_none() {
+            let unsent = if self.is_reading() {
+                inner.take_all()
+            } else if why == Refusal::UpstreamDenied || self.is_dedicated || self.follower.is_none() {
                 Vec::new()
             } else {
                 inner.take_unsent()
@@ -315,6 +320,7 @@ impl<P: Framed> Connection<P> {
         self.tell(failed, why, now);
         if !unsent.is_empty() {
             match self.follower() {
+                Some(follower) if self.is_reading() => follower.reread(unsent, self.profile, self.turn),
                 Some(follower) => follower.keep(unsent, self.profile, self.turn),
                 None => unsent.into_iter().for_each(|call| call.fail(Refusal::UpstreamUnreachable, now)),
             }

@@ -228,6 +228,15 @@ impl Framed for Resp {
         out.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
     }
 
+    fn is_reading(op: OpId) -> bool {
+        ops::facts(op).is_reading
+    }
+
+    fn reading(out: &mut Vec<u8>) -> u32 {
+        out.extend_from_slice(b"*1\r\n$8\r\nREADONLY\r\n");
+        1
+    }
+
     fn deferral(op: OpId) -> Option<&'static [u8]> {
         (op == ops::op::MULTI).then_some(b"+OK\r\n")
     }

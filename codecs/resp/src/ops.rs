@@ -199,6 +199,8 @@ pub(crate) struct Facts {
     pub(crate) is_single_key: bool,
     /// Whether the session must look at it.
     pub(crate) is_special: bool,
+    /// Whether a replica may answer it.
+    pub(crate) is_reading: bool,
 }
 
 /// A name that the table lacks may be one that the session knows (`POST`).
@@ -208,6 +210,7 @@ const UNKNOWN_FACTS: Facts = Facts {
     is_container: false,
     is_single_key: false,
     is_special: true,
+    is_reading: false,
 };
 
 static FACTS: [Facts; COUNT] = {
@@ -223,6 +226,12 @@ static FACTS: [Facts; COUNT] = {
             is_special: info.has(flag::BLOCKING)
                 || matches!(info.class, OpClass::Session)
                 || is_stateful(info.name),
+            is_reading: info.has(flag::READONLY)
+                && !info.keys.is_empty()
+                // What it does to the key's age must be done where keys are evicted.
+                && !equal(info.name.as_bytes(), b"touch")
+                // Scripts are loaded where they are written.
+                && !equal(info.name.as_bytes(), b"evalsha_ro"),
         };
         index += 1;
     }

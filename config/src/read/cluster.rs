@@ -8,7 +8,7 @@ use crate::node::{Kind, Node};
 use crate::options::join;
 use crate::target::{self, Target};
 use crate::{
-    Backoff, Balance, ClusterSpec, Discovery, HashTag, KeyHash, LoginSpec, Member, ProxyProtocol,
+    Backoff, Balance, ClusterSpec, Discovery, HashTag, KeyHash, LoginSpec, Member, ProxyProtocol, ReadsSpec,
     SentinelsSpec,
 };
 
@@ -43,6 +43,7 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         proxy_protocol: None,
         login: LoginSpec::default(),
         sentinels: SentinelsSpec::default(),
+        reads: ReadsSpec::default(),
         database: 0,
     }
 }
@@ -114,8 +115,9 @@ impl Reader<'_> {
                 Some("`proxy_protocol` belongs to `tcp://` clusters".into()),
             );
         }
-        self.cluster_keys(&mut fields, &mut cluster);
         let is_tls = target.as_ref().is_some_and(|target| target.is_tls);
+        self.is_tls = is_tls;
+        self.cluster_keys(&mut fields, &mut cluster);
         cluster.tls = self.client_tls(fields.take("tls"), (node, path), is_tls);
         self.sentinels(fields.take("sentinels"), &mut cluster);
         self.finish(fields);
@@ -125,6 +127,7 @@ impl Reader<'_> {
     /// Every key but `to`. A new one is added here.
     fn cluster_keys(&mut self, fields: &mut Fields<'_>, cluster: &mut ClusterSpec) {
         self.sharding_keys(fields, cluster);
+        self.reads_keys(fields, cluster);
         set(&mut cluster.refresh, self.period(fields.take("refresh"), Duration::from_millis(100)));
         set(&mut cluster.park, self.period(fields.take("park"), Duration::ZERO));
         set(&mut cluster.connections, self.count(fields.take("connections"), 1024));
