@@ -1,6 +1,7 @@
 //! The real process between real clients and real servers, on free ports of this machine. One file per subject.
 #![expect(clippy::disallowed_methods, reason = "a test measures by the wall clock")]
 
+mod amplification;
 mod breaker;
 mod cli;
 mod config;

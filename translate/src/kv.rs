@@ -40,6 +40,9 @@ pub trait Program {
     /// Called when the plan is taken up: it will be run, or fail, and not be asked for again.
     fn begin(&mut self) {}
 
+    /// Called when it has been run for the last time and everything that it changed is stored.
+    fn done(&mut self) {}
+
     /// An upper bound for what any one of its keys can weigh after a run, in bytes of memory, when all of them weigh
     /// `held` before and the request has `request_len` bytes. Strings need not be counted: their programs look at
     /// [`RunCx::max_value`] themselves. The embedded store keeps copies of what could outgrow it.
@@ -223,6 +226,8 @@ pub enum KvError {
     KeyCollision,
     /// The back has nothing like it.
     Unsupported,
+    /// What the command needs of the back does not fit into memory.
+    TooMuch,
     /// The value is larger than an item of the back.
     ValueTooLarge,
 }
@@ -240,6 +245,8 @@ pub enum Plan {
     /// Several programs in one transaction. Only backs in this process can: a remote one answers
     /// [`KvError::Unsupported`].
     Sequence(Box<dyn Sequence>),
+    /// Nothing yet: what this client has under way at a remote back decides what the request means.
+    Wait,
     /// Goes over all keys. Only backs in this process can: a remote one answers [`KvError::Unsupported`].
     Walk(Box<dyn Walk>),
 }

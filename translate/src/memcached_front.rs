@@ -82,6 +82,7 @@ impl KvFront for Memcached {
             KvError::Corrupt => {
                 (Outcome::ServerError, "SERVER_ERROR mecha: the stored bytes cannot be decoded")
             }
+            KvError::TooMuch => (Outcome::ServerError, "SERVER_ERROR out of memory writing get response"),
             KvError::ExpiryTooFar => {
                 (Outcome::ClientError, "CLIENT_ERROR mecha: the backend knows no expiry after the year 2594")
             }

@@ -64,7 +64,9 @@ impl KvFront for Resp {
             Writer::new(out, session.proto).error("ERR Protocol error: unbalanced quotes in request");
             return Plan::Close;
         }
-        transaction::settle(request.op, session);
+        if !transaction::settle(request.op, session) {
+            return Plan::Wait;
+        }
         // The spans of a fast plan would point into the copy.
         let frame = if request.is_inline { &array } else { frame };
         if let Some(plan) = transaction::queue(request.op, frame, session, cx, out) {
@@ -97,6 +99,9 @@ impl KvFront for Resp {
                 format!("ERR invalid expire time: the {back} backend knows none after the year 2594"),
             ),
             KvError::KeyCollision => (Outcome::ServerError, "ERR mecha: two keys share a digest".into()),
+            KvError::TooMuch => {
+                (Outcome::ClientError, "ERR mecha: the values of these keys are larger than 256 MiB".into())
+            }
             KvError::Unsupported => (Outcome::ClientError, unsupported(asked.op, back)),
             KvError::ValueTooLarge => {
                 (Outcome::ClientError, format!("ERR the value is larger than an item of the {back} backend"))

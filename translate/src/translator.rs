@@ -297,7 +297,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
                 };
                 let key = machine.key(slot);
                 let reply = B::decode(pending.kind, key, frame, now_ms);
-                let next = machine.reply(slot, reply, now_ms, self.options.max_retries);
+                let next = machine.reply(slot, reply, frame.len(), now_ms, self.options.max_retries);
                 self.advance(index, next, now_ms, out, answers);
                 self.start_ready(now_ms, out, answers);
             }
@@ -354,6 +354,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
             Plan::Fast(fast) => self.begin_fast(&fast, frame, call, now_ms, out),
             Plan::Answered(_) => Begun::Answered,
             Plan::Close => Begun::Close,
+            Plan::Wait => Begun::Stalled,
             Plan::Txn(txn) => self.begin_txn(txn, call, now_ms, out),
             Plan::Sequence(_) | Plan::Walk(_) => self.answer_error(call.asked(), KvError::Unsupported),
         }

@@ -84,7 +84,8 @@ fn answer<A: KvFront>(
     out: &mut Vec<u8>,
 ) -> Result<(), KvError> {
     match plan {
-        Plan::Answered(_) | Plan::Close => Ok(()),
+        // Nothing is ever under way here.
+        Plan::Answered(_) | Plan::Close | Plan::Wait => Ok(()),
         Plan::Fast(fast) => answer_fast::<A>(store, &fast, frame, call.asked(), cx.now_ms, out),
         Plan::Txn(mut txn) => store.run(&mut txn, cx, call.class, frame.len(), out).map(drop),
         Plan::Sequence(mut sequence) => {

@@ -38,6 +38,9 @@ pub(super) fn retrieve(
     Plan::Txn(Txn { keys: distinct, program, want, atomicity })
 }
 
+/// What an answer may have in it besides every value once, in bytes.
+const MOST_REPEATED: usize = 64 << 20;
+
 struct Retrieve {
     keys: Vec<Vec<u8>>,
     /// For each key of the request, its slot.
@@ -51,6 +54,15 @@ impl Program for Retrieve {
         // Before anything is changed: an error is the whole answer.
         if let Some(message) = slots.iter().find_map(|slot| wrong_type(&slot.entry.as_ref()?.value)) {
             line(message, out);
+            return Outcome::ServerError;
+        }
+        let len = |slot: &Slot| match slot.entry.as_ref().map(|entry| &entry.value) {
+            Some(Value::Str(value)) => value.len(),
+            _ => 0,
+        };
+        let bytes = self.order.iter().filter_map(|&place| slots.get(place)).map(len).sum::<usize>();
+        if bytes.saturating_sub(slots.iter().map(len).sum()) > MOST_REPEATED {
+            line("SERVER_ERROR out of memory writing get response", out);
             return Outcome::ServerError;
         }
         for &place in &self.order {

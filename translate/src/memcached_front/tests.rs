@@ -157,7 +157,7 @@ impl Map {
                 }
             }
             Plan::Answered(_) | Plan::Close => {}
-            Plan::Sequence(_) | Plan::Walk(_) => panic!("the front walks nowhere"),
+            Plan::Sequence(_) | Plan::Wait | Plan::Walk(_) => panic!("the front walks nowhere"),
         }
     }
 

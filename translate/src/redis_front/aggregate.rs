@@ -311,6 +311,17 @@ impl Slots<'_> {
         self.places.get(key).and_then(|place| self.slots.get_mut(*place)).unwrap_or(&mut self.spare)
     }
 
+    /// The slots of keys that were named before, once for each time.
+    pub(crate) fn repeated(&self) -> impl Iterator<Item = &Slot> {
+        // Slots are in the order in which their keys are named first.
+        let mut new = 0;
+        self.places.iter().filter_map(move |&place| {
+            let is_new = place == new;
+            new += usize::from(is_new);
+            self.slots.get(place).filter(|_| !is_new)
+        })
+    }
+
     /// Whether two keys are the same.
     pub(crate) fn same(&self, one: usize, other: usize) -> bool {
         self.places.get(one) == self.places.get(other)

@@ -9,8 +9,8 @@ mod tests;
 
 use self::{
     content::{
-        Fields, Random, Shapes as _, integer, is, long, look, look_mut, open, random_options, remove_field,
-        scan_cursor, scan_options,
+        Fields, MAX_REPEATED, Random, Shapes as _, TOO_REPETITIVE, integer, is, long, look, look_mut, open,
+        random_options, remove_field, scan_cursor, scan_options,
     },
     long_double::{LongDouble, Number},
 };
@@ -57,6 +57,16 @@ fn hget(run: &mut Run<'_>) -> Result<(), Error> {
 fn hmget(run: &mut Run<'_>) -> Result<(), Error> {
     let argc = run.argc();
     let fields = look::<Fields>(run.slots.nth(0))?;
+    let all = |bytes: usize, at| {
+        bytes.saturating_add(fields.and_then(|fields| fields.get(run.args.at(at))).map_or(0, Vec::len))
+    };
+    let bytes = (2..argc).fold(0, all);
+    // Each field once is as much as the hash holds, and fine.
+    if bytes > MAX_REPEATED
+        && bytes - MAX_REPEATED > fields.map_or(0, |fields| fields.values().map(Vec::len).sum())
+    {
+        return Err(TOO_REPETITIVE);
+    }
     run.reply.array(argc - 2);
     for at in 2..argc {
         run.reply.maybe_bulk(fields.and_then(|fields| fields.get(run.args.at(at))));

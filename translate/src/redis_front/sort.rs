@@ -9,7 +9,7 @@ use std::cmp::Ordering;
 
 pub(super) use self::patterns::plan;
 use super::aggregate::{Args, Error, Keys, Run, Spec, spec};
-use super::hash::content::{MAX_REPEATED, clamp, is, long, replace};
+use super::hash::content::{MAX_REPEATED, TOO_REPETITIVE, clamp, is, long, replace};
 use super::zset::number::parse_score;
 use crate::slot::{Slot, Value};
 
@@ -22,7 +22,6 @@ const REFERENCE: usize = 40;
 
 const OTHER_KEYS: &str = "ERR SORT with BY or GET patterns is not supported on this backend";
 const TOO_LARGE: &str = "ERR the sorted list would be larger than an item of the backend";
-const TOO_MUCH: &str = "ERR the reply would be larger than 512 MiB";
 
 #[derive(Default)]
 struct Options<'a> {
@@ -148,7 +147,7 @@ fn sort_with(run: &mut Run<'_>, only_reads: bool) -> Result<(), Error> {
     let size =
         found.clone().fold(0, |size: usize, found| size + found.map_or(0, |element| element.len()) + 16);
     if gets.len() > 1 && size > MAX_REPEATED {
-        return Err(Error::Text(TOO_MUCH));
+        return Err(TOO_REPETITIVE);
     }
     run.reply.array(shown.len() * gets.len());
     for element in found {

@@ -1,7 +1,7 @@
 //! Strings and the numbers in them.
 
 use super::aggregate::{Error, Keys, Run, Spec, spec};
-use super::hash::content::{clamp, integer, is, long};
+use super::hash::content::{MAX_REPEATED, TOO_REPETITIVE, clamp, integer, is, long};
 use super::hash::long_double::{self, LongDouble, Number};
 use super::keys::{Unit, expiry};
 use crate::slot::{Entry, Slot, Value};
@@ -79,6 +79,10 @@ fn strlen(run: &mut Run<'_>) -> Result<(), Error> {
 }
 
 fn mget(run: &mut Run<'_>) -> Result<(), Error> {
+    let again = run.slots.repeated().map(|slot| text(slot).ok().flatten().map_or(0, |text| text.len()));
+    if again.sum::<usize>() > MAX_REPEATED {
+        return Err(TOO_REPETITIVE);
+    }
     run.reply.array(run.slots.len());
     for key in 0..run.slots.len() {
         run.reply.bulk_or_null(text(run.slots.nth(key)).ok().flatten());

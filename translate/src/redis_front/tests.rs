@@ -3,6 +3,7 @@ use std::collections::HashMap;
 use mecha_resp::{COMMANDS, Resp, Session, head_of, write_request};
 
 use super::aggregate::test_run;
+use super::differential::ours::Ours;
 use super::support::{Support, supported};
 use super::with_article;
 use crate::kv::{Expire, FastAction, Guard, KvFront, Plan, PlanCx, RunCx, Started, Txn};
@@ -124,9 +125,11 @@ fn a_transaction_ends_when_its_plan_is_taken_up() {
     let mut session = queued(&["INCR a"]);
     let mut in_flight = txn(plan(&mut session, "EXEC"));
     in_flight.program.begin();
-    assert!(matches!(plan(&mut session, "GET a").0, Plan::Fast(_)));
-    assert_eq!(plan(&mut session, "EXEC").1, "-ERR EXEC without MULTI\r\n");
+    // What it makes of the session is not known yet.
+    assert!(matches!(plan(&mut session, "GET a").0, Plan::Wait));
+    assert!(matches!(plan(&mut session, "EXEC").0, Plan::Wait));
     drop(in_flight);
+    assert!(matches!(plan(&mut session, "GET a").0, Plan::Fast(_)));
     assert_eq!(plan(&mut session, "EXEC").1, "-ERR EXEC without MULTI\r\n");
 }
 
@@ -147,6 +150,44 @@ fn a_transaction_that_was_taken_up_and_failed_is_not_tried_again() {
     exec.program.begin();
     drop(exec);
     assert_eq!(plan(&mut session, "EXEC").1, "-ERR EXEC without MULTI\r\n");
+}
+
+#[test]
+fn the_session_changes_only_if_the_transaction_is_done() {
+    for is_done in [true, false] {
+        let mut session = queued(&["CLIENT SETNAME n", "INCR a"]);
+        let mut exec = txn(plan(&mut session, "EXEC"));
+        exec.program.begin();
+        run(&mut exec, &mut [Slot::default()]);
+        if is_done {
+            exec.program.done();
+        }
+        drop(exec);
+        let name = if is_done { "$1\r\nn\r\n" } else { "$-1\r\n" };
+        assert_eq!(plan(&mut session, "CLIENT GETNAME").1, name);
+    }
+}
+
+#[test]
+fn a_transaction_shows_a_large_value_only_so_often() {
+    let lines = vec!["GET a"; 200];
+    let mut exec = txn(plan(&mut queued(&lines), "EXEC"));
+    let entry = Entry::new(Value::Str(vec![b'x'; 1_000_000]));
+    let reply = run(&mut exec, &mut [Slot { entry: Some(entry), ..Slot::default() }]);
+    let mut ours = Ours::embedded();
+    let mut ask = |words: &[&[u8]]| {
+        let mut frame = Vec::new();
+        write_request(words.iter().copied(), &mut frame);
+        String::from_utf8(ours.bytes(0, &frame)).unwrap()
+    };
+    assert_eq!(ask(&[b"SET", b"a", &[b'x'; 1_000_000]]), "+OK\r\n");
+    assert_eq!(ask(&[b"MULTI"]), "+OK\r\n");
+    lines.iter().for_each(|_| drop(ask(&[b"GET", b"a"])));
+    for reply in [reply, ask(&[b"EXEC"])] {
+        let refused = reply.matches("-ERR the replies of the transaction are larger than 64 MiB\r\n").count();
+        assert!(reply.starts_with("*200\r\n$1000000\r\n") && reply.len() < 65 << 20);
+        assert_eq!(reply.matches("$1000000\r\n").count() + refused, 200);
+    }
 }
 
 #[test]

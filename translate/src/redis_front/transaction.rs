@@ -9,8 +9,9 @@
 //! compare one key while it writes another, so WATCH is refused there.
 //!
 //! Commands that change the session (HELLO, CLIENT SETNAME) are planned on a copy of it, which takes the session's place
-//! when EXEC has been taken up. Whether that happens is not known when EXEC is planned: the same EXEC may be planned
-//! again. Plan and session therefore share [`mecha_resp::Progress`], and the next command finds out, in [`settle`].
+//! when EXEC is done. Whether that happens is not known when EXEC is planned: the same EXEC may be planned again, and on
+//! a remote back it may fail later. Plan and session therefore share [`mecha_resp::Progress`], and the next command finds
+//! out, in [`settle`]; until it is known that command waits.
 
 mod local;
 
@@ -27,15 +28,22 @@ use super::{arguments, refuse, spelled, unsupported, with_article};
 use crate::kv::{Atomicity, Plan, PlanCx, Program, RunCx, Txn, Want};
 use crate::slot::Slot;
 
+/// Replies of one transaction end here, in bytes. Those of single commands may be larger, if what they show is.
+const MOST_REPLIES: usize = 64 << 20;
+const TOO_MANY_REPLIES: &str = "ERR the replies of the transaction are larger than 64 MiB";
 /// What one client can have queued, in bytes.
 const MOST_QUEUED: usize = 64 << 20;
 /// What a queued request takes besides its bytes.
 const QUEUED_REQUEST: usize = 64;
 
-/// Ends the transaction of an EXEC that was taken up. `op` is the command that comes now.
-pub(super) fn settle(op: OpId, session: &mut Session) {
-    let Some(transaction) = &session.transaction else { return };
+/// Ends the transaction of an EXEC that was taken up. `op` is the command that comes now. Returns whether how EXEC ends
+/// is known, so that this command can be planned.
+pub(super) fn settle(op: OpId, session: &mut Session) -> bool {
+    let Some(transaction) = &session.transaction else { return true };
     let progress = Rc::clone(&transaction.progress);
+    if progress.pending.get() {
+        return false;
+    }
     let is_asked_again = op == op::EXEC && !progress.begun.get();
     if progress.planned.get() && !is_asked_again {
         end(session);
@@ -44,6 +52,7 @@ pub(super) fn settle(op: OpId, session: &mut Session) {
             *session = *after;
         }
     }
+    true
 }
 
 /// Forgets what was queued and watched.
@@ -173,7 +182,7 @@ fn exec(session: &mut Session, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
                 Writer::new(&mut reply, after.proto).ok();
                 Step::Flush(reply)
             }
-            Plan::Close => {
+            Plan::Close | Plan::Wait => {
                 reply.clear();
                 Writer::new(&mut reply, after.proto).error(&unsupported(op, cx.back));
                 Step::Reply(reply)
@@ -192,7 +201,14 @@ fn exec(session: &mut Session, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
         return Plan::Sequence(Box::new(LocalExec::new(steps, watched, proto, cx.back, progress)));
     }
     let (items, keys) = remote_items(steps, cx.back);
-    let mut program = RemoteExec { items, proto, back: cx.back, progress: Rc::clone(&progress) };
+    let mut program = RemoteExec {
+        items,
+        proto,
+        back: cx.back,
+        progress: Rc::clone(&progress),
+        begun: false,
+        holds: false,
+    };
     if keys.is_empty() {
         let run_cx = RunCx { now_ms: cx.now_ms, random: cx.random, max_value: cx.max_value, token: 0 };
         let outcome = program.run(&mut [], &run_cx, out);
@@ -246,20 +262,45 @@ struct RemoteExec {
     proto: u8,
     back: &'static str,
     progress: Rc<Progress>,
+    begun: bool,
+    /// The last run changed what the transaction says.
+    holds: bool,
+}
+
+impl RemoteExec {
+    fn end(&mut self, is_done: bool) {
+        if std::mem::take(&mut self.begun) {
+            self.progress.aborted.set(!is_done);
+            self.progress.pending.set(false);
+        }
+    }
+}
+
+/// Without [`Program::done`], it failed.
+impl Drop for RemoteExec {
+    fn drop(&mut self) {
+        self.end(false);
+    }
 }
 
 impl Program for RemoteExec {
     fn run(&mut self, slots: &mut [Slot], cx: &RunCx, out: &mut Vec<u8>) -> Outcome {
         let start = out.len();
+        self.holds = false;
         let can_fail = slots.len() > 1;
         let before = if can_fail { slots.to_vec() } else { Vec::new() };
         Writer::new(out, self.proto).array(self.items.len());
         for (index, item) in self.items.iter_mut().enumerate() {
+            let before = out.len();
             match item {
                 Item::Reply(reply) => out.extend_from_slice(reply),
                 Item::Run(program, places) => {
                     run_one(program.as_mut(), places, slots, &nth(cx, index), out);
                 }
+            }
+            if out.len() - start > MOST_REPLIES {
+                out.truncate(before);
+                Writer::new(out, self.proto).error(TOO_MANY_REPLIES);
             }
         }
         let writes = |(slot, before): &(&Slot, &Slot)| {
@@ -274,11 +315,18 @@ impl Program for RemoteExec {
             ));
             return Outcome::ClientError;
         }
+        self.holds = true;
         Outcome::Ok
     }
 
     fn begin(&mut self) {
+        self.begun = true;
         self.progress.begun.set(true);
+        self.progress.pending.set(true);
+    }
+
+    fn done(&mut self) {
+        self.end(self.holds);
     }
 }
 

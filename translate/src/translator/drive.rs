@@ -138,9 +138,10 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
     }
 
     fn answer(&mut self, index: usize, failure: Option<Failure>, answers: &mut Answers) {
-        let Some(machine) = self.remove(index) else { return };
+        let Some(mut machine) = self.remove(index) else { return };
         match failure {
             None => {
+                machine.done();
                 let start = answers.wire.len();
                 answers.wire.extend_from_slice(&machine.reply);
                 push_answer(answers, start, machine.ticket, machine.asked.op, machine.outcome);

@@ -54,6 +54,7 @@ pub(super) struct Machine {
     raced: bool,
     failed: Option<KvError>,
     retries: u32,
+    loaded_bytes: usize,
 }
 
 /// What is known about one key besides its slot.
@@ -74,6 +75,9 @@ enum Phase {
     Load,
     Put,
 }
+
+/// What one program may load, in bytes on the wire.
+const MOST_LOADED: usize = 256 << 20;
 
 struct NoProgram;
 
@@ -107,6 +111,7 @@ impl Machine {
             raced: false,
             failed: None,
             retries: 0,
+            loaded_bytes: 0,
         }
     }
 
@@ -176,9 +181,21 @@ impl Machine {
     }
 
     /// Takes the reply to this slot's step.
-    pub(super) fn reply(&mut self, slot: usize, reply: StepReply<'_>, now_ms: u64, max_retries: u32) -> Next {
+    pub(super) fn reply(
+        &mut self,
+        slot: usize,
+        reply: StepReply<'_>,
+        wire_len: usize,
+        now_ms: u64,
+        max_retries: u32,
+    ) -> Next {
         self.outstanding = self.outstanding.saturating_sub(1);
-        if let StepReply::Failed(error) = reply {
+        self.loaded_bytes = self.loaded_bytes.saturating_add(wire_len);
+        if self.loaded_bytes > MOST_LOADED && self.phase == Phase::Load && self.cells.len() > 1 {
+            // Nothing is kept that is of no use any more, while the rest comes in.
+            self.slots.iter_mut().for_each(|slot| slot.entry = None);
+            self.failed = self.failed.or(Some(KvError::TooMuch));
+        } else if let StepReply::Failed(error) = reply {
             self.failed = self.failed.or(Some(error));
         } else if self.phase == Phase::Load {
             self.loaded(slot, reply, now_ms);
@@ -237,6 +254,11 @@ impl Machine {
         self.reply.clear();
         self.outcome = self.txn.program.run(&mut self.slots, cx, &mut self.reply);
         self.slots.iter_mut().for_each(|slot| renew(slot, cx));
+    }
+
+    /// Its answer is on its way.
+    pub(super) fn done(&mut self) {
+        self.txn.program.done();
     }
 
     /// Whether `follower`, which waits behind this machine, can run on its slot.
@@ -299,6 +321,7 @@ impl Machine {
             return Next::Fail(KvError::Contended);
         }
         self.retries += 1;
+        self.loaded_bytes = 0;
         self.phase = Phase::Load;
         Next::Load
     }

@@ -30,8 +30,10 @@ pub struct Progress {
     pub planned: Cell<bool>,
     /// The plan of `EXEC` has been taken up: it will not be made again.
     pub begun: Cell<bool>,
-    /// A watched key had changed, so `EXEC` did nothing.
+    /// `EXEC` did nothing: a watched key had changed, or its keys could not be read or stored.
     pub aborted: Cell<bool>,
+    /// The plan of `EXEC` is under way, and how it ends is not known yet.
+    pub pending: Cell<bool>,
     /// Watched keys and the versions that they had.
     pub watched: RefCell<Vec<(Vec<u8>, u64)>>,
     /// What the queued commands make of the session.

@@ -22,8 +22,10 @@ pub(crate) type Members = IndexSet<Vec<u8>>;
 /// Up to here a removal keeps the order of insertion; beyond, it moves the last element into the gap.
 pub(crate) const KEEPS_ORDER: usize = 512;
 
-/// Replies that repeat elements end here, in bytes.
-pub(crate) const MAX_REPEATED: usize = 512 << 20;
+/// What a reply may have in it besides everything that is shown once, in bytes.
+pub(crate) const MAX_REPEATED: usize = 64 << 20;
+/// The answer to a request for more.
+pub(crate) const TOO_REPETITIVE: Error = Error::Text("ERR the reply would repeat more than 64 MiB");
 
 /// The content of one type of value.
 pub(crate) trait Content: Default {
@@ -335,7 +337,7 @@ impl Random {
                 let index = self.below(len);
                 size += bytes(index) + 16;
                 if size > MAX_REPEATED {
-                    return Err(Error::Text("ERR the reply would be larger than 512 MiB"));
+                    return Err(TOO_REPETITIVE);
                 }
                 chosen.push(index);
             }

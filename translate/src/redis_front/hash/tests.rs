@@ -80,7 +80,7 @@ fn repeats_without_end_are_refused() {
     let mut world = World::new();
     run(&mut world, "sadd s a b");
     let reply = run(&mut world, "srandmember s -9223372036854775807");
-    assert_eq!(reply, "-ERR the reply would be larger than 512 MiB\r\n");
+    assert_eq!(reply, "-ERR the reply would repeat more than 64 MiB\r\n");
 }
 
 #[test]

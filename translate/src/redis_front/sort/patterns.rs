@@ -11,7 +11,8 @@ use mecha_resp::Resp;
 use mecha_resp::reply::Writer;
 
 use super::{
-    Get, MAX_REPEATED, Options, REFERENCE, TOO_LARGE, TOO_MUCH, arrange, elements, limited, options, weight,
+    Get, MAX_REPEATED, Options, REFERENCE, TOO_LARGE, TOO_REPETITIVE, arrange, elements, limited, options,
+    weight,
 };
 use crate::kv::{Atomicity, KvError, KvFront, Plan, Program, RunCx, Sequence, Space, Txn, Want};
 use crate::redis_front::aggregate::{Args, Error, write_error};
@@ -111,7 +112,8 @@ fn sort(sort: &Sort, space: &mut dyn Space, cx: &RunCx, out: &mut Vec<u8>) -> Re
             };
             size += one.as_ref().map_or(0, Vec::len) + REFERENCE;
             if size > most {
-                return Err(Error::Text(if options.store_at.is_some() { TOO_LARGE } else { TOO_MUCH }).into());
+                let stores = options.store_at.is_some();
+                return Err(if stores { Error::Text(TOO_LARGE) } else { TOO_REPETITIVE }.into());
             }
             told.push(one);
         }
@@ -146,7 +148,7 @@ fn arrange_by(
         if options.is_alpha {
             size += found.as_ref().map_or(0, Vec::len);
             if size > MAX_REPEATED {
-                return Err(Error::Text(TOO_MUCH).into());
+                return Err(TOO_REPETITIVE.into());
             }
             by_text.push((found, element));
         } else {

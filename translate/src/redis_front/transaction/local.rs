@@ -9,11 +9,8 @@ use mecha_core::{OpId, Outcome};
 use mecha_resp::reply::Writer;
 use mecha_resp::{Progress, Resp};
 
-use super::nth;
+use super::{MOST_REPLIES, TOO_MANY_REPLIES, nth};
 use crate::kv::{KvFront, RunCx, Sequence, Space, Txn, Walk};
-
-/// Replies of one transaction end here, in bytes.
-const MOST_REPLIES: usize = 512 << 20;
 
 /// `WATCH`.
 pub(super) struct Watch {
@@ -124,8 +121,7 @@ impl Sequence for LocalExec {
             }
             if out.len() - start > MOST_REPLIES {
                 out.truncate(before);
-                Writer::new(out, self.proto)
-                    .error("ERR the replies of the transaction are larger than 512 MiB");
+                Writer::new(out, self.proto).error(TOO_MANY_REPLIES);
             }
         }
         Outcome::Ok
