@@ -5,6 +5,7 @@ mod amplification;
 mod breaker;
 mod cli;
 mod config;
+mod contention;
 mod differential;
 mod discovery;
 mod docs;
