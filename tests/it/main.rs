@@ -14,6 +14,7 @@ mod ejection;
 mod failover;
 mod faults;
 mod hostile;
+mod isolation;
 mod limits;
 mod memcached;
 mod pins;
