@@ -118,6 +118,12 @@ pub trait Rules: Framed {
         Itself::Refused
     }
 
+    /// The request that must stand before `op` on a dedicated connection; it gets one reply, which is nobody's.
+    fn ahead(op: OpId) -> &'static [u8] {
+        let _ = op;
+        &[]
+    }
+
     /// Appends the one reply to a client whose connections have this `profile`. `false` if the replies make no sense.
     fn merge(gathered: &Gathered<'_>, profile: u8, out: &mut Vec<u8>) -> bool;
 
@@ -307,7 +313,11 @@ impl<P: Rules> Scattered<P> {
         };
         let conn = self.gathers.borrow_mut().open(gather);
         let sink = me as Rc<dyn ReplySink<P>>;
+        let ahead = if is_aside { P::ahead(call.op) } else { &[] };
         for ((seq, connection), (_, span)) in (0..).zip(&connections).zip(&plan.parts) {
+            if !ahead.is_empty() {
+                connection.tell_aside(ahead, 1);
+            }
             let bytes = span.of(&plan.wire, &[]);
             connection.submit_frame(
                 bytes,

@@ -1,6 +1,6 @@
 //! Dedicated connections: who gets one, and for how long.
 
-use super::support::{Mecha, frame, redis};
+use super::support::{Client, Mecha, eventually, frame, redis, signal};
 
 #[test]
 fn what_the_server_refuses_leaves_no_dedicated_connection_behind() {
@@ -29,5 +29,24 @@ fn what_the_server_refuses_leaves_no_dedicated_connection_behind() {
     assert_eq!(one.call("SELECT 0"), "+OK\r\n");
     assert_eq!([other.call("MULTI"), other.call("EXEC")].concat(), "+OK\r\n*0\r\n");
     drop((one, other));
+    mecha.settles();
+}
+
+#[test]
+fn wait_waits_for_what_its_client_has_written_on_a_shared_connection() {
+    let (Some((_primary, port)), Some((replica, second))) = (redis(), redis()) else { return };
+    assert_eq!(Client::new(second).call(&format!("REPLICAOF 127.0.0.1 {port}")), "+OK\r\n");
+    let mecha = Mecha::start("redis", &format!("redis://127.0.0.1:{port}"));
+    let mut client = mecha.client();
+    eventually("the replica does not follow", || {
+        client.call("SET k 1");
+        client.call("WAIT 1 100") == ":1\r\n"
+    });
+    signal(replica.id(), "STOP");
+    // The connection that WAIT gets has served before, and knows nothing of this.
+    assert_eq!([client.call("SET k 2"), client.call("WAIT 1 100")], ["+OK\r\n", ":0\r\n"]);
+    signal(replica.id(), "CONT");
+    assert_eq!(client.call("WAIT 1 10000"), ":1\r\n");
+    drop(client);
     mecha.settles();
 }

@@ -209,6 +209,22 @@ fn calls_of_every_kind_wait_for_the_first_map() {
 }
 
 #[test]
+fn wait_tells_of_the_shard_that_is_behind() {
+    let Some(cluster) = RedisCluster::start() else { return };
+    let mecha = Mecha::start("redis", &cluster.to());
+    let mut client = mecha.client();
+    assert_eq!([client.call("SET foo 1"), client.call("WAIT 1 5000")], ["+OK\r\n", ":1\r\n"]);
+    // The replica of the third server, which has foo.
+    signal(cluster.nodes[5].0.id(), "STOP");
+    assert_eq!([client.call("SET foo 2"), client.call("WAIT 1 200")], ["+OK\r\n", ":0\r\n"]);
+    assert_eq!(client.call("WAIT x 0"), "-ERR value is not an integer or out of range\r\n");
+    signal(cluster.nodes[5].0.id(), "CONT");
+    assert_eq!(client.call("WAIT 1 10000"), ":1\r\n");
+    drop(client);
+    mecha.settles();
+}
+
+#[test]
 fn a_client_that_asks_for_the_cluster_sees_only_mecha() {
     let Some(cluster) = RedisCluster::start() else { return };
     let mecha = Mecha::start("redis", &cluster.to());

@@ -30,6 +30,8 @@ enum Merge {
     Concat,
     /// Numbers of the report added up where that makes sense.
     Info,
+    /// The smallest number.
+    Least,
     /// Arrays of names and numbers; the numbers are added up.
     PairSums,
     /// They say the same: the first.
@@ -52,6 +54,7 @@ fn merge_of(op: OpId) -> Option<Merge> {
         op::SCRIPT_KILL | op::FUNCTION_KILL => Merge::Success,
         op::PUBSUB_SHARDNUMSUB => Merge::PairSums,
         op::INFO => Merge::Info,
+        op::WAIT => Merge::Least,
         op::ACL_DELUSER
         | op::ACL_LOAD
         | op::ACL_SAVE
@@ -102,12 +105,15 @@ impl Rules for Resp {
             | op::SHUTDOWN
             | op::SLAVEOF
             | op::SYNC
-            | op::WAIT
             | op::WAITAOF => Way::Refused,
-            op::FUNCTION_KILL | op::SCRIPT_KILL => Way::EveryAside,
+            op::FUNCTION_KILL | op::SCRIPT_KILL | op::WAIT => Way::EveryAside,
             op if merge_of(op).is_some() => Way::Every,
             _ => Way::Keyed,
         }
+    }
+
+    fn ahead(op: OpId) -> &'static [u8] {
+        if op == op::WAIT { mecha_resp::CATCH_UP } else { &[] }
     }
 
     fn itself(
@@ -191,6 +197,10 @@ impl Rules for Resp {
             (_, Some(Merge::AnyValue)) => any_value(gathered, &mut writer),
             (_, Some(Merge::Concat)) => concat(gathered, &mut writer).is_some(),
             (_, Some(Merge::Info)) => info::merge(gathered.replies, &mut writer).is_some(),
+            (_, Some(Merge::Least)) => {
+                let least = gathered.replies.iter().map(|reply| integer(reply)).min().flatten();
+                least.map(|least| writer.int(least)).is_some()
+            }
             (_, Some(Merge::PairSums)) => pair_sums(gathered, &mut writer).is_some(),
             (_, None) => first(gathered, &mut writer),
         }

@@ -59,6 +59,10 @@ pub use session::{Progress, Session, Transaction, normalise, replace};
 pub use slot::key_slot;
 pub use value::Value;
 
+/// What makes `WAIT`, right behind it on a connection of its own, wait for all that was written before: a server remembers
+/// for each connection how much it had written when the connection's last command ran, whatever that was.
+pub const CATCH_UP: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+
 /// The protocol.
 #[derive(Clone, Copy, Debug)]
 pub struct Resp;

@@ -15,7 +15,7 @@
 //! | `CLIENT ID`, `CLIENT INFO`: what they tell must be, and stay, true | dedicated to the end |
 //! | `SUBSCRIBE` and its like, `MONITOR`, `CLIENT REPLY`, `SYNC`, `PSYNC`, `REPLCONF`, `SCRIPT DEBUG` | dedicated to the end, replies not counted |
 //! | `HELLO 2`, `HELLO 3` | shared, one kind for each version |
-//! | `WAIT`, `WAITAOF` | only on a dedicated one that is there already; refused otherwise |
+//! | `WAIT`, `WAITAOF` | dedicated for the call, behind a `PING`: they wait for what was written before that |
 //!
 //! `QUIT`, `RESET`, `SELECT 0`, `UNSUBSCRIBE`, `CLIENT SETNAME`, `GETNAME` and `SETINFO` of a client without such state
 //! are answered here. The name is told to a dedicated connection before the client's first command there, unless it is
@@ -70,6 +70,9 @@ pub struct Session {
     raw: bool,
     /// A command was refused between `MULTI` and now.
     doomed: bool,
+    /// A `WAIT` is about to be sent on a connection of its own. It waits for what the server had written when the
+    /// connection's last command ran, so there must be one after all of the client's.
+    is_catching_up: bool,
     /// An `EXEC` is about to be sent that must fail.
     is_spoiling: bool,
     /// The dedicated connection may bear the client's name.
@@ -109,6 +112,7 @@ impl Default for Session {
             held: false,
             raw: false,
             doomed: false,
+            is_catching_up: false,
             is_spoiling: false,
             is_named: false,
             is_described: false,
@@ -220,13 +224,9 @@ impl Session {
                 self.client(seen, writer)
             }
             op::SCRIPT_KILL | op::FUNCTION_KILL | op::SHUTDOWN if !is_pinned => Step::Go(Affinity::Once),
-            // It waits for the writes of the connection that it arrives on: on a shared one everybody would wait, on a
-            // fresh one it would promise what it has not seen.
             op::WAIT | op::WAITAOF if !is_pinned => {
-                writer.error(
-                    "ERR WAIT needs a connection of its own: use it after WATCH, or between MULTI and EXEC",
-                );
-                Step::Answered
+                self.is_catching_up = true;
+                Step::Go(Affinity::Once)
             }
             op::WAIT | op::WAITAOF if !self.multi => Step::Go(Affinity::Waits),
             op::MULTI | op::EXEC | op::DISCARD | op::WATCH | op::UNWATCH => self.transaction(seen),
@@ -324,7 +324,12 @@ impl mecha_core::Session<Resp> for Session {
     }
 
     fn introduction(&mut self, out: &mut Vec<u8>) -> u32 {
-        self.introduce(out)
+        let replies = self.introduce(out);
+        let is_catching_up = std::mem::take(&mut self.is_catching_up);
+        if is_catching_up {
+            out.extend_from_slice(crate::CATCH_UP);
+        }
+        replies + u32::from(is_catching_up)
     }
 
     fn spoiler(&mut self) -> &'static [u8] {

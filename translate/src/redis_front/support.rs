@@ -174,8 +174,6 @@ const NATIVE_EMULATED: &[(&str, &str)] = &[
     ("client|setinfo", "answered by mecha, as of Redis 7.2 on"),
     ("psync", "mecha is no replica: ends the connection"),
     ("sync", "mecha is no replica: ends the connection"),
-    ("wait", "only after WATCH, or between MULTI and EXEC"),
-    ("waitaof", "only after WATCH, or between MULTI and EXEC"),
 ];
 
 /// Commands of Memcached that are for one server alone, so that they are refused in front of servers of Memcached too.
