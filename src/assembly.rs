@@ -27,7 +27,7 @@ use crate::discovery::Discovery;
 use crate::session::Places;
 
 pub use door::{Door, DoorPlan, EngineView};
-pub use framed::{Back, FramedEntry, ProtocolEntry, embedded, kv, native, scattered};
+pub use framed::{Back, FramedEntry, ProtocolEntry, announced, embedded, kv, native, scattered};
 pub use opaque::OpaqueEntry;
 pub(crate) use scope::address_of;
 pub use scope::{EndpointRows, Environment, Scope};

@@ -7,7 +7,7 @@ use mecha_memcached::Memcached;
 use mecha_resp::Resp;
 use mecha_telemetry::Registry;
 
-use crate::assembly::{FramedEntry, OpaqueEntry, ProtocolEntry, embedded, kv, scattered};
+use crate::assembly::{FramedEntry, OpaqueEntry, ProtocolEntry, announced, embedded, kv, scattered};
 use crate::cli::{FilterHelp, Help, SupportRow};
 
 /// The back that needs no server.
@@ -21,10 +21,12 @@ pub const PROTOCOLS: &[&dyn ProtocolEntry] = &[
     &FramedEntry::<Resp> {
         filters: mecha_filters::resp::FILTERS,
         backs: &[scattered(Resp::NAME), kv::<Resp, Memcached>(), embedded()],
+        announce: Some(announced::<Resp>),
     },
     &FramedEntry::<Memcached> {
         filters: mecha_filters::memcached::FILTERS,
         backs: &[scattered(Memcached::NAME), kv::<Memcached, Resp>(), embedded()],
+        announce: None,
     },
     &OpaqueEntry { name: TCP },
 ];

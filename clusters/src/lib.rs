@@ -36,7 +36,7 @@ pub use by_hand::ByHand;
 pub use cluster::{Cluster, ClusterOptions, EjectOptions, Environment, Frame, Gutter, Servers};
 pub use connection::{Connection, ConnectionOptions, State};
 pub use reads::{ReadFrom, ReadPolicy};
-pub use scatter::{Gathered, Plan, Rules, Scattered, Way};
+pub use scatter::{Announced, Announcement, Gathered, Plan, Rules, Scattered, Way};
 pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};
 pub use streams::{Stream, StreamOptions, StreamSeat, Streams};
 pub use timers::Timers;

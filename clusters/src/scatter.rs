@@ -13,12 +13,12 @@
 //!
 //! Deliberately absent: knowledge of any protocol's bytes ([`Rules`] have it), retries, and reordering.
 
+mod announced;
 mod gather;
 mod memcached;
 mod resp;
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
 
@@ -28,6 +28,7 @@ use mecha_core::{
 };
 
 use crate::{Cluster, Connection, Delivery, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};
+pub use announced::{Announced, Announcement};
 use gather::{Gather, Gathers};
 
 /// Bytes of collected replies on one worker beyond which a call is answered with an error instead.
@@ -106,15 +107,20 @@ pub trait Rules: Framed {
         None
     }
 
-    /// Answers a request about the cluster itself, as if there were one server, at `local`, that holds everything.
+    /// Whether `request` is about the cluster or the server's place in it, so that its answer would tell of servers.
+    fn asks_of_cluster(request: &Self::Request) -> bool {
+        Self::way(request) == Way::Itself
+    }
+
+    /// Answers a request about the cluster itself, as if mecha's own addresses were all of it.
     fn itself(
         request: &Self::Request,
         frame: &[u8],
-        local: Option<SocketAddr>,
+        announcement: &Announcement<'_>,
         profile: u8,
         out: &mut Vec<u8>,
     ) -> Itself {
-        let _ = (request, frame, local, profile, out);
+        let _ = (request, frame, announcement, profile, out);
         Itself::Refused
     }
 
@@ -222,7 +228,8 @@ impl<P: Rules> Scattered<P> {
         };
         let frame = call.span.of(batch.wire, batch.local);
         let mut answer = Vec::new();
-        match P::itself(head, frame, cx.peer.local, cx.profile, &mut answer) {
+        let announcement = Announcement { local: cx.peer.local, nodes: &[] };
+        match P::itself(head, frame, &announcement, cx.profile, &mut answer) {
             Itself::Answered => {
                 call.verdict = Verdict::Answered(Span::local(batch.local.len(), answer.len()));
                 batch.local.extend_from_slice(&answer);

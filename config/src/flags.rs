@@ -132,7 +132,6 @@ pub fn from_flags(
                 let tls = ClientTlsSpec { ca: tls.ca.clone(), ..ClientTlsSpec::default() };
                 errors.extend((known.check_tls)(TlsSpec::Client(&tls)).into_iter().map(flag_error));
                 cluster.tls = Some(tls);
-                cluster.sentinels.is_tls = true;
             }
             snapshot.clusters.push(cluster);
             snapshot.clusters.len() - 1

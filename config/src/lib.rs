@@ -96,6 +96,8 @@ pub struct ListenerSpec {
     pub max_frame: u64,
     /// Clients that are silent for longer are closed.
     pub idle_timeout: Option<Duration>,
+    /// Whether clients are told that they talk to a cluster, and of which hosts and ports; none: where they have connected.
+    pub announce: Option<Vec<(String, u16)>>,
     /// Certificates; `None` without TLS.
     pub tls: Option<ServerTlsSpec>,
     /// Who may come; `None`: mecha asks nobody who they are.

@@ -113,6 +113,7 @@ pub fn schema(filters: &[&str]) -> Value {
                     "max_in_flight": count("Unanswered calls of one client (1024)."),
                     "max_output": size("Unread replies of one client (8MiB)."),
                     "max_frame": size("Largest request (512MiB)."),
+                    "announce": { "anyOf": [ { "enum": ["self"] }, { "type": "array", "items": { "type": "string" } } ], "description": "Clients are told that this is a cluster: of this address (`self`), or of these, host:port, which share the slots (of this one, over a Redis Cluster)." },
                     "idle_timeout": duration("Silent clients are closed after this (never)."),
                     "proxy_protocol": { "enum": ["none", "required"], "description": "Whether each connection begins with a header of the PROXY protocol, version 1 or 2, that tells who the client is (none)." },
                     "tls": server_tls,

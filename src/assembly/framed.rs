@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mecha_clusters::{Cluster, Rules, Scattered, Upstream};
+use mecha_clusters::{Announced, Cluster, Rules, Scattered, Upstream};
 use mecha_config::{ClusterSpec, ConfigError, Discovery, FilterSpec, ListenerSpec, Snapshot};
 use mecha_core::{Asked, Chain, Filter, Framed, Limits, Peer, Refusal};
 use mecha_filters::{BuildCx, FilterFactory, FilterKind, PolicyFactory};
@@ -139,12 +139,22 @@ fn whole_frames(max_frame: usize) -> Limits {
     Limits { stream_above: max_frame, max_frame, ..Limits::default() }
 }
 
+/// Puts what is told about a cluster, and these addresses of it, before a back.
+type Announce<P> = fn(Rc<dyn Upstream<P>>, Vec<(String, u16)>) -> Rc<dyn Upstream<P>>;
+
+/// See [`FramedEntry::announce`].
+pub fn announced<P: Rules>(inner: Rc<dyn Upstream<P>>, nodes: Vec<(String, u16)>) -> Rc<dyn Upstream<P>> {
+    Announced::new(inner, nodes)
+}
+
 /// A protocol whose frames we cut ourselves.
 pub struct FramedEntry<P: Framed> {
     /// Typed filters.
     pub filters: &'static [&'static FilterKind<P>],
     /// Where its doors can lead.
     pub backs: &'static [Back<P>],
+    /// What stands before a back whose clients are told that it is a cluster; for protocols that have such a thing.
+    pub announce: Option<Announce<P>>,
 }
 
 enum Factory<P: Framed> {
@@ -246,7 +256,15 @@ impl<P: Guarded> ProtocolEntry for FramedEntry<P> {
             return Err(errors);
         }
         let shared = Arc::clone(shared);
-        Ok(Box::new(FramedPlan { listener: listener.clone(), cluster, back, factories, gate, shared }))
+        Ok(Box::new(FramedPlan {
+            listener: listener.clone(),
+            cluster,
+            back,
+            announce: self.announce,
+            factories,
+            gate,
+            shared,
+        }))
     }
 }
 
@@ -254,6 +272,7 @@ struct FramedPlan<P: Framed> {
     listener: ListenerSpec,
     cluster: ClusterSpec,
     back: &'static Back<P>,
+    announce: Option<Announce<P>>,
     factories: Vec<Factory<P>>,
     /// Who may come, if that is asked.
     gate: Option<Arc<Gate>>,
@@ -275,6 +294,10 @@ impl<P: Guarded> DoorPlan for FramedPlan<P> {
         let is_whole = is_rewriting || self.back.is_translated;
         let opening = Opening { cluster: &self.cluster, shared: &self.shared, is_whole };
         let upstream = (self.back.open)(&opening, scope);
+        let upstream = match (self.announce, &self.listener.announce) {
+            (Some(announce), Some(nodes)) => announce(upstream, nodes.clone()),
+            _ => upstream,
+        };
         let filters: Vec<Box<dyn Filter<P>>> = self.factories.iter().map(Factory::open).collect();
         let max_frame = self.listener.max_frame as usize;
         let frames = if is_whole {

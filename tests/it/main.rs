@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test measures by the wall clock")]
 
 mod amplification;
+mod announce;
 mod breaker;
 mod cli;
 mod config;

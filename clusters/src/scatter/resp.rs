@@ -12,12 +12,10 @@
 mod info;
 mod itself;
 
-use std::net::SocketAddr;
-
 use mecha_core::{Asked, OpId, Refusal};
 use mecha_resp::{Request, Resp, args, op, op_info, reply::Writer, write_request};
 
-use super::{Gathered, Itself, Rules, Way};
+use super::{Announcement, Gathered, Itself, Rules, Way};
 
 /// How the replies of all servers become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,14 +114,18 @@ impl Rules for Resp {
         if op == op::WAIT { mecha_resp::CATCH_UP } else { &[] }
     }
 
+    fn asks_of_cluster(request: &Request) -> bool {
+        request.op == op::ROLE || Self::way(request) == Way::Itself
+    }
+
     fn itself(
         request: &Request,
         frame: &[u8],
-        local: Option<SocketAddr>,
+        announcement: &Announcement<'_>,
         profile: u8,
         out: &mut Vec<u8>,
     ) -> Itself {
-        itself::answer(request.op, frame, local, if profile == 0 { 2 } else { 3 }, out)
+        itself::answer(request.op, frame, announcement, if profile == 0 { 2 } else { 3 }, out)
     }
 
     fn part(request: &Request, frame: &[u8], keys: &[u32], out: &mut Vec<u8>) {

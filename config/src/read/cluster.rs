@@ -14,7 +14,7 @@ use crate::{
 
 /// What a cluster has unless the file says otherwise; flags have nothing else.
 pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
-    let Target { protocol, endpoints, discovery, is_opaque, .. } = target;
+    let Target { protocol, endpoints, discovery, is_tls, is_opaque, .. } = target;
     // Where nobody sees keys, servers are taken to be alike.
     let is_keyed = endpoints.len() > 1 && !is_opaque;
     let balance = if is_keyed { Balance::Ketama } else { Balance::RoundRobin };
@@ -42,7 +42,7 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         tls: None,
         proxy_protocol: None,
         login: LoginSpec::default(),
-        sentinels: SentinelsSpec::default(),
+        sentinels: SentinelsSpec { is_tls, ..SentinelsSpec::default() },
         reads: ReadsSpec::default(),
         database: 0,
     }
@@ -84,7 +84,6 @@ impl Reader<'_> {
             let is_tls = target.is_tls;
             let mut cluster = default_cluster(name.into(), target);
             cluster.tls = self.client_tls(None, (node, path), is_tls);
-            cluster.sentinels.is_tls = is_tls;
             return Some(cluster);
         }
         let backs = self.known.backs;

@@ -11,6 +11,9 @@ use crate::{Address, ClusterSpec, ListenerSpec, UserSpec};
 
 use super::cluster::default_cluster;
 
+/// Addresses that a listener may announce.
+const MAX_ANNOUNCED: usize = 1000;
+
 /// What a listener has unless the file says otherwise; flags have nothing else.
 pub(crate) fn default_listener(
     name: String,
@@ -29,6 +32,7 @@ pub(crate) fn default_listener(
         max_output: 8 << 20,
         max_frame: 512 << 20,
         idle_timeout: None,
+        announce: None,
         tls: None,
         proxy_protocol: false,
         users: None,
@@ -136,7 +140,44 @@ impl Reader<'_> {
         set(&mut listener.max_frame, self.size(fields.take("max_frame"), 1 << 10));
         let words = [("required", true), ("none", false)];
         set(&mut listener.proxy_protocol, self.word(fields.take("proxy_protocol"), &words));
+        listener.announce = self.announce(fields.take("announce"), listener);
         listener.idle_timeout = self.period(fields.take("idle_timeout"), Duration::from_secs(1));
+    }
+
+    /// `announce: self`, or `announce: [ "a:6379", "b:6379" ]`.
+    fn announce(&mut self, found: Found<'_>, listener: &ListenerSpec) -> Option<Vec<(String, u16)>> {
+        let (node, path) = found?;
+        if !matches!(listener.protocol.as_str(), "" | "resp") {
+            self.error(node.place, &path, "only clients of Redis know of clusters", None);
+        }
+        if let crate::node::Kind::Scalar(text, _) = &node.kind {
+            if text != "self" {
+                let hint = "`self`, or a list as in `[ \"mecha-1:6379\", \"mecha-2:6379\" ]`".to_string();
+                self.error(node.place, &path, format!("`{text}` is no list of addresses"), Some(hint));
+            }
+            return Some(Vec::new());
+        }
+        let mut nodes = Vec::new();
+        for (node, path) in self.items(Some((node, path.clone()))) {
+            let item =
+                self.parsed(Some((node, path.clone())), |text| match crate::reads::Place::parse(text) {
+                    Some(crate::reads::Place::HostPort(host, port)) if port > 0 => Ok((host, port)),
+                    _ => {
+                        let hint =
+                            "a host and a port, as clients reach it: `mecha-1.example:6379`".to_string();
+                        Err((format!("`{text}` is no address"), Some(hint)))
+                    }
+                });
+            if item.as_ref().is_some_and(|item| nodes.contains(item)) {
+                self.error(node.place, &path, "this address is given twice", None);
+            }
+            nodes.extend(item);
+        }
+        if nodes.is_empty() || nodes.len() > MAX_ANNOUNCED {
+            let hint = format!("one to {MAX_ANNOUNCED} addresses, or `self`");
+            self.error(node.place, &path, "there is no use in that", Some(hint));
+        }
+        Some(nodes)
     }
 
     /// The index of the cluster that `to` names, or of a new one that it describes.

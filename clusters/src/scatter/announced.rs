@@ -1,0 +1,133 @@
+//! mecha as a cluster, for clients that insist on one, whatever is behind.
+//!
+//! [`Announced`] stands in front of any upstream and answers what is asked about the cluster with mecha's own addresses:
+//! one, or several that share the slots between them. Every one of them serves every key, so it does not matter which
+//! one a client picks, or whether they are of one process; clients merely spread their connections.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::rc::Rc;
+
+use mecha_core::{Affinity, Batch, ConnKey, Cx, Refusal, Span, Verdict};
+
+use super::{Itself, Rules};
+use crate::{Connection, ReplySink, SubmitCx, Submitted, Upstream, Wish};
+
+/// What clients are told of the cluster.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Announcement<'a> {
+    /// The address that the client has connected to, if it is known.
+    pub local: Option<SocketAddr>,
+    /// Hosts and ports that are announced; if there are none, `local` alone is.
+    pub nodes: &'a [(String, u16)],
+}
+
+/// An upstream that is announced as a cluster.
+pub struct Announced<P: Rules> {
+    inner: Rc<dyn Upstream<P>>,
+    nodes: Vec<(String, u16)>,
+}
+
+impl<P: Rules> Announced<P> {
+    /// Stands in front of `inner`. Without `nodes`, each client is told of the address that it has connected to.
+    pub fn new(inner: Rc<dyn Upstream<P>>, nodes: Vec<(String, u16)>) -> Rc<Self> {
+        Rc::new(Self { inner, nodes })
+    }
+
+    fn is_asked(batch: &Batch<'_, P>, at: usize) -> bool {
+        batch.heads.get(at).is_some_and(P::asks_of_cluster)
+    }
+
+    /// The answer to one call about the cluster; `None` if what is behind must give it.
+    fn answer(&self, batch: &mut Batch<'_, P>, at: usize, cx: &SubmitCx<'_, P>) -> Option<Submitted> {
+        let (head, call) = (batch.heads.get(at)?, batch.calls.get_mut(at)?);
+        let frame = call.span.of(batch.wire, batch.local);
+        let announcement = Announcement { local: cx.peer.local, nodes: &self.nodes };
+        let mut answer = Vec::new();
+        match P::itself(head, frame, &announcement, cx.profile, &mut answer) {
+            Itself::Answered => {
+                call.verdict = Verdict::Answered(Span::local(batch.local.len(), answer.len()));
+                batch.local.extend_from_slice(&answer);
+                Some(Submitted::Answered(1))
+            }
+            Itself::AtSlot(_) => None,
+            Itself::Refused => Some(Submitted::Refused(1, Refusal::Unsupported)),
+        }
+    }
+}
+
+impl<P: Rules> Upstream<P> for Announced<P> {
+    fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: SubmitCx<'_, P>) -> Submitted {
+        if Self::is_asked(batch, range.start) {
+            let only = range.start..range.start + 1;
+            return match self.answer(batch, range.start, &cx) {
+                Some(submitted) => submitted,
+                None => self.inner.submit(batch, only, cx),
+            };
+        }
+        let next = (range.start + 1..range.end).find(|at| Self::is_asked(batch, *at));
+        self.inner.submit(batch, range.start..next.unwrap_or(range.end), cx)
+    }
+
+    fn sees_to(&self, batch: &Batch<'_, P>, at: usize) -> bool {
+        Self::is_asked(batch, at) || self.inner.sees_to(batch, at)
+    }
+
+    fn fits(&self, connection: &Connection<P>, batch: &Batch<'_, P>, at: usize) -> Result<(), Refusal> {
+        // On its own connection the server would tell of itself.
+        let is_shared = batch.calls.get(at).is_some_and(|call| call.affinity == Affinity::Shared);
+        if is_shared && Self::is_asked(batch, at) {
+            return Err(Refusal::Unsupported);
+        }
+        self.inner.fits(connection, batch, at)
+    }
+
+    fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, wish: &Wish<'_>) -> bool {
+        self.inner.is_ready(sink, wish)
+    }
+
+    fn pin(&self, wish: &Wish<'_>) -> Result<Rc<Connection<P>>, Refusal> {
+        self.inner.pin(wish)
+    }
+
+    fn owns(&self, connection: &Connection<P>) -> bool {
+        self.inner.owns(connection)
+    }
+
+    fn shape(&self, connection: &Connection<P>, batch: &mut Batch<'_, P>, at: usize, cx: &Cx<'_>) {
+        self.inner.shape(connection, batch, at, cx);
+    }
+
+    fn taker(&self, connection: &Connection<P>) -> Option<Rc<dyn ReplySink<P>>> {
+        self.inner.taker(connection)
+    }
+
+    fn settle(
+        &self,
+        connection: &Rc<Connection<P>>,
+        owner: (Rc<dyn ReplySink<P>>, ConnKey),
+        key: &[u8],
+    ) -> Result<Option<Rc<Connection<P>>>, Refusal> {
+        self.inner.settle(connection, owner, key)
+    }
+
+    fn waits_for_key(&self) -> bool {
+        self.inner.waits_for_key()
+    }
+
+    fn unpin(&self, connection: Rc<Connection<P>>, clean: bool) {
+        self.inner.unpin(connection, clean);
+    }
+
+    fn is_translated(&self) -> bool {
+        self.inner.is_translated()
+    }
+
+    fn is_timed_by_session(&self) -> bool {
+        self.inner.is_timed_by_session()
+    }
+
+    fn forget(&self, conn: ConnKey) {
+        self.inner.forget(conn);
+    }
+}
