@@ -16,7 +16,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use mecha_clusters::LoginSource;
 use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
+use mecha_core::Login;
 use mecha_filters::{BuildCx, LogSink, PolicyFactory};
 use mecha_telemetry::Registry;
 use mecha_translate::Store;
@@ -53,6 +55,8 @@ pub struct Shared {
     pub cluster_policies: HashMap<String, Vec<BuiltPolicy>>,
     /// Clusters whose servers are found, by name.
     pub discoveries: HashMap<String, Discovery>,
+    /// Who mecha is to each cluster's servers; goes on from plan to plan while the cluster is the same.
+    pub logins: HashMap<String, LoginSource>,
     /// Clients by listener, for its limit; goes on from plan to plan.
     pub places: HashMap<String, Arc<Places>>,
     /// When the process started.
@@ -140,6 +144,17 @@ impl Plan {
             let policies = build_policies(&cluster.filters, known, &cx, &mut errors);
             cluster_policies.insert(cluster.name.clone(), policies);
         }
+        let logins = snapshot.clusters.iter().map(|cluster| {
+            let same = previous.filter(|plan| {
+                plan.snapshot
+                    .clusters
+                    .iter()
+                    .any(|old| old.name == cluster.name && old.is_same_but_login(cluster))
+            });
+            let known = same.and_then(|plan| plan.shared.logins.get(&cluster.name)).cloned();
+            (cluster.name.clone(), known.unwrap_or_else(|| LoginSource::new(login_of(cluster))))
+        });
+        let logins = logins.collect();
         let places = snapshot.listeners.iter().map(|listener| {
             let known = previous.and_then(|plan| plan.shared.places.get(&listener.name));
             (listener.name.clone(), known.cloned().unwrap_or_default())
@@ -151,6 +166,7 @@ impl Plan {
             stores,
             cluster_policies,
             discoveries,
+            logins,
             places,
             started,
             trusts,
@@ -186,6 +202,15 @@ impl Plan {
         if errors.is_empty() { Ok(Self { snapshot, shared, doors }) } else { Err(errors) }
     }
 
+    /// Tells clusters that go on from an older plan who mecha is to their servers from now on.
+    pub fn change_logins(&self) {
+        for cluster in &self.snapshot.clusters {
+            if let Some(source) = self.shared.logins.get(&cluster.name) {
+                source.change(login_of(cluster));
+            }
+        }
+    }
+
     /// Reads certificates again where their files have changed. Connections keep what they were made with.
     pub fn reload_certificates(&self) {
         for door in self.doors.iter().filter_map(|door| door.tls.as_ref()) {
@@ -215,7 +240,7 @@ impl PlannedDoor {
 
     fn is_for(&self, listener: &ListenerSpec, cluster: &ClusterSpec) -> bool {
         let listener = ListenerSpec { cluster: self.listener.cluster, ..listener.clone() };
-        self.listener == listener && self.cluster == *cluster
+        self.listener == listener && self.cluster.is_same_but_login(cluster)
     }
 }
 
@@ -224,6 +249,15 @@ fn proxy_door(listener: &ListenerSpec, registry: &Registry) -> ProxyDoor {
     let scope = format!("listener:{}", listener.name);
     let failures = registry.counter("mecha_proxy_protocol_failures_total", help, &scope);
     ProxyDoor { name: listener.name.clone(), failures }
+}
+
+/// Who mecha is to the servers of `cluster`.
+fn login_of(cluster: &ClusterSpec) -> Login {
+    Login {
+        username: cluster.login.username.clone(),
+        password: cluster.login.password.as_ref().map(|secret| secret.0.clone()),
+        database: cluster.database,
+    }
 }
 
 /// Whether what is known of one backend (an open circuit, a budget) holds for the other.

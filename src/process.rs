@@ -47,6 +47,8 @@ fn run_command(arguments: &cli::RunArgs) -> ExitCode {
         Ok(snapshot) => snapshot,
         Err(errors) => return fail(&errors),
     };
+    let mut file = file;
+    file.look_at(&snapshot.secret_files);
     let format = match snapshot.log.format {
         mecha_config::LogFormat::Json => mecha_telemetry::LogFormat::Json,
         mecha_config::LogFormat::Text => mecha_telemetry::LogFormat::Text,
@@ -179,6 +181,7 @@ impl Running {
             };
             self.reload(because).await;
             drop(changed);
+            file.look_at(&self.in_force.get().0.snapshot.secret_files);
             changed = Box::pin(file.changed());
         };
         // As above: made once, so that no turn of the loop below loses a second signal.

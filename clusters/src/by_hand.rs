@@ -7,10 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mecha_core::{Batch, Framed, Limits, Login};
+use mecha_core::{Batch, Framed, Limits};
 use mecha_telemetry::ClusterMetrics;
 use mecha_transport::Address;
 
+use crate::CurrentLogin;
 use crate::connection::Kind;
 use crate::connection::Reading;
 use crate::endpoint::Endpoint;
@@ -32,7 +33,7 @@ impl<P: Framed> ByHand<P> {
             patience_micros: 0,
             limits,
             tls: None,
-            login: Login::default(),
+            login: CurrentLogin::default(),
         };
         let endpoint = Endpoint {
             cluster: "by hand".into(),

@@ -16,7 +16,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mecha_core::{ConnKey, Framed, Limits, Login, Refusal, ReplyCount, Ticket};
+use mecha_core::{ConnKey, Framed, Limits, Refusal, ReplyCount, Ticket};
 use mecha_telemetry::ClusterMetrics;
 use mecha_transport::tls::ClientTls;
 use mecha_transport::{Address, Clock};
@@ -24,6 +24,7 @@ use mecha_transport::{Address, Clock};
 use self::ejection::Ejection;
 pub use self::ejection::{EjectOptions, Gutter};
 use self::parking::{Parked, Parking};
+use crate::CurrentLogin;
 use crate::detour::{Detour, Follow, PATIENCE_MICROS};
 use crate::news::{Cause, Subscription};
 use crate::reads::{ReadPolicy, Reads};
@@ -56,7 +57,7 @@ pub struct ClusterOptions {
     /// Whom to trust; `None` without TLS.
     pub tls: Option<Arc<ClientTls>>,
     /// What new connections say first.
-    pub login: Login,
+    pub login: CurrentLogin,
     /// When servers of a list that keys are spread over are left out; never if there is nothing here.
     pub eject: Option<EjectOptions>,
     /// From where calls that change nothing are answered.

@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use mecha_core::{Batch, Call, ConnKey, Decode, Framed, Limits, Login, Outcome, Refusal, ReplyCount, Ticket};
+use mecha_core::{Batch, Call, ConnKey, Decode, Framed, Limits, Outcome, Refusal, ReplyCount, Ticket};
 use mecha_transport::Outbox;
 use mecha_transport::tls::ClientTls;
 
 use self::kept::Kept;
 pub(crate) use self::task::Reading;
+use crate::CurrentLogin;
 use crate::detour::{Detour, Follow};
 use crate::endpoint::Endpoint;
 use crate::runs::{Failed, Run, Runs};
@@ -41,7 +42,7 @@ pub struct ConnectionOptions {
     /// Whom to trust; `None` without TLS.
     pub tls: Option<Arc<ClientTls>>,
     /// What new connections say first.
-    pub login: Login,
+    pub login: CurrentLogin,
 }
 
 /// What a connection is for.

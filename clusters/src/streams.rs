@@ -10,12 +10,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mecha_core::{Limits, Login, Peer, Refusal};
+use mecha_core::{Limits, Peer, Refusal};
 use mecha_telemetry::ClusterMetrics;
 use mecha_transport::tls::ClientTls;
 use mecha_transport::{Address, ProxyVersion, ReadHalf, WriteHalf, connect_with, proxy_header};
 use tokio::time::Instant;
 
+use crate::CurrentLogin;
 use crate::cluster::Environment;
 use crate::endpoint::Endpoint;
 use crate::server::Blueprint;
@@ -91,7 +92,7 @@ impl Streams {
                 patience_micros: 0,
                 limits: Limits::default(),
                 tls: options.tls,
-                login: Login::default(),
+                login: CurrentLogin::default(),
             }),
             metrics: Arc::clone(&metrics),
             environment: environment.clone(),

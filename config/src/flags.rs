@@ -41,6 +41,7 @@ fn empty() -> Snapshot {
         drain_timeout: Duration::from_secs(10),
         listeners: Vec::new(),
         clusters: Vec::new(),
+        secret_files: Vec::new(),
     }
 }
 

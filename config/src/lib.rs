@@ -52,6 +52,8 @@ pub struct Snapshot {
     pub listeners: Vec<ListenerSpec>,
     /// What they lead to.
     pub clusters: Vec<ClusterSpec>,
+    /// Files with passwords, which are part of the configuration.
+    pub secret_files: Vec<PathBuf>,
 }
 
 /// Logs of the process.
@@ -197,6 +199,12 @@ impl ClusterSpec {
     /// Whether its servers, or what they are fit for, must be found out.
     pub fn is_found(&self) -> bool {
         self.discovery != Discovery::Listed || !self.reads.replicas.is_empty()
+    }
+
+    /// Whether connections for the one can go on for the other: what is not the same is at most who mecha says that it is
+    /// when it makes new ones. Where servers are found, those who look for them must know too.
+    pub fn is_same_but_login(&self, other: &Self) -> bool {
+        self == other || !self.is_found() && Self { login: other.login.clone(), ..self.clone() } == *other
     }
 }
 

@@ -13,6 +13,7 @@
 //! 4. `MECHA_BLESS=1 cargo test --test it docs` writes `docs/configuration.md` anew.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +41,15 @@ pub fn load(text: &str, file: &str, known: &Known<'_>) -> Result<Snapshot, Vec<C
     let origin = Origin::new(file, text);
     let mut errors = Vec::new();
     let root = Node::parse(text, &mut errors).map_err(|error| vec![origin.locate(error)])?;
-    let mut reader = Reader { known, origin, errors, broken: Vec::new(), zone: None, is_tls: false };
+    let mut reader = Reader {
+        known,
+        origin,
+        errors,
+        zone: None,
+        is_tls: false,
+        broken: Vec::new(),
+        secret_files: Vec::new(),
+    };
     let snapshot = reader.snapshot(&root);
     let Reader { origin, mut errors, .. } = reader;
     if errors.is_empty() {
@@ -64,6 +73,8 @@ struct Reader<'a> {
     is_tls: bool,
     /// Clusters with errors of their own: that somebody leads to them is no further error.
     broken: Vec<String>,
+    /// Files with passwords.
+    secret_files: Vec<PathBuf>,
 }
 
 impl Reader<'_> {
@@ -98,6 +109,7 @@ impl Reader<'_> {
             drain_timeout: drain_timeout.unwrap_or(Duration::from_secs(10)),
             listeners,
             clusters: clusters.into_iter().map(|(cluster, _)| cluster).collect(),
+            secret_files: std::mem::take(&mut self.secret_files),
         }
     }
 

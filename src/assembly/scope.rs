@@ -7,10 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mecha_clusters::{
-    Cluster, ClusterOptions, HashTag, ReadFrom, ReadPolicy, Servers, StreamOptions, Streams,
+    Cluster, ClusterOptions, HashTag, LoginSource, ReadFrom, ReadPolicy, Servers, StreamOptions, Streams,
 };
 use mecha_config::ClusterSpec;
-use mecha_core::{Framed, Limits, Login, OpInfo, Protocol};
+use mecha_core::{Framed, Limits, OpInfo, Protocol};
 use mecha_telemetry::{ClusterMetrics, ListenerMetrics, Registry};
 use mecha_transport::{Address, ProxyVersion};
 
@@ -69,7 +69,7 @@ impl Scope {
 
     /// Forgets clusters that `specs` lacks: they end with their last client.
     pub fn keep(&mut self, specs: &[ClusterSpec]) {
-        self.by_name.retain(|_, (spec, _)| specs.contains(spec));
+        self.by_name.retain(|_, (spec, _)| specs.iter().any(|wanted| wanted.is_same_but_login(spec)));
         self.clusters.retain(|(_, view)| view().is_some());
     }
 
@@ -112,7 +112,7 @@ impl Scope {
     /// The servers of `spec`, for clients who each get a connection of their own.
     pub fn streams(&mut self, spec: &ClusterSpec, protocol: &'static str, shared: &Shared) -> Rc<Streams> {
         let key = (spec.name.clone(), TypeId::of::<Streams>(), 0);
-        let known = self.by_name.get(&key).filter(|(known, _)| known == spec);
+        let known = self.by_name.get(&key).filter(|(known, _)| known.is_same_but_login(spec));
         if let Some(streams) = known.and_then(|(_, streams)| Rc::clone(streams).downcast::<Streams>().ok()) {
             return streams;
         }
@@ -148,8 +148,11 @@ impl Scope {
         shared: &Shared,
     ) -> Rc<Cluster<P>> {
         let key = (spec.name.clone(), TypeId::of::<P>(), limits.stream_above);
-        let known =
-            self.by_name.get(&key).filter(|(known, _)| known == spec).map(|(_, cluster)| cluster.clone());
+        let known = self
+            .by_name
+            .get(&key)
+            .filter(|(known, _)| known.is_same_but_login(spec))
+            .map(|(_, cluster)| cluster.clone());
         if let Some(cluster) = known.and_then(|cluster| cluster.downcast::<Cluster<P>>().ok()) {
             return cluster;
         }
@@ -178,11 +181,7 @@ impl Scope {
             limits,
             reads: reads(spec),
             tls: shared.trusts.get(&spec.name).map(|(_, tls)| Arc::clone(tls)),
-            login: Login {
-                username: spec.login.username.clone(),
-                password: spec.login.password.as_ref().map(|secret| secret.0.clone()),
-                database: spec.database,
-            },
+            login: shared.logins.get(&spec.name).map(LoginSource::current).unwrap_or_default(),
         };
         let cluster = Cluster::<P>::new(options, metrics, &self.environment);
         self.by_name.insert(key, (spec.clone(), Rc::clone(&cluster) as _));

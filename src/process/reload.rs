@@ -102,7 +102,9 @@ impl Outcomes {
 /// Looks at a file for changes.
 pub(super) struct Watch {
     file: Option<PathBuf>,
-    seen: Option<Look>,
+    /// Those whose passwords are part of the configuration.
+    secrets: Vec<PathBuf>,
+    seen: Vec<Option<Look>>,
 }
 
 /// What changes when a file is written or replaced.
@@ -110,23 +112,38 @@ type Look = (u64, u64, i64, i64, u64);
 
 impl Watch {
     pub(super) fn new(file: Option<PathBuf>) -> Self {
-        let seen = file.as_deref().and_then(look);
-        Self { file, seen }
+        let seen = vec![file.as_deref().and_then(look)];
+        Self { file, secrets: Vec::new(), seen }
+    }
+
+    /// From now on these files count too. New ones are taken for changed: they were read before they were looked at.
+    pub(super) fn look_at(&mut self, secrets: &[PathBuf]) {
+        if self.secrets != secrets {
+            self.secrets = secrets.to_vec();
+            self.seen.truncate(1);
+            self.seen.extend(secrets.iter().map(|_| None));
+        }
+    }
+
+    fn looks(&self) -> Vec<Option<Look>> {
+        self.file.iter().chain(&self.secrets).map(|file| look(file)).collect()
     }
 
     /// Waits until the file has changed and is still.
     pub(super) async fn changed(&mut self) {
-        let Some(file) = &self.file else { return std::future::pending().await };
+        if self.file.is_none() {
+            return std::future::pending().await;
+        }
         loop {
             tokio::time::sleep(LOOK).await;
             // A file that is just being replaced may be missing for a moment.
-            let Some(now) = look(file) else { continue };
-            if self.seen == Some(now) {
+            let now = self.looks();
+            if self.seen == now || now.iter().any(Option::is_none) {
                 continue;
             }
             tokio::time::sleep(LOOK / 2).await;
-            if look(file) == Some(now) {
-                self.seen = Some(now);
+            if self.looks() == now {
+                self.seen = now;
                 return;
             }
         }
@@ -204,6 +221,7 @@ impl Running {
     /// Nothing in here fails.
     pub(super) async fn put_in_force(&mut self, prepared: Prepared) {
         let Prepared { plan, mut bound, sockets } = prepared;
+        plan.change_logins();
         for worker in &self.workers {
             let (done, opened) = oneshot::channel();
             if worker.inbox.send(Message::Open(Arc::clone(&plan), done)).await.is_ok() {

@@ -14,7 +14,7 @@ pub(crate) use fake::Fake;
 pub(crate) use redis_cluster::RedisCluster;
 pub(crate) use sentinels::{NAME, Sentinels};
 pub(crate) use servers::{
-    Mecha, Process, free_port, memcached, memcached_on, redis, redis_on, redis_with, signal,
+    Mecha, Process, free_port, memcached, memcached_on, memcached_with, redis, redis_on, redis_with, signal,
 };
 
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::support::{Client, Mecha, eventually, memcached, redis};
+use super::support::{Client, Mecha, eventually, memcached, memcached_with, redis};
 
 /// SHA-256 of `p`.
 const P: &str = "#148de9c5a7a44d19e56cd9ae1a554bf67847afb0c58f6e12fa29ac7ddfca9940";
@@ -224,6 +224,88 @@ fn no_output_shows_a_secret() {
     for secret in SECRETS {
         assert!(!shown.contains(secret), "{secret} is shown: {shown}");
     }
+}
+
+/// A cluster that logs in with the password in `file`.
+fn with_login(to: &str, username: &str, file: &File) -> String {
+    let door = if to.starts_with("memcached") { "memcached" } else { "redis" };
+    format!(
+        "listeners:\n  - listen: {door}://127.0.0.1:0\n    to: cache\nworkers: 1\ndrain_timeout: 1s\nclusters:\n  cache:\n    \
+         to: {to}\n    auth: {{ username: {username}, password_file: {} }}\n",
+        file.name()
+    )
+}
+
+#[test]
+fn a_changed_password_file_is_used_and_drops_nobody() {
+    let Some((_redis, redis)) = redis() else { return };
+    let mut server = Client::new(redis);
+    assert_eq!(server.call("ACL SETUSER app on >first ~* &* +@all"), "+OK\r\n");
+    let password = File::new("rotated", "first\n");
+    let file =
+        File::new("rotated.yaml", &with_login(&format!("redis://127.0.0.1:{redis}"), "app", &password));
+    let mecha = Mecha::from_file(&file.0);
+    let (mut client, mut in_transaction, mut subscriber) = (mecha.client(), mecha.client(), mecha.client());
+    assert_eq!(client.call("SET a 1"), "+OK\r\n");
+    assert_eq!(in_transaction.call("MULTI"), "+OK\r\n");
+    assert_eq!(in_transaction.call("INCR a"), "+QUEUED\r\n");
+    assert!(subscriber.call("SUBSCRIBE news").starts_with("*3"));
+    // Both are right for a while, then the older one is gone.
+    assert_eq!(server.call("ACL SETUSER app >second"), "+OK\r\n");
+    password.write("second\n");
+    eventually("the password is not taken", || mecha.metric("mecha_config_applied_total") == 1.0);
+    assert_eq!(server.call("ACL SETUSER app <first"), "+OK\r\n");
+    // A new connection logs in with the newer one; those that there are go on.
+    assert_eq!(mecha.client().call("BLPOP none 0.01"), "*-1\r\n");
+    assert_eq!(client.call("GET a"), "$1\r\n1\r\n");
+    assert_eq!(in_transaction.call("EXEC"), "*1\r\n:2\r\n");
+    assert!(server.call("CLIENT KILL USER app TYPE normal").starts_with(':'));
+    eventually("nobody logs in again", || client.call("GET a") == "$1\r\n2\r\n");
+    assert_eq!(server.call("PUBLISH news x"), ":1\r\n");
+    assert!(subscriber.reply().ends_with("$1\r\nx\r\n"), "the subscriber was dropped");
+}
+
+#[test]
+fn mecha_logs_in_to_memcached_with_a_first_set() {
+    let logins = File::new("logins", "app:secret\n");
+    let Some((_memcached, memcached)) = memcached_with(&["-Y", logins.name()]) else { return };
+    let password = File::new("memcached", "secret");
+    let to = format!("memcached://127.0.0.1:{memcached}");
+    let mecha = Mecha::configured(&with_login(&to, "app", &password));
+    let mut client = mecha.client();
+    client.send(b"set a 0 0 1\r\nx\r\nget a\r\n");
+    assert_eq!([client.line(), client.line(), client.line()], ["STORED\r\n", "VALUE a 0 1\r\n", "x\r\n"]);
+    let mecha = Mecha::configured(&with_login(&to, "nobody", &password));
+    let mut client = mecha.client();
+    client.send(b"set a 0 0 1\r\nx\r\n");
+    assert!(client.line().contains("backend refused mecha's login"));
+}
+
+#[test]
+fn mecha_logs_in_to_memcached_with_sasl_plain() {
+    let fake = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = fake.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        use std::io::{Read, Write};
+        let (mut socket, _) = fake.accept().unwrap();
+        let mut login = vec![0; 24 + 5 + 11];
+        socket.read_exact(&mut login).unwrap();
+        assert_eq!((login[0], login[1], &login[24..]), (0x80, 0x21, b"PLAIN\0app\0secret".as_slice()));
+        let reply = |opcode| [vec![0x81, opcode], vec![0; 22]].concat();
+        socket.write_all(&reply(0x21)).unwrap();
+        let mut request = vec![0; 24];
+        socket.read_exact(&mut request).unwrap();
+        assert_eq!(request[1], 0x0b, "nothing but the client's own request follows");
+        socket.write_all(&reply(0x0b)).unwrap();
+    });
+    let password = File::new("sasl", "secret");
+    let mecha = Mecha::configured(&with_login(&format!("memcached://127.0.0.1:{port}"), "app", &password));
+    let mut client = mecha.client();
+    client.send(&[vec![0x80, 0x0b], vec![0; 22]].concat());
+    let mut reply = [0; 24];
+    std::io::Read::read_exact(&mut client.writer, &mut reply).unwrap();
+    assert_eq!((reply[0], reply[1], reply[7]), (0x81, 0x0b, 0));
+    server.join().unwrap();
 }
 
 #[test]

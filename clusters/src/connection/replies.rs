@@ -90,9 +90,12 @@ impl<P: Framed> Connection<P> {
         if inner.unwelcomed > 0 && P::matched(first) != Matched::Push {
             inner.unwelcomed -= u32::from(P::matched(first) == Matched::Last);
             // Without a login it is about the version only, and the client learns of that by itself.
-            if P::outcome(first) != Outcome::Ok && !self.endpoint.options.login.is_empty() {
+            if P::outcome(first) != Outcome::Ok
+                && !self.endpoint.options.login.with(mecha_core::Login::is_empty)
+            {
                 let words = String::from_utf8_lossy(P::reply_span(first).of(wire, &[])).into_owned();
-                inner.denied.get_or_insert(words.trim_end().chars().take(200).collect());
+                let words = words.trim_end().chars().filter(|c| !c.is_control()).take(200);
+                inner.denied.get_or_insert(words.collect());
                 // What was submitted stays unsent.
                 inner.unwelcomed = inner.unwelcomed.max(1);
             }

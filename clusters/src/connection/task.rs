@@ -168,7 +168,8 @@ impl<P: Framed> Connection<P> {
         inner.state = State::Open;
         // Calls wait for its answers: before a login they would run as somebody else, or in another database.
         let inner = &mut *inner;
-        inner.unwelcomed = P::prologue(self.profile, &self.endpoint.options.login, inner.greeting.buffer());
+        let (login, profile) = (&self.endpoint.options.login, self.profile);
+        inner.unwelcomed = login.with(|login| P::prologue(profile, login, inner.greeting.buffer()));
         if self.kind == (super::Kind::Reading { is_told: true }) {
             inner.unwelcomed += P::reading(inner.greeting.buffer());
         }

@@ -193,6 +193,18 @@ impl Response<'_> {
     }
 }
 
+/// Appends a login with SASL PLAIN.
+pub(crate) fn write_login(user: &str, password: &str, out: &mut Vec<u8>) {
+    const MECHANISM: &[u8] = b"PLAIN";
+    let body = MECHANISM.len() + user.len() + password.len() + 2;
+    out.extend_from_slice(&[REQUEST, code(ops::BIN_SASL_AUTH), 0, MECHANISM.len() as u8, 0, 0, 0, 0]);
+    out.extend_from_slice(&(body as u32).to_be_bytes());
+    out.extend_from_slice(&[0; 12]);
+    for part in [MECHANISM, b"\0", user.as_bytes(), b"\0", password.as_bytes()] {
+        out.extend_from_slice(part);
+    }
+}
+
 /// Appends a refusal.
 pub(crate) fn refuse(op: OpId, opaque: u32, why: Refusal, out: &mut Vec<u8>) {
     let status = match why {

@@ -41,8 +41,8 @@ mod session;
 pub mod write;
 
 use mecha_core::{
-    Affinity, Asked, Call, Framed, Keys, Limits, Matched, OpId, OpInfo, Outcome, Protocol, ProtocolError,
-    Refusal, ReplyCount, Span, Ticket,
+    Affinity, Asked, Call, Framed, Keys, Limits, Login, Matched, OpId, OpInfo, Outcome, Protocol,
+    ProtocolError, Refusal, ReplyCount, Span, Ticket,
 };
 
 pub use command::{Command, parse};
@@ -171,6 +171,18 @@ impl Framed for Memcached {
 
     fn shorten(request: &Request, frame: &[u8], ttl_secs: u32, now_unix_secs: u64, out: &mut Vec<u8>) {
         expiry::shorten(request, frame, ttl_secs, now_unix_secs, out);
+    }
+
+    fn prologue(profile: u8, login: &Login, out: &mut Vec<u8>) -> u32 {
+        let (Some(user), Some(password)) = (&login.username, &login.password) else { return 0 };
+        if profile == session::BINARY {
+            binary::write_login(user, password, out);
+        } else {
+            // As a server with `-Y` has it: the first set is the login.
+            let said = format!("set mecha 0 0 {}\r\n{user} {password}\r\n", user.len() + 1 + password.len());
+            out.extend_from_slice(said.as_bytes());
+        }
+        1
     }
 
     fn protocol_error(error: ProtocolError, out: &mut Vec<u8>) {

@@ -152,10 +152,19 @@ impl Reader<'_> {
         cluster.filters = self.filters(fields.take("filters"), None);
         let auth = fields.take("auth");
         let db = fields.take("db");
-        for (node, path) in [&auth, &db].into_iter().flatten().filter(|_| cluster.protocol != "resp") {
+        for (node, path) in db.iter().filter(|_| cluster.protocol != "resp") {
+            self.error(node.place, path, format!("servers of {} have no databases", cluster.protocol), None);
+        }
+        for (node, path) in auth.iter().filter(|_| !["memcached", "resp"].contains(&&*cluster.protocol)) {
             self.error(node.place, path, format!("servers of {} know no login", cluster.protocol), None);
         }
+        let place = auth.clone();
         cluster.login = self.login(auth);
+        if let (Some((node, path)), "memcached", None) = (place, &*cluster.protocol, &cluster.login.username)
+        {
+            let hint = Some("servers of memcached have no default user".to_string());
+            self.error(node.place, &path, "`username` is missing", hint);
+        }
         let number = self.parsed(db, |text| {
             text.parse()
                 .map_err(|_| (format!("`{text}` is no number of a database"), Some("as in `db: 3`".into())))

@@ -152,6 +152,9 @@ impl Reader<'_> {
 
     /// A password that is not in the configuration itself.
     pub(super) fn password_from(&mut self, file: Found<'_>, variable: Found<'_>) -> Option<String> {
+        if let Some(name) = file.clone().and_then(|file| self.text(Some(file))) {
+            self.secret_files.push(name.into());
+        }
         // What was read is never part of an error.
         let from_file = self.parsed(file, |name| {
             let read = std::fs::read_to_string(name)

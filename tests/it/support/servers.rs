@@ -108,13 +108,21 @@ pub(crate) fn redis_on(port: u16) -> Process {
 }
 
 pub(crate) fn memcached() -> Option<(Process, u16)> {
+    memcached_with(&[])
+}
+
+/// A memcached with more options.
+pub(crate) fn memcached_with(more: &[&str]) -> Option<(Process, u16)> {
     let is_up = |port, id| {
         Client::try_new(port).is_some_and(|mut client| {
             client.send(b"stats\r\n");
-            client.line().contains(&format!("STAT pid {id}"))
+            let line = client.line();
+            // One that asks for a login tells nobody who it is, and only such a one says this.
+            line.contains(&format!("STAT pid {id}")) || line.contains("unauthenticated")
         })
     };
-    server("memcached", &["-U", "0", "-u", "root", "-l", "127.0.0.1", "-c", "4096"], is_up)
+    let args = ["-U", "0", "-u", "root", "-l", "127.0.0.1", "-c", "4096"];
+    server("memcached", &[&args, more].concat(), is_up)
 }
 
 /// A memcached on that very port, as it was there before.
