@@ -35,7 +35,10 @@ fn what_the_server_refuses_leaves_no_dedicated_connection_behind() {
 #[test]
 fn wait_waits_for_what_its_client_has_written_on_a_shared_connection() {
     let (Some((_primary, port)), Some((replica, second))) = (redis(), redis()) else { return };
-    assert_eq!(Client::new(second).call(&format!("REPLICAOF 127.0.0.1 {port}")), "+OK\r\n");
+    // Without a file, which other servers would find when they start.
+    for call in ["CONFIG SET repl-diskless-load swapdb", &format!("REPLICAOF 127.0.0.1 {port}")] {
+        assert_eq!(Client::new(second).call(call), "+OK\r\n");
+    }
     let mecha = Mecha::start("redis", &format!("redis://127.0.0.1:{port}"));
     let mut client = mecha.client();
     eventually("the replica does not follow", || {
