@@ -125,7 +125,14 @@ pub fn help() -> Help {
 }
 
 fn filter_help(name: &'static str, help: mecha_filters::Help, applies_to: String) -> FilterHelp {
-    FilterHelp { name, summary: help.summary, docs: help.docs, example: help.example, applies_to }
+    FilterHelp {
+        name,
+        summary: help.summary,
+        options: help.options,
+        docs: help.docs,
+        example: help.example,
+        applies_to,
+    }
 }
 
 fn support(front: &str, back: &str) -> Vec<SupportRow> {

@@ -194,7 +194,11 @@ pub fn tell(tell: &Tell, known: &Known<'_>, help: &Help) -> ExitCode {
             Ok(String::from_utf8_lossy(&script).into_owned())
         }
         Chosen::Filters { name } => reference::filters(help, name.as_deref()),
-        Chosen::Schema => Ok(format!("{:#}\n", mecha_config::schema(&known.filters))),
+        Chosen::Schema => {
+            let filters: Vec<_> =
+                help.filters.iter().map(|filter| (filter.name, filter.summary, filter.options)).collect();
+            Ok(format!("{:#}\n", mecha_config::schema(&filters)))
+        }
     };
     match text {
         Ok(text) => {

@@ -29,7 +29,7 @@ pub use flags::{Overrides, TlsFlags, demo_snapshot, from_flags};
 pub use options::Options;
 pub use read::load;
 pub use reads::{Place, ReadFrom, ReadsSpec};
-pub use schema::schema;
+pub use schema::{FilterOption, Takes, Without, schema};
 pub use sharding::{Balance, EjectSpec, HashTag, KeyHash, Member};
 pub use target::{Scheme, SchemeServers};
 pub use tls::{

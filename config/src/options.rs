@@ -80,7 +80,8 @@ impl Options {
         Err(errors)
     }
 
-    /// A problem with the option at `path` (empty: the filter itself).
+    /// A problem with the option at `path` (empty: the filter itself). Unless it gets a better hint, it points to the
+    /// reference.
     pub fn error(&self, path: &str, message: impl Into<String>) -> ConfigError {
         let place = self.node.find(path).place;
         let error = ConfigError {
@@ -88,7 +89,13 @@ impl Options {
             column: place.column,
             ..ConfigError::new(join(&self.path, path), message)
         };
-        self.origin.locate(error)
+        self.origin.locate(error).hint(self.reference())
+    }
+
+    /// Where the options are explained.
+    pub(crate) fn reference(&self) -> String {
+        let name = self.path.rsplit('.').next().unwrap_or_default();
+        format!("`mecha filters {name}` explains the options")
     }
 
     /// The options in an example that shows one filter as a list entry; for tests of filters.

@@ -47,7 +47,7 @@ impl<'o> Repair<'o> {
                 // What was taken out above is missing now, which its owner need not hear.
                 if !self.damaged.contains(&whole) {
                     let place = self.options.error(&path, format!("`{field}` is missing"));
-                    let hint = self.reference();
+                    let hint = self.options.reference();
                     self.errors
                         .push(ConfigError { path: join(&self.options.path, &whole), ..place }.hint(hint));
                     self.damaged.push(whole.clone());
@@ -79,7 +79,7 @@ impl<'o> Repair<'o> {
                 let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
                 suggestion(word, &known)
             }
-            None => self.reference(),
+            None => self.options.reference(),
         };
         let message = match text.strip_prefix("unknown variant ") {
             Some(rest) => rest.replacen(", expected", " is not known; expected", 1),
@@ -93,11 +93,6 @@ impl<'o> Repair<'o> {
             }
         };
         self.errors.push(self.options.error(path, message).hint(hint));
-    }
-
-    fn reference(&self) -> String {
-        let name = self.options.path.rsplit('.').next().unwrap_or_default();
-        format!("`mecha filters {name}` explains the options")
     }
 
     /// Takes out what is at `path`. `None` if that is the whole subtree.

@@ -2,19 +2,32 @@
 
 use serde_json::{Value, json};
 
-/// The schema (draft 2020-12). `filters` are the names that exist.
-pub fn schema(filters: &[&str]) -> Value {
+mod option;
+
+pub use option::{FilterOption, Takes, Without};
+
+/// The schema (draft 2020-12). `filters` are those that exist: name, summary, options.
+pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
+    let about = |mut schema: Value, description: &str| {
+        schema["description"] = description.into();
+        schema
+    };
     let text = |description: &str| json!({ "type": "string", "description": description });
-    let count = |description: &str| json!({ "type": "integer", "minimum": 1, "description": description });
-    let duration = |description: &str| json!({ "type": "string", "pattern": "^[0-9._]+(us|ms|s|m|h|d)$", "description": description });
-    let size = |description: &str| json!({ "type": "string", "pattern": "^[0-9._]+(B|kB|KB|MB|GB|KiB|MiB|GiB)$", "description": description });
-    let entries: serde_json::Map<_, _> =
-        filters.iter().map(|name| ((*name).to_string(), json!({ "type": ["object", "null"] }))).collect();
+    let count = |description: &str| about(option::count(1), description);
+    let duration = |description: &str| about(option::duration(), description);
+    let size = |description: &str| about(option::size(), description);
+    let entry = |(name, summary, options): &(&str, &str, &[FilterOption])| {
+        ((*name).to_string(), about(option::of_filter(options), summary))
+    };
+    let entries: serde_json::Map<_, _> = filters.iter().map(entry).collect();
+    let needs_nothing =
+        |(_, _, options): &&(&str, &str, &[FilterOption])| options.iter().all(|option| !option.is_required());
+    let alone: Vec<_> = filters.iter().filter(needs_nothing).map(|(name, ..)| *name).collect();
     let filter = json!({
         "type": "array",
         "description": "What calls pass, in order. `mecha filters` explains each.",
         "items": { "anyOf": [
-            { "enum": filters },
+            { "enum": alone },
             { "type": "object", "properties": entries, "additionalProperties": false, "minProperties": 1, "maxProperties": 1 },
         ] },
     });

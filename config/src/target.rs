@@ -206,7 +206,10 @@ pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<Target, Complaint> 
             (format!("`{part}` is no server's address"), Some(hint))
         })?;
         if endpoints.contains(&endpoint) {
-            return Err((format!("`{part}` is given twice"), None));
+            return Err((
+                format!("`{part}` is given twice"),
+                Some("once is enough; `weight` gives a server more".into()),
+            ));
         }
         endpoints.push(endpoint);
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mecha_config::units::Period;
-use mecha_config::{ConfigError, Options};
+use mecha_config::{ConfigError, FilterOption, Options, Takes, Without};
 use mecha_core::{Call, Cx, Done, OpInfo, Outcome, Peer, Policy};
 use serde::Deserialize;
 
@@ -19,12 +19,39 @@ pub(crate) static KIND: PolicyKind = PolicyKind {
     name: "access_log",
     help: Help {
         summary: "Writes a line for each call.",
-        docs: "to: `stdout` (the default), `stderr`, or a file to append to\n\
-               format: `text` (the default) or `json`\n\
-               only: any of `errors`, `refused`, `slow`; without it every call\n\
-               slow_after: what `slow` means (default 10ms)\n\
-               sample: one call in so many (default 1)\n\
-               Lines appear within a second; those that find no room are counted in mecha_access_log_dropped_total.",
+        options: &[
+            FilterOption {
+                name: "to",
+                takes: Takes::Text,
+                without: Without::Default("stdout"),
+                about: "stdout, stderr, or a file to append to",
+            },
+            FilterOption {
+                name: "format",
+                takes: Takes::Word(&["json", "text"]),
+                without: Without::Default("text"),
+                about: "how a line looks",
+            },
+            FilterOption {
+                name: "only",
+                takes: Takes::Words(&["errors", "refused", "slow"]),
+                without: Without::Means("every call"),
+                about: "only calls that are one of these",
+            },
+            FilterOption {
+                name: "slow_after",
+                takes: Takes::Duration,
+                without: Without::Default("10ms"),
+                about: "what slow means",
+            },
+            FilterOption {
+                name: "sample",
+                takes: Takes::Count(1),
+                without: Without::Default("1"),
+                about: "one call in so many",
+            },
+        ],
+        docs: "Lines appear within a second; those that find no room are counted in mecha_access_log_dropped_total.",
         example: "- access_log: { to: stderr, format: json, only: [errors, refused, slow], slow_after: 5ms }",
     },
     build: |options, cx| build(options, cx).map(|factory| Box::new(factory) as Box<dyn PolicyFactory>),
@@ -80,13 +107,19 @@ fn build(options: &Options, cx: &BuildCx<'_>) -> Result<AccessLog, Vec<ConfigErr
     let target_of = |raw: &RawAccessLog| Target::new(raw.to.as_deref().unwrap_or("stdout"));
     let raw: RawAccessLog = options.check(|raw: &RawAccessLog, errors| {
         if raw.sample == Some(0) {
-            errors.push(options.error("sample", "must be at least 1"));
+            errors.push(
+                options.error("sample", "must be at least 1").hint("1 logs every call, 100 one in a hundred"),
+            );
         }
         if let Err(error) = target_of(raw) {
-            errors.push(options.error("to", error));
+            errors.push(
+                options.error("to", error).hint("`stdout`, `stderr`, or a file in a directory that exists"),
+            );
         }
     })?;
-    let target = target_of(&raw).map_err(|error| vec![options.error("to", error)])?;
+    let target = target_of(&raw).map_err(|error| {
+        vec![options.error("to", error).hint("`stdout`, `stderr`, or a file in a directory that exists")]
+    })?;
     let queue = cx
         .log
         .queue()

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use mecha_config::units::Period;
-use mecha_config::{ConfigError, Options};
+use mecha_config::{ConfigError, FilterOption, Options, Takes, Without};
 use mecha_core::{Call, Cx, Done, Outcome, Policy, Refusal, Ticket, Verdict};
 use mecha_telemetry::prometheus::{IntCounter, IntGauge};
 use serde::Deserialize;
@@ -33,14 +33,51 @@ pub(crate) static KIND: PolicyKind = PolicyKind {
     name: "circuit_breaker",
     help: Help {
         summary: "Stops sending to a backend that fails, and probes it until it is well.",
-        docs: "failures: failures in a row that open the circuit (default 5; 0 is off)\n\
-               ratio: share of failures in a window that opens it, between 0 and 1 (off without it)\n\
-               window: the window for `ratio` (default 10s)\n\
-               min_calls: calls in a window before `ratio` counts (default 20)\n\
-               open_for: how long it stays open at first (default 1s); twice as long after each probe that fails\n\
-               max_open_for: at most (default 30s)\n\
-               half_open_probes: calls let through to find out, all of which must succeed (default 1)\n\
-               A failure is a connection that fails, a timeout, or an error of the backend's own state.",
+        options: &[
+            FilterOption {
+                name: "failures",
+                takes: Takes::Count(0),
+                without: Without::Default("5"),
+                about: "failures in a row that open the circuit; 0 is off",
+            },
+            FilterOption {
+                name: "ratio",
+                takes: Takes::Share,
+                without: Without::Means("off"),
+                about: "share of failures in a window that opens it",
+            },
+            FilterOption {
+                name: "window",
+                takes: Takes::Duration,
+                without: Without::Default("10s"),
+                about: "the window for `ratio`",
+            },
+            FilterOption {
+                name: "min_calls",
+                takes: Takes::Count(0),
+                without: Without::Default("20"),
+                about: "calls in a window before `ratio` counts",
+            },
+            FilterOption {
+                name: "open_for",
+                takes: Takes::Duration,
+                without: Without::Default("1s"),
+                about: "how long it stays open at first; twice as long after each probe that fails",
+            },
+            FilterOption {
+                name: "max_open_for",
+                takes: Takes::Duration,
+                without: Without::Default("30s"),
+                about: "how long it stays open at most",
+            },
+            FilterOption {
+                name: "half_open_probes",
+                takes: Takes::Count(1),
+                without: Without::Default("1"),
+                about: "calls let through to find out, all of which must succeed",
+            },
+        ],
+        docs: "A failure is a connection that fails, a timeout, or an error of the backend's own state.",
         example: "- circuit_breaker: { failures: 5, open_for: 1s, half_open_probes: 3 }",
     },
     build: |options, cx| build(options, cx).map(|factory| Box::new(factory) as Box<dyn PolicyFactory>),
@@ -93,24 +130,41 @@ impl Spec {
 
 fn judge(spec: &Spec, options: &Options, errors: &mut Vec<ConfigError>) {
     if spec.ratio.is_some_and(|ratio| !(ratio > 0.0 && ratio <= 1.0)) {
-        errors.push(options.error("ratio", "must be above 0 and at most 1"));
+        errors.push(
+            options
+                .error("ratio", "must be above 0 and at most 1")
+                .hint("as in `ratio: 0.5`: half of the calls"),
+        );
     }
     if spec.failures == 0 && spec.ratio.is_none() {
-        errors.push(options.error("failures", "nothing opens this circuit: give `failures` or `ratio`"));
+        errors
+            .push(options.error("failures", "nothing opens this circuit").hint("give `failures` or `ratio`"));
     }
     for (name, value) in [("window", spec.window_micros), ("open_for", spec.open_micros)] {
         if value < 1000 {
-            errors.push(options.error(name, "must be at least 1ms"));
+            errors.push(options.error(name, "must be at least 1ms").hint("as in `1s`"));
         }
     }
     if spec.max_open_micros < spec.open_micros {
-        errors.push(options.error("max_open_for", "must not be shorter than `open_for`"));
+        errors.push(
+            options
+                .error("max_open_for", "must not be shorter than `open_for`")
+                .hint("it is where the doubling of `open_for` ends"),
+        );
     }
     if spec.probes == 0 {
-        errors.push(options.error("half_open_probes", "must be at least 1"));
+        errors.push(
+            options
+                .error("half_open_probes", "must be at least 1")
+                .hint("without a probe an open circuit would never close"),
+        );
     }
     if spec.probes > MAX_PROBES {
-        errors.push(options.error("half_open_probes", format!("must be at most {MAX_PROBES}")));
+        errors.push(
+            options
+                .error("half_open_probes", format!("must be at most {MAX_PROBES}"))
+                .hint("a few are enough to find out"),
+        );
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Written once for every protocol, since the operation tables tell all that it needs; registered by each.
 
-use mecha_config::{ConfigError, Options};
+use mecha_config::{ConfigError, FilterOption, Options, Takes, Without};
 use mecha_core::{Batch, Cx, Filter, Framed, Refusal, Verdict};
 use serde::Deserialize;
 
@@ -15,9 +15,22 @@ pub(crate) const fn kind<P: Framed>() -> FilterKind<P> {
         name: "deny_commands",
         help: Help {
             summary: "Refuses commands by name or class.",
-            docs: "commands: names (`flushall`), subcommands (`config|set`), containers with all their subcommands \
-                   (`config`), or classes (`@admin`, `@write`, `@read`, `@session`)\n\
-                   only: turns it round: everything else is refused",
+            options: &[
+                FilterOption {
+                    name: "commands",
+                    takes: Takes::Texts,
+                    without: Without::Nothing,
+                    about: "what to refuse",
+                },
+                FilterOption {
+                    name: "only",
+                    takes: Takes::Flag,
+                    without: Without::Default("false"),
+                    about: "turns it round: everything else is refused",
+                },
+            ],
+            docs: "A command is a name (flushall), a subcommand (config|set), a container with all its subcommands (config), or a\n\
+                   class (@admin, @read, @session, @write).",
             example: "- deny_commands: { commands: [flushall, \"@admin\"] }",
         },
         build: |options, cx| build(options, cx).map(|deny| Box::new(deny) as Box<dyn FilterFactory<P>>),
@@ -42,7 +55,11 @@ fn build(options: &Options, cx: &BuildCx<'_>) -> Result<DenyCommands, Vec<Config
     let mut selection = Selection::default();
     let raw: RawDeny = options.check(|raw: &RawDeny, errors| {
         if raw.commands.is_empty() {
-            errors.push(options.error("commands", "names no command"));
+            errors.push(
+                options
+                    .error("commands", "names no command")
+                    .hint("as in `commands: [flushall, \"@admin\"]`"),
+            );
         }
         selection = Selection::read(&raw.commands, cx.ops, options, "commands", errors);
     })?;

@@ -20,7 +20,7 @@ mod select;
 mod testing;
 mod timeout;
 
-use mecha_config::{ConfigError, Options};
+use mecha_config::{ConfigError, FilterOption, Options};
 use mecha_core::{Filter, Framed, OpInfo, Policy};
 use mecha_telemetry::Registry;
 
@@ -51,6 +51,8 @@ pub struct Help {
     /// One line.
     pub summary: &'static str,
     /// Its options.
+    pub options: &'static [FilterOption],
+    /// What else to know, in whole lines; may be empty.
     pub docs: &'static str,
     /// YAML, as it stands in a list of filters.
     pub example: &'static str,
@@ -124,5 +126,31 @@ mod tests {
             .filter(|name| *name != "deny_commands")
             .collect();
         listed("src/resp", typed, &["replies"]);
+    }
+
+    /// What a filter's decoder says when it meets an option that nobody has: it names all that there are.
+    fn decoded<T: ?Sized>(build: super::Build<T>) -> Vec<String> {
+        let options = mecha_config::Options::from_example("- filter: { zzzzzzzzzzzzzzzz: 1 }");
+        let built = crate::testing::with_cx(&mecha_telemetry::Registry::new(), |cx| build(&options, cx));
+        let errors = built.err().expect("nobody has such an option");
+        let unknown = errors.iter().find(|error| error.message.contains("zzzz")).expect("it is told");
+        let hint = unknown.hint.as_deref().unwrap_or_default();
+        let mut names: Vec<_> =
+            hint.trim_start_matches("there is ").split(", ").map(ToString::to_string).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn documented_options_are_those_that_are_decoded() {
+        let policies = super::POLICIES.iter().map(|kind| (kind.name, kind.help, decoded(kind.build)));
+        let resp = super::resp::FILTERS.iter().map(|kind| (kind.name, kind.help, decoded(kind.build)));
+        let memcached =
+            super::memcached::FILTERS.iter().map(|kind| (kind.name, kind.help, decoded(kind.build)));
+        for (name, help, decoded) in policies.chain(resp).chain(memcached) {
+            let mut documented: Vec<_> = help.options.iter().map(|option| option.name).collect();
+            documented.sort_unstable();
+            assert_eq!(decoded, documented, "{name}");
+        }
     }
 }

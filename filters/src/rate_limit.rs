@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mecha_config::units::Period;
-use mecha_config::{ConfigError, Options};
+use mecha_config::{ConfigError, FilterOption, Options, Takes, Without};
 use mecha_core::{Call, Cx, Policy, Refusal, Verdict};
 use serde::Deserialize;
 
@@ -22,12 +22,39 @@ pub(crate) static KIND: PolicyKind = PolicyKind {
     name: "rate_limit",
     help: Help {
         summary: "Refuses calls beyond a rate.",
-        docs: "permits: calls allowed per period, at least 1\n\
-               per: the period, at least 1ms\n\
-               burst: calls that may come at once; as many as `permits` without it\n\
-               commands: only these (names, or classes such as @write); without it all\n\
-               by: `listener` (one limit for all clients, the default) or `client` (one for each client address; addresses\n\
-               share a table of 65,536 places, so two may rarely share a limit)",
+        options: &[
+            FilterOption {
+                name: "permits",
+                takes: Takes::Count(1),
+                without: Without::Nothing,
+                about: "calls allowed per period",
+            },
+            FilterOption {
+                name: "per",
+                takes: Takes::Duration,
+                without: Without::Nothing,
+                about: "the period, at least 1ms",
+            },
+            FilterOption {
+                name: "burst",
+                takes: Takes::Count(1),
+                without: Without::Means("as many as `permits`"),
+                about: "calls that may come at once",
+            },
+            FilterOption {
+                name: "by",
+                takes: Takes::Word(&["client", "listener"]),
+                without: Without::Default("listener"),
+                about: "whether all clients share one limit or each client address has its own",
+            },
+            FilterOption {
+                name: "commands",
+                takes: Takes::Texts,
+                without: Without::Means("all"),
+                about: "only these: names, or classes such as @write",
+            },
+        ],
+        docs: "The limits of client addresses share a table of 65,536 places, so two may rarely share a limit.",
         example: "- rate_limit: { permits: 10_000, per: 1s, burst: 20_000 }",
     },
     build: |options, cx| build(options, cx).map(|factory| Box::new(factory) as Box<dyn PolicyFactory>),
@@ -70,13 +97,18 @@ fn build(options: &Options, cx: &BuildCx<'_>) -> Result<RateLimit, Vec<ConfigErr
     let mut selection = Selection::default();
     let raw: RawRateLimit = options.check(|raw: &RawRateLimit, errors| {
         if raw.permits == 0 {
-            errors.push(options.error("permits", "must be at least 1"));
+            errors.push(
+                options
+                    .error("permits", "must be at least 1")
+                    .hint("to refuse everything, use `deny_commands`"),
+            );
         }
         if Duration::from(raw.per) < Duration::from_millis(1) {
-            errors.push(options.error("per", "must be at least 1ms"));
+            errors
+                .push(options.error("per", "must be at least 1ms").hint("as in `permits: 10_000, per: 1s`"));
         }
         if raw.burst == Some(0) {
-            errors.push(options.error("burst", "must be at least 1"));
+            errors.push(options.error("burst", "must be at least 1").hint("without it as many as `permits`"));
         }
         selection = Selection::read(&raw.commands, cx.ops, options, "commands", errors);
     })?;

@@ -40,17 +40,19 @@ impl Selection {
             }
             if !is_known {
                 let path = format!("{path}[{index}]");
-                let message = if ops.is_empty() {
-                    format!(
-                        "commands cannot be named on a cluster, only classes (@read, @write, @admin, @session): `{name}`"
-                    )
+                let (message, hint) = if ops.is_empty() {
+                    let message = format!("commands cannot be named on a cluster: `{name}`");
+                    (message, "classes can: @read, @write, @admin, @session".to_string())
                 } else {
-                    match nearest(&lower, ops) {
-                        Some(near) => format!("there is no command `{name}`; did you mean `{near}`?"),
-                        None => format!("there is no command `{name}`"),
-                    }
+                    let hint = match nearest(&lower, ops) {
+                        Some(near) => format!("did you mean `{near}`?"),
+                        None => {
+                            "a command of this protocol, or a class: @read, @write, @admin, @session".into()
+                        }
+                    };
+                    (format!("there is no command `{name}`"), hint)
                 };
-                errors.push(options.error(&path, message));
+                errors.push(options.error(&path, message).hint(hint));
             }
         }
         if errors.is_empty() { Ok(selection) } else { Err(errors) }

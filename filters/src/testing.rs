@@ -45,7 +45,10 @@ pub(crate) fn built(kind: &PolicyKind, example: &str) -> Box<dyn PolicyFactory> 
 pub(crate) fn refused(kind: &PolicyKind, example: &str) -> String {
     let built = with_cx(&Registry::new(), |cx| (kind.build)(&options(example), cx));
     let errors = built.err().expect("options are wrong");
-    errors.iter().map(|error| format!("{}: {}\n", error.path, error.message)).collect()
+    let text = |error: &mecha_config::ConfigError| {
+        format!("{}: {} ({})\n", error.path, error.message, error.hint.as_deref().unwrap_or_default())
+    };
+    errors.iter().map(text).collect()
 }
 
 /// Calls of these classes, with the `get` and `set` operations where they fit.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use mecha_config::units::Period;
-use mecha_config::{ConfigError, Options};
+use mecha_config::{ConfigError, FilterOption, Options, Takes, Without};
 use mecha_core::{Affinity, Call, Cx, Policy, Verdict};
 use serde::Deserialize;
 
@@ -18,9 +18,21 @@ pub(crate) static KIND: PolicyKind = PolicyKind {
     name: "timeout",
     help: Help {
         summary: "Answers in the backend's place when it takes too long.",
-        docs: "after: how long a call may take (10ms or more; 10 ms resolution)\n\
-               commands: only these (names, or classes such as @write); without it all\n\
-               Several timeouts may stand in a list; for each call the last that names it counts.\n\
+        options: &[
+            FilterOption {
+                name: "after",
+                takes: Takes::Duration,
+                without: Without::Nothing,
+                about: "how long a call may take; at least 10ms, in steps of 10ms",
+            },
+            FilterOption {
+                name: "commands",
+                takes: Takes::Texts,
+                without: Without::Means("all"),
+                about: "only these: names, or classes such as @write",
+            },
+        ],
+        docs: "Several timeouts may stand in a list; for each call the last that names it counts.\n\
                Blocking commands and subscriptions are exempt.",
         example: "- timeout: { after: 250ms }",
     },
@@ -45,7 +57,11 @@ fn build(options: &Options, cx: &BuildCx<'_>) -> Result<Timeout, Vec<ConfigError
     let mut selection = Selection::default();
     let raw: RawTimeout = options.check(|raw: &RawTimeout, errors| {
         if Duration::from(raw.after) < Duration::from_millis(10) {
-            errors.push(options.error("after", "must be at least 10ms: that is the resolution"));
+            errors.push(
+                options
+                    .error("after", "must be at least 10ms: that is the resolution")
+                    .hint("as in `after: 250ms`"),
+            );
         }
         selection = Selection::read(&raw.commands, cx.ops, options, "commands", errors);
     })?;

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use mecha_config::FilterOption;
+
 /// What the command line tells about the process' parts.
 pub struct Help {
     /// Every filter.
@@ -27,6 +29,8 @@ pub struct FilterHelp {
     /// One line.
     pub summary: &'static str,
     /// Its options.
+    pub options: &'static [FilterOption],
+    /// What else to know.
     pub docs: &'static str,
     /// YAML.
     pub example: &'static str,
@@ -49,9 +53,12 @@ pub(super) fn filters(help: &Help, name: Option<&str>) -> Result<String, String>
         return Err(format!("mecha: there is no filter `{name}`; there is {}\n", names.join(", ")));
     };
     let _ = writeln!(text, "{}: {}\nUsed on: {}\n\nOptions:", filter.name, filter.summary, filter.applies_to);
-    filter.docs.lines().for_each(|line| {
-        let _ = writeln!(text, "  {line}");
-    });
+    for option in filter.options {
+        let _ = writeln!(text, "  {}", option.line());
+    }
+    if !filter.docs.is_empty() {
+        let _ = writeln!(text, "\n{}", filter.docs);
+    }
     let _ = writeln!(text, "\nExample:\n  filters:");
     filter.example.lines().for_each(|line| {
         let _ = writeln!(text, "    {line}");

@@ -47,6 +47,7 @@ fn kind(schema: &Value) -> String {
         (Some("string"), Some(pattern)) if pattern.contains("ms") => "duration".into(),
         (Some("string"), Some(pattern)) if pattern.contains("KiB") => "size".into(),
         (Some("string"), _) => "text".into(),
+        (None, _) if schema["type"][0] == "integer" => "number".into(),
         (Some("integer"), _) => "number".into(),
         (Some("boolean"), _) => "`true`, `false`".into(),
         (Some("array"), _) => "list".into(),

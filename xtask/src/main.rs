@@ -4,6 +4,7 @@
 mod clients;
 mod commands;
 mod newer;
+mod schema;
 mod servers;
 mod test;
 

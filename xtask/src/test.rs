@@ -24,6 +24,11 @@ const PARTS: &[Part] = &[
     Part { name: "unit", what: "unit, property and differential tests of every crate", run: unit },
     Part { name: "docs", what: "the documentation of every crate, without a warning", run: docs },
     Part { name: "examples", what: "every example passes `mecha check`", run: examples },
+    Part {
+        name: "schema",
+        what: "a validator takes every example and page, and refuses what is wrong",
+        run: crate::schema::run,
+    },
     Part { name: "fuzz", what: "every fuzz target for a few seconds", run: fuzz },
     Part { name: "bench", what: "the benches and the comparison with peers still run", run: bench },
     Part {

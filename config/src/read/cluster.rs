@@ -141,7 +141,12 @@ impl Reader<'_> {
             set(&mut cluster.backoff.max, self.period(fields.take("max"), least));
             self.finish(fields);
             if cluster.backoff.max < cluster.backoff.initial {
-                self.error(node.place, &path, "`max` must not be shorter than `initial`", None);
+                self.error(
+                    node.place,
+                    &path,
+                    "`max` must not be shorter than `initial`",
+                    Some("it is where the doubling of `initial` ends".into()),
+                );
             }
         }
         set(&mut cluster.connect_rate, self.count(fields.take("connect_rate"), 1_000_000));

@@ -58,7 +58,18 @@ impl Reader<'_> {
             Kind::Map(pairs) => pairs.iter().map(|(key, place, node)| (key.as_str(), *place, node)).collect(),
             Kind::Null => Vec::new(),
             _ => {
-                self.error(node.place, path, format!("expected a map, got {}", node.describe()), None);
+                let hint = match path {
+                    "" => {
+                        "as in `listeners: [ { listen: \"redis://127.0.0.1:6379\", to: \"embedded://\" } ]`"
+                    }
+                    _ => "as in `key: value`, one a line and indented, or `{ key: value }`",
+                };
+                self.error(
+                    node.place,
+                    path,
+                    format!("expected a map, got {}", node.describe()),
+                    Some(hint.into()),
+                );
                 Vec::new()
             }
         };

@@ -28,7 +28,7 @@ impl Reader<'_> {
                         node.place,
                         &path,
                         format!("expected a filter, got {}", node.describe()),
-                        None,
+                        Some("its name, or as in `- timeout: { after: 1s }`".into()),
                     );
                     continue;
                 }

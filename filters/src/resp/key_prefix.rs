@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use mecha_config::{ConfigError, Options};
+use mecha_config::{ConfigError, FilterOption, Options, Takes, Without};
 use mecha_core::{Batch, Cx, Filter, Framed, Keys, OpId, Refusal, Replies, Span, Verdict};
 use mecha_resp::reply::write_int;
 use mecha_resp::{Resp, args, head_of, op, op_info, write_request};
@@ -20,10 +20,15 @@ pub(crate) const KIND: FilterKind<Resp> = FilterKind {
     name: "key_prefix",
     help: Help {
         summary: "Puts a prefix before every key, and takes it off replies that name keys.",
-        docs: "prefix: what to put before each key, 1 to 128 bytes\n\
-               Commands that reach beyond a prefix (FLUSHALL, FLUSHDB, DBSIZE, SWAPDB, RANDOMKEY, CLUSTER ...) and \
-               commands whose keys are not known are refused; in a transaction also those that answer with key names (KEYS, SCAN,\n\
-               XREAD, LMPOP ...).",
+        options: &[FilterOption {
+            name: "prefix",
+            takes: Takes::Text,
+            without: Without::Nothing,
+            about: "what to put before each key, 1 to 128 bytes",
+        }],
+        docs: "Commands that reach beyond a prefix (FLUSHALL, FLUSHDB, DBSIZE, SWAPDB, RANDOMKEY, CLUSTER ...) and commands whose\n\
+               keys are not known are refused; in a transaction also those that answer with key names (KEYS, SCAN, XREAD,\n\
+               LMPOP ...).",
         example: "- key_prefix: { prefix: \"tenant-7:\" }",
     },
     build: |options, cx| build(options, cx).map(|filter| Box::new(filter) as Box<dyn FilterFactory<Resp>>),
@@ -43,7 +48,9 @@ struct KeyPrefix {
 fn build(options: &Options, _cx: &BuildCx<'_>) -> Result<KeyPrefix, Vec<ConfigError>> {
     let raw: RawKeyPrefix = options.decode()?;
     if raw.prefix.is_empty() || raw.prefix.len() > 128 {
-        return Err(vec![options.error("prefix", "must be 1 to 128 bytes")]);
+        return Err(vec![
+            options.error("prefix", "must be 1 to 128 bytes").hint("as in `prefix: \"tenant-7:\"`"),
+        ]);
     }
     Ok(KeyPrefix { prefix: raw.prefix.into_bytes().into() })
 }
