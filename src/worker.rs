@@ -39,8 +39,8 @@ pub enum Message {
         /// Counts the client until it leaves.
         seat: Seat,
     },
-    /// Tell what you are doing.
-    Describe(std::sync::mpsc::SyncSender<Description>),
+    /// Tell what you are doing, and of at most so many clients.
+    Describe(std::sync::mpsc::SyncSender<Description>, usize),
     /// End every connection as soon as it has nothing in flight, then end.
     Drain,
     /// Open the doors of a newer plan beside those that are open, and say so.
@@ -61,7 +61,9 @@ impl Drop for Seat {
 /// What a worker is doing, for people.
 #[derive(Debug, Default)]
 pub struct Description {
-    /// Its clients.
+    /// How many clients it has.
+    pub clients: usize,
+    /// Some of them.
     pub connections: Vec<ConnectionInfo>,
     /// Its clusters: name, and of each endpoint the address, whether it is down, and its unanswered calls.
     pub clusters: Vec<(String, EndpointRows)>,
@@ -141,9 +143,9 @@ async fn run(mut messages: mpsc::Receiver<Message>, clock: Clock) {
         };
         match message {
             Some(Message::Accept { door, stream, id, seat }) => accept(&doors, door, stream, id, seat),
-            Some(Message::Describe(reply)) => {
+            Some(Message::Describe(reply, limit)) => {
                 // Nobody may be waiting any more.
-                let _ = reply.try_send(describe(&scope));
+                let _ = reply.try_send(describe(&scope, limit));
             }
             Some(Message::Drain) => {
                 is_draining = true;
@@ -227,9 +229,15 @@ fn accept(doors: &Doors, door: u64, stream: Accepted, id: u64, seat: Seat) {
     }
 }
 
-fn describe(scope: &Scope) -> Description {
+fn describe(scope: &Scope, limit: usize) -> Description {
+    let mut connections = Vec::new();
+    for engine in &scope.engines {
+        let room = limit - connections.len();
+        connections.extend(engine.describe(room));
+    }
     Description {
-        connections: scope.engines.iter().flat_map(|engine| engine.describe()).collect(),
+        clients: scope.engines.iter().map(|engine| engine.connections()).sum(),
+        connections,
         clusters: scope.clusters.iter().filter_map(|(name, rows)| Some((name.clone(), rows()?))).collect(),
     }
 }

@@ -34,7 +34,7 @@ pub trait Door: Any {
 /// All connections of one protocol on one worker.
 pub trait EngineView {
     /// For people.
-    fn describe(&self) -> Vec<ConnectionInfo>;
+    fn describe(&self, limit: usize) -> Vec<ConnectionInfo>;
     /// Connections now.
     fn connections(&self) -> usize;
     /// Ends every connection as soon as it has nothing in flight.

@@ -163,8 +163,8 @@ impl Door for OpaqueDoor {
 }
 
 impl EngineView for OpaqueEngine {
-    fn describe(&self) -> Vec<ConnectionInfo> {
-        Self::describe(self)
+    fn describe(&self, limit: usize) -> Vec<ConnectionInfo> {
+        Self::describe(self, limit)
     }
 
     fn connections(&self) -> usize {

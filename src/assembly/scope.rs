@@ -203,8 +203,8 @@ fn reads(spec: &ClusterSpec) -> ReadPolicy {
 }
 
 impl<P: Framed> EngineView for EngineCell<P> {
-    fn describe(&self) -> Vec<crate::session::ConnectionInfo> {
-        Self::describe(self)
+    fn describe(&self, limit: usize) -> Vec<crate::session::ConnectionInfo> {
+        Self::describe(self, limit)
     }
 
     fn connections(&self) -> usize {

@@ -39,7 +39,7 @@ pub(super) fn admin_state(
                 })
             })
             .collect();
-        rows.extend(merged(&ask(&of_clusters)));
+        rows.extend(merged(&ask(&of_clusters, 0)));
         Value::Array(rows)
     };
     AdminState {
@@ -47,18 +47,18 @@ pub(super) fn admin_state(
         ready: AtomicBool::new(false),
         config: Box::new(move || config(&in_force)),
         clusters: Box::new(clusters),
-        connections: Box::new(move |limit| connections(&ask(&of_connections), limit)),
+        connections: Box::new(move |limit| connections(&ask(&of_connections, limit), limit)),
         drain,
     }
 }
 
-/// Asks every worker; one that does not answer in time is left out.
-fn ask(workers: &[Worker]) -> Vec<Description> {
+/// Asks every worker, also about at most `limit` of its clients; one that does not answer in time is left out.
+fn ask(workers: &[Worker], limit: usize) -> Vec<Description> {
     let questions: Vec<_> = workers
         .iter()
         .filter_map(|worker| {
             let (reply, answer) = sync_channel(1);
-            worker.inbox.try_send(Message::Describe(reply)).is_ok().then_some(answer)
+            worker.inbox.try_send(Message::Describe(reply, limit)).is_ok().then_some(answer)
         })
         .collect();
     questions.into_iter().filter_map(|answer| answer.recv_timeout(PATIENCE).ok()).collect()
@@ -84,7 +84,7 @@ fn merged(descriptions: &[Description]) -> Vec<Value> {
 }
 
 fn connections(descriptions: &[Description], limit: usize) -> Value {
-    let all = || descriptions.iter().flat_map(|description| &description.connections);
+    let all = descriptions.iter().flat_map(|description| &description.connections);
     let row = |info: &crate::session::ConnectionInfo| {
         let identity = info.peer.identity.as_ref().map(|identity| {
             json!({ "subject": identity.subject, "names": identity.names, "sha256": identity.fingerprint })
@@ -101,7 +101,8 @@ fn connections(descriptions: &[Description], limit: usize) -> Value {
             "idle_seconds": info.idle_micros as f64 / 1e6,
         })
     };
-    json!({ "total": all().count(), "connections": all().take(limit).map(row).collect::<Vec<_>>() })
+    let total: usize = descriptions.iter().map(|description| description.clients).sum();
+    json!({ "total": total, "connections": all.take(limit).map(row).collect::<Vec<_>>() })
 }
 
 /// The configuration in force, with the ports that the system chose.

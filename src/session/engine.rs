@@ -126,8 +126,8 @@ impl<P: Framed> EngineCell<P> {
         }
     }
 
-    /// Every client, for people.
-    pub fn describe(&self) -> Vec<ConnectionInfo> {
+    /// At most so many clients, for people.
+    pub fn describe(&self, limit: usize) -> Vec<ConnectionInfo> {
         let engine = self.0.borrow();
         let now = engine.clock.micros();
         let info = |client: &Client<P>| {
@@ -142,7 +142,7 @@ impl<P: Framed> EngineCell<P> {
                 idle_micros: now.saturating_sub(state.active_micros),
             }
         };
-        engine.clients.iter().map(|(_, client)| info(client)).collect()
+        engine.clients.iter().take(limit).map(|(_, client)| info(client)).collect()
     }
 
     /// Clients connected now.

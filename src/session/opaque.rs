@@ -242,8 +242,8 @@ impl OpaqueEngine {
         why
     }
 
-    /// Every client, for people.
-    pub fn describe(&self) -> Vec<ConnectionInfo> {
+    /// At most so many clients, for people.
+    pub fn describe(&self, limit: usize) -> Vec<ConnectionInfo> {
         let now = self.clock.micros();
         let info = |link: &Rc<Link>| ConnectionInfo {
             id: link.peer.id,
@@ -254,7 +254,7 @@ impl OpaqueEngine {
             is_pinned: true,
             idle_micros: now.saturating_sub(link.active_micros.get()),
         };
-        self.links.borrow().iter().map(|(_, link)| info(link)).collect()
+        self.links.borrow().iter().take(limit).map(|(_, link)| info(link)).collect()
     }
 
     /// Clients connected now.

@@ -68,3 +68,17 @@ fn two_hundred_admin_clients_do_not_touch_the_data() {
         })
     });
 }
+
+#[test]
+fn connections_beyond_the_limit_are_counted_and_not_listed() {
+    let mecha = Mecha::configured(
+        "workers: 2\nlisteners:\n  - { listen: \"redis://127.0.0.1:0\", to: \"embedded://\" }\n",
+    );
+    let mut clients: Vec<_> = (0..9).map(|_| mecha.client()).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(client.call("PING"), "+PONG\r\n"));
+    for (limit, listed) in [(0, 0), (1, 1), (7, 7), (100, 9)] {
+        let text = mecha.get(&format!("/connections?limit={limit}"));
+        assert!(text.contains("\"total\": 9"), "{text}");
+        assert_eq!(text.matches("\"idle_seconds\"").count(), listed, "{text}");
+    }
+}
