@@ -1,6 +1,5 @@
 //! The life of the process: start, readiness, signals, drain.
 
-use std::future::Future as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,10 +9,11 @@ use mecha_config::{ListenerSpec, Snapshot};
 use mecha_telemetry::Registry;
 use mecha_translate::kv::Started;
 use mecha_transport::{Address, Bound, Clock, unix_ms};
-use tokio::signal::unix::{SignalKind, signal as unix_signal};
+use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use self::reload::{InForce, Outcomes, Prepared, Watch, socket_of};
+use self::signals::{Hangup, Stop};
 use crate::acceptor::Orders;
 use crate::assembly::Plan;
 use crate::worker::{Message, Worker};
@@ -22,6 +22,7 @@ use crate::{acceptor, admin, catalog, cli, worker};
 mod describe;
 mod reload;
 mod screen;
+mod signals;
 
 /// Expired keys of embedded stores are looked for this often.
 const SWEEP: Duration = Duration::from_millis(100);
@@ -40,6 +41,16 @@ pub fn main() -> ExitCode {
 }
 
 fn run_command(arguments: &cli::RunArgs) -> ExitCode {
+    // Before anything that takes time: who has the configuration read again must not end a process that is starting.
+    let control = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let control = control.and_then(|runtime| {
+        let hangup = runtime.block_on(async { Hangup::new() })?;
+        Ok((runtime, hangup))
+    });
+    let control = match control {
+        Ok(control) => control,
+        Err(error) => return fail(&format!("cannot start the control runtime: {error}")),
+    };
     let is_demo = arguments.is_demo();
     // Looked at before it is read: a change that comes while the process starts must not be missed.
     let file = Watch::new(arguments.file().map(Into::into));
@@ -54,7 +65,7 @@ fn run_command(arguments: &cli::RunArgs) -> ExitCode {
         mecha_config::LogFormat::Text => mecha_telemetry::LogFormat::Text,
     };
     mecha_telemetry::init_logs(format, &snapshot.log.level);
-    let ended = run(Arc::new(snapshot), arguments, file, is_demo);
+    let ended = run(Arc::new(snapshot), arguments, file, is_demo, control);
     mecha_telemetry::flush_logs();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -79,7 +90,13 @@ struct Running {
     admin: Option<Arc<admin::AdminState>>,
 }
 
-fn run(snapshot: Arc<Snapshot>, arguments: &cli::RunArgs, file: Watch, is_demo: bool) -> Result<(), String> {
+fn run(
+    snapshot: Arc<Snapshot>,
+    arguments: &cli::RunArgs,
+    file: Watch,
+    is_demo: bool,
+    (runtime, hangup): (Runtime, Hangup),
+) -> Result<(), String> {
     let clock = Clock::start();
     mecha_transport::raise_open_files_limit();
     let started = Started { unix_seconds: unix_ms() / 1000 };
@@ -87,6 +104,9 @@ fn run(snapshot: Arc<Snapshot>, arguments: &cli::RunArgs, file: Watch, is_demo: 
     let plan =
         Plan::new(Arc::clone(&snapshot), registry, started, None).map_err(|errors| screen::all(&errors))?;
     let plan = Arc::new(plan);
+    // From here on there is something to drain.
+    let stop = runtime.block_on(async { Stop::new() });
+    let stop = stop.map_err(|error| format!("cannot wait for signals: {error}"))?;
     let bound = snapshot.listeners.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
     let addresses: Vec<_> = bound.iter().filter_map(|bound| bound.local_address().ok()).collect();
     let sockets: Vec<_> = snapshot.listeners.iter().map(socket_of).collect();
@@ -127,10 +147,6 @@ fn run(snapshot: Arc<Snapshot>, arguments: &cli::RunArgs, file: Watch, is_demo: 
         }
         None => None,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("cannot start the control runtime: {error}"))?;
     runtime.block_on(async move {
         let opening = Prepared {
             plan: Arc::clone(&plan),
@@ -142,7 +158,7 @@ fn run(snapshot: Arc<Snapshot>, arguments: &cli::RunArgs, file: Watch, is_demo: 
             admin.ready.store(true, Ordering::Release);
         }
         eprintln!("{}", screen::started(&snapshot, &addresses, admin_address, is_demo, clock.micros()));
-        running.until_drained(drain_asked, file).await
+        running.until_drained(drain_asked, file, (hangup, stop)).await
     })
 }
 
@@ -152,19 +168,16 @@ impl Running {
         mut self,
         drain_asked: watch::Receiver<bool>,
         mut file: Watch,
+        (mut hangup, mut stop): (Hangup, Stop),
     ) -> Result<(), String> {
-        let cannot = |error| format!("cannot wait for signals: {error}");
-        let mut hangup = unix_signal(SignalKind::hangup()).map_err(cannot)?;
         let mut sweep = tokio::time::interval(SWEEP);
         let mut certificates = tokio::time::interval(CERTIFICATES);
-        // Futures that live across the turns of the loop lose no signal between them.
-        let (stopped, asked) = (std::pin::pin!(signal()), std::pin::pin!(asked(drain_asked)));
-        let (mut stopped, mut asked) = (stopped, asked);
+        let mut asked = std::pin::pin!(asked(drain_asked));
         let changed = file.changed();
         let mut changed = Box::pin(changed);
         let why = loop {
             let because = tokio::select! {
-                signal = &mut stopped => break signal.map_err(cannot)?,
+                signal = stop.next() => break signal,
                 () = &mut asked => break "the admin server",
                 _ = sweep.tick() => {
                     for store in self.in_force.get().0.shared.stores.values() {
@@ -176,7 +189,7 @@ impl Running {
                     self.in_force.get().0.reload_certificates();
                     continue;
                 }
-                _ = hangup.recv() => "SIGHUP",
+                () = hangup.next() => "SIGHUP",
                 () = &mut changed => "a change of the file",
             };
             self.reload(because).await;
@@ -184,9 +197,6 @@ impl Running {
             file.look_at(&self.in_force.get().0.snapshot.secret_files);
             changed = Box::pin(file.changed());
         };
-        // As above: made once, so that no turn of the loop below loses a second signal.
-        let mut again = std::pin::pin!(signal());
-        let _ = std::future::poll_fn(|cx| std::task::Poll::Ready(again.as_mut().poll(cx).is_ready())).await;
         tracing::info!(by = why, "draining");
         if let Some(admin) = &self.admin {
             admin.ready.store(false, Ordering::Release);
@@ -203,7 +213,7 @@ impl Running {
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(5)) => {}
                 // A second signal means: now.
-                _ = &mut again => break,
+                _ = stop.next() => break,
             }
         }
         let left: usize = self.workers.iter().map(Worker::load).sum();
@@ -215,16 +225,6 @@ impl Running {
         }
         Ok(())
     }
-}
-
-/// Waits for SIGTERM or SIGINT and returns its name.
-async fn signal() -> std::io::Result<&'static str> {
-    let (mut terminate, mut interrupt) =
-        (unix_signal(SignalKind::terminate())?, unix_signal(SignalKind::interrupt())?);
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
 }
 
 async fn asked(mut drain: watch::Receiver<bool>) {

@@ -1,9 +1,10 @@
 //! A newer configuration while clients are served.
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::support::{Client, Mecha, eventually, memcached, redis, signal};
+use super::support::{Client, Mecha, Process, eventually, memcached, redis, signal};
 
 /// A configuration file that goes away with the test.
 struct File(PathBuf);
@@ -148,4 +149,32 @@ workers: 1
     assert!(client.call("SET a 3").contains("denied"));
     // The third permit is used up, and the bucket is the same.
     assert!(client.call("GET a").contains("rate limit"));
+}
+
+#[test]
+fn a_hangup_while_the_process_starts_is_kept() {
+    let file = File::new("early", &one("embedded://"));
+    let pipe = file.0.with_extension("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut child = Process(
+        std::process::Command::new(env!("CARGO_BIN_EXE_mecha"))
+            .args(["--config", pipe.to_str().unwrap(), "--log-level", "info"])
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    // This waits until the process reads its configuration, and the process waits until that has an end.
+    let mut text = std::fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    signal(child.id(), "HUP");
+    text.write_all(one("embedded://").as_bytes()).unwrap();
+    std::fs::rename(&file.0, &pipe).unwrap();
+    drop(text);
+    let mut said = BufReader::new(child.0.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("SIGHUP") {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "it has ended");
+    }
+    drop(child);
+    std::fs::remove_file(pipe).unwrap();
 }
