@@ -8,10 +8,13 @@ use std::time::Duration;
 use mecha_config::{ListenerSpec, Snapshot};
 use mecha_telemetry::Registry;
 use mecha_translate::kv::Started;
-use mecha_transport::{Address, Bound, Clock, unix_ms};
+use mecha_transport::{
+    Address, Bound, Clock, limit_free_memory, release_free_memory, resident_bytes, unix_ms,
+};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use self::memory::Memory;
 use self::reload::{InForce, Outcomes, Prepared, Watch, socket_of};
 use self::signals::{Hangup, Stop};
 use crate::acceptor::Orders;
@@ -20,6 +23,7 @@ use crate::worker::{Message, Worker};
 use crate::{acceptor, admin, catalog, cli, worker};
 
 mod describe;
+mod memory;
 mod reload;
 mod screen;
 mod signals;
@@ -41,6 +45,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run_command(arguments: &cli::RunArgs) -> ExitCode {
+    limit_free_memory();
     // Before anything that takes time: who has the configuration read again must not end a process that is starting.
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let control = control.and_then(|runtime| {
@@ -158,7 +163,7 @@ fn run(
             admin.ready.store(true, Ordering::Release);
         }
         eprintln!("{}", screen::started(&snapshot, &addresses, admin_address, is_demo, clock.micros()));
-        running.until_drained(drain_asked, file, (hangup, stop)).await
+        running.until_drained(drain_asked, file, (hangup, stop), clock).await
     })
 }
 
@@ -169,9 +174,12 @@ impl Running {
         drain_asked: watch::Receiver<bool>,
         mut file: Watch,
         (mut hangup, mut stop): (Hangup, Stop),
+        clock: Clock,
     ) -> Result<(), String> {
         let mut sweep = tokio::time::interval(SWEEP);
         let mut certificates = tokio::time::interval(CERTIFICATES);
+        let mut look = tokio::time::interval(memory::LOOK);
+        let mut memory = Memory::new(resident_bytes(), clock.micros());
         let mut asked = std::pin::pin!(asked(drain_asked));
         let changed = file.changed();
         let mut changed = Box::pin(changed);
@@ -187,6 +195,14 @@ impl Running {
                 }
                 _ = certificates.tick() => {
                     self.in_force.get().0.reload_certificates();
+                    continue;
+                }
+                _ = look.tick() => {
+                    let (resident, clients) = (resident_bytes(), self.workers.iter().map(Worker::load).sum());
+                    if memory.is_due(resident, clients, clock.micros()) {
+                        release_free_memory();
+                        memory.tried(resident, resident_bytes(), clock.micros());
+                    }
                     continue;
                 }
                 () = hangup.next() => "SIGHUP",

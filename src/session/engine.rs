@@ -43,7 +43,8 @@ pub struct ConnectionInfo {
 
 /// All client connections of one protocol on one worker.
 pub struct Engine<P: Framed> {
-    clients: Slab<Client<P>>,
+    /// Boxed, so that a crowd that has left leaves no room behind: slots between others are never given back.
+    clients: Slab<Box<Client<P>>>,
     /// Epochs of the slab's positions.
     epochs: Vec<u32>,
     /// Clients with bytes to write in this turn.
@@ -85,11 +86,11 @@ impl<P: Framed> EngineCell<P> {
         listener.metrics.opened();
         let mut state = State::new(Rc::clone(listener), place, peer, socket, now);
         state.recognise();
-        let index = engine.clients.insert(Client {
+        let index = engine.clients.insert(Box::new(Client {
             decoder: P::request_decoder(listener.limits.frames),
             session: P::Session::default(),
             state,
-        });
+        }));
         if engine.epochs.len() <= index {
             engine.epochs.resize(index + 1, 0);
         }
@@ -182,10 +183,10 @@ impl<P: Framed> Engine<P> {
         if self.epochs.get(conn.index as usize) != Some(&conn.epoch) {
             return None;
         }
-        self.clients.get_mut(conn.index as usize)
+        self.clients.get_mut(conn.index as usize).map(|client| &mut **client)
     }
 
-    pub(super) fn clients_and_epochs(&mut self) -> (&mut Slab<Client<P>>, &[u32]) {
+    pub(super) fn clients_and_epochs(&mut self) -> (&mut Slab<Box<Client<P>>>, &[u32]) {
         (&mut self.clients, &self.epochs)
     }
 
@@ -234,7 +235,7 @@ impl<P: Framed> Engine<P> {
             }
         }
         let mut seq = client.state.ledger.next();
-        let Client { session, state, .. } = client;
+        let Client { session, state, .. } = &mut **client;
         let is_translated = state.listener.upstream.is_translated();
         let mut is_special = false;
         for head in heads.iter() {

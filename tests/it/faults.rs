@@ -181,33 +181,6 @@ fn garbage_and_replies_that_nobody_asked_for_reach_nobody() {
 }
 
 #[test]
-fn clients_that_vanish_leave_nothing_behind() {
-    let Some((_redis, redis)) = redis() else { return };
-    let mecha = Mecha::start("redis", &format!("redis://127.0.0.1:{redis}"));
-    let mut steady = mecha.client();
-    assert_eq!(steady.call(&format!("SET large {}", "x".repeat(1_000_000))), "+OK\r\n");
-    let large = frame(&["SET".to_string(), "part".to_string(), "y".repeat(400_000)]);
-    for round in 0..40 {
-        let mut clients: Vec<_> = (0..8).map(|_| mecha.client()).collect();
-        clients[0].send(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$10\r\nabc");
-        clients[1].send(&frame(&["GET", "large"]).repeat(3));
-        clients[2].send(&large[..200_000]);
-        clients[3].send(&frame(&["BLPOP", "nothing", "0"]));
-        clients[4].send(&[frame(&["MULTI"]), frame(&["SET", "k", "1"])].concat());
-        clients[5].send(&frame(&["SUBSCRIBE", "ch"]));
-        clients[6].send(b"SELECT 3\r\nWATCH k\r\n");
-        clients[7].send(b"GE");
-        drop(clients);
-        let word = format!("steady-{round}");
-        assert_eq!(steady.call(&format!("ECHO {word}")), format!("${}\r\n{word}\r\n", word.len()));
-    }
-    assert_eq!(steady.call("EXISTS part k"), ":0\r\n", "half a request was run");
-    drop(steady);
-    mecha.settles();
-    assert!(mecha.resident_mib() < 80.0, "{} MiB", mecha.resident_mib());
-}
-
-#[test]
 fn a_failing_server_is_not_stormed() {
     let fake = Fake::start(|stream, _| drop(stream));
     let mecha = one_worker(fake.port, ", connect_rate: 20, backoff: { initial: 1ms, max: 1ms }");

@@ -14,6 +14,7 @@ mod drain;
 mod ejection;
 mod failover;
 mod faults;
+mod faults_return;
 mod hostile;
 mod isolation;
 mod limits;

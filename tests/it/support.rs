@@ -5,9 +5,11 @@
 
 mod client;
 mod fake;
+mod levels;
 mod redis_cluster;
 mod sentinels;
 mod servers;
+mod tagged;
 
 pub(crate) use client::{Client, frame};
 pub(crate) use fake::Fake;
@@ -16,6 +18,7 @@ pub(crate) use sentinels::{NAME, Sentinels};
 pub(crate) use servers::{
     Mecha, Process, free_port, memcached, memcached_on, memcached_with, redis, redis_on, redis_with, signal,
 };
+pub(crate) use tagged::Tagged;
 
 use std::time::{Duration, Instant};
 

@@ -12,6 +12,7 @@ mod listen;
 mod outbox;
 mod proxy;
 mod stream;
+mod sys;
 pub mod tls;
 
 pub use address::Address;
@@ -22,3 +23,4 @@ pub use listen::{Bound, Listener, bind};
 pub use outbox::Outbox;
 pub use proxy::{ProxyVersion, proxy_header};
 pub use stream::{Accepted, ReadHalf, WriteHalf, connect, connect_with};
+pub use sys::{limit_free_memory, release_free_memory, resident_bytes};
