@@ -90,7 +90,7 @@ fn text_that_passes_through_is_answered_byte_for_byte_as_by_the_server() {
 }
 
 /// Lines in which every unique is the same number.
-fn without_text_uniques(bytes: &[u8]) -> String {
+pub(super) fn without_text_uniques(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes).into_owned();
     let masked = |line: &str| {
         let is_value = line.starts_with("VALUE ");
@@ -190,7 +190,7 @@ fn commands_for_one_server_alone_are_refused_and_the_connection_goes_on() {
 }
 
 /// One binary request; the opaque is the opcode.
-fn request(opcode: u8, extras: &[u8], key: &[u8], value: &[u8], cas: u64) -> Vec<u8> {
+pub(super) fn request(opcode: u8, extras: &[u8], key: &[u8], value: &[u8], cas: u64) -> Vec<u8> {
     let mut bytes = vec![0x80, opcode];
     bytes.extend_from_slice(&(key.len() as u16).to_be_bytes());
     bytes.extend_from_slice(&[extras.len() as u8, 0, 0, 0]);
@@ -262,7 +262,7 @@ fn binary_conversations() -> Vec<Vec<u8>> {
 }
 
 /// Binary replies in which every unique is 1: stores count them each in their own way.
-fn without_uniques(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn without_uniques(bytes: &[u8]) -> Vec<u8> {
     let (mut out, mut rest) = (Vec::new(), bytes);
     while let Some((header, body)) = rest.split_first_chunk::<24>() {
         let len = u32::from_be_bytes(header[8..12].try_into().unwrap()) as usize;

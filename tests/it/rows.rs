@@ -7,6 +7,7 @@
 //! what happens, fail.
 
 mod cases;
+mod memcached;
 mod reply;
 
 use std::collections::BTreeSet;

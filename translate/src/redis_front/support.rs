@@ -177,8 +177,17 @@ const NATIVE_EMULATED: &[(&str, &str)] = &[
 ];
 
 /// Commands of Memcached that are for one server alone, so that they are refused in front of servers of Memcached too.
-const NATIVE_REFUSED: &[&str] =
-    &["cache_memlimit", "extstore", "lru", "lru_crawler", "refresh_certs", "shutdown", "slabs", "watch"];
+const NATIVE_REFUSED: &[&str] = &[
+    "cache_memlimit",
+    "extstore",
+    "lru",
+    "lru_crawler",
+    "refresh_certs",
+    "shutdown",
+    "slabs",
+    "verbosity|bin_verbosity",
+    "watch",
+];
 
 const MEMCACHED_REFUSED: &[&str] = &[
     "bin_sasl_auth",
@@ -200,6 +209,8 @@ const MEMCACHED_EMULATED: &[(&str, &str)] = &[
     ("stats|bin_stat", "what is known here; no arguments but reset"),
     ("stats", "what is known here; no arguments but reset"),
     ("verbosity", "without effect"),
+    ("version|bin_version", "1.6.18-mecha- and the version of mecha"),
+    ("version", "1.6.18-mecha- and the version of mecha"),
 ];
 
 /// What only the embedded store can do in full.
