@@ -319,7 +319,8 @@ impl<P: Framed> Connection<P> {
         self.wake_after_submit(&mut inner);
     }
 
-    /// Gives out-of-band messages an address. With `is_raw`, every further byte is one.
+    /// Gives out-of-band messages an address. With `is_raw`, every further byte is one, and frames are
+    /// cut no longer.
     pub fn set_owner(&self, owner: Option<(Rc<dyn ReplySink<P>>, ConnKey)>, is_raw: bool) {
         let mut inner = self.inner.borrow_mut();
         inner.owner = owner;

@@ -26,6 +26,7 @@ mod proxy_protocol;
 mod redis_cluster;
 mod reload;
 mod replicas;
+mod replication;
 mod resharding;
 mod rows;
 mod sentinel;

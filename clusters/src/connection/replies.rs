@@ -17,6 +17,10 @@ impl<P: Framed> Connection<P> {
         reading: &mut Reading<P>,
         now: u64,
     ) -> (usize, bool) {
+        if self.is_passing_through() {
+            self.pass_through(bytes, &mut reading.touched);
+            return (bytes.len(), true);
+        }
         reading.heads.clear();
         let (decoded, is_sound) = match reading.decoder.decode(bytes, &mut reading.heads) {
             Ok(decoded) => (decoded, true),
@@ -36,6 +40,13 @@ impl<P: Framed> Connection<P> {
         let mut is_expected = true;
         while at < heads.len() {
             match self.hand_out(bytes, &mut heads, at, decoded.open, now, reading) {
+                // The last reply to what the connection was told aside.
+                Some(next) if self.is_passing_through() => {
+                    let end = heads.get(next.wrapping_sub(1)).map_or(0, |head| P::reply_span(head).end());
+                    self.pass_through(bytes.get(end..).unwrap_or_default(), &mut reading.touched);
+                    reading.heads = heads;
+                    return (bytes.len(), true);
+                }
                 Some(next) => at = next,
                 None => {
                     is_expected = false;
@@ -47,15 +58,25 @@ impl<P: Framed> Connection<P> {
         (decoded.consumed, is_sound && is_expected)
     }
 
+    /// Whether what comes is nobody's to cut: replies are not counted any more, and after `SYNC` they are no replies.
+    fn is_passing_through(&self) -> bool {
+        let inner = self.inner.borrow();
+        inner.is_raw && inner.swallow == 0 && inner.unwelcomed == 0
+    }
+
+    fn pass_through(&self, bytes: &[u8], touched: &mut Vec<Rc<dyn ReplySink<P>>>) {
+        let owner = self.inner.borrow().owner.clone();
+        if let Some((sink, conn)) = owner.filter(|_| !bytes.is_empty()) {
+            sink.push(conn, bytes);
+            touch(touched, &sink);
+        }
+    }
+
     fn continue_open(&self, bytes: &[u8], is_done: bool, now: u64, touched: &mut Vec<Rc<dyn ReplySink<P>>>) {
         let mut inner = self.inner.borrow_mut();
-        if inner.is_raw || inner.open.is_none() {
-            let owner = inner.owner.clone();
+        if inner.open.is_none() {
             drop(inner);
-            if let Some((sink, conn)) = owner {
-                sink.push(conn, bytes);
-                touch(touched, &sink);
-            }
+            self.pass_through(bytes, touched);
             return;
         }
         let Some(open) = &inner.open else { return };
@@ -109,12 +130,8 @@ impl<P: Framed> Connection<P> {
             return Some(at + 1);
         }
         if inner.is_raw || P::matched(first) == Matched::Push {
-            let owner = inner.owner.clone();
             drop(inner);
-            if let Some((sink, conn)) = owner {
-                sink.push(conn, P::reply_span(first).of(wire, &[]));
-                touch(&mut reading.touched, &sink);
-            }
+            self.pass_through(P::reply_span(first).of(wire, &[]), &mut reading.touched);
             return Some(at + 1);
         }
         let run = inner.runs.front()?;

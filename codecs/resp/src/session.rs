@@ -68,6 +68,8 @@ pub struct Session {
     held: bool,
     /// Its replies are not counted any more, so nothing may be answered here.
     raw: bool,
+    /// It becomes a replica's: the server starts a replication only where nothing else is to be answered.
+    is_replica: bool,
     /// A command was refused between `MULTI` and now.
     doomed: bool,
     /// A `WAIT` is about to be sent on a connection of its own. It waits for what the server had written when the
@@ -111,6 +113,7 @@ impl Default for Session {
             transaction: None,
             held: false,
             raw: false,
+            is_replica: false,
             doomed: false,
             is_catching_up: false,
             is_spoiling: false,
@@ -176,14 +179,11 @@ impl Session {
                 Step::Quit
             }
             op::RESET => self.reset(out),
-            op::SUBSCRIBE
-            | op::PSUBSCRIBE
-            | op::SSUBSCRIBE
-            | op::MONITOR
-            | op::REPLCONF
-            | op::SCRIPT_DEBUG
-            | op::SYNC
-            | op::PSYNC => self.let_go(),
+            op::SUBSCRIBE | op::PSUBSCRIBE | op::SSUBSCRIBE | op::MONITOR | op::SCRIPT_DEBUG => self.let_go(),
+            op::PSYNC | op::REPLCONF | op::SYNC => {
+                self.is_replica = true;
+                self.let_go()
+            }
             // It promises nothing for later.
             op::CLIENT_REPLY if seen.says(2, "ON") => self.plain(seen),
             op::CLIENT_REPLY => self.let_go(),
@@ -301,6 +301,7 @@ impl mecha_core::Session<Resp> for Session {
             self.restore(before);
             self.greeting = None;
         }
+        self.is_replica &= self.raw;
         self.doomed |= self.multi;
         // Where replies are not counted, the place of a refusal among them is not known.
         is_fatal || self.raw

@@ -46,6 +46,13 @@ impl Client {
         String::from_utf8_lossy(&line).into_owned()
     }
 
+    /// So many bytes.
+    pub(crate) fn exactly(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.reader.read_exact(&mut bytes).unwrap();
+        bytes
+    }
+
     /// One RESP reply, of either version, as sent. Ends short where the connection ends.
     pub(crate) fn reply(&mut self) -> String {
         self.try_reply().unwrap_or_default()

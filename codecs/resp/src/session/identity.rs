@@ -92,7 +92,7 @@ impl Session {
 
     /// See [`mecha_core::Session::introduction`].
     pub(super) fn introduce(&mut self, out: &mut Vec<u8>) -> u32 {
-        if !self.is_pinned() {
+        if !self.is_pinned() || self.is_replica {
             return 0;
         }
         let mut count = 0;
