@@ -19,6 +19,7 @@ use self::reload::{InForce, Outcomes, Prepared, Watch, socket_of};
 use self::signals::{Hangup, Stop};
 use crate::acceptor::Orders;
 use crate::assembly::Plan;
+use crate::mesh::Wiring;
 use crate::worker::{Message, Worker};
 use crate::{acceptor, admin, catalog, cli, worker};
 
@@ -132,12 +133,14 @@ fn run(
     for discovery in plan.shared.discoveries.values() {
         discovery.start().map_err(|error| format!("cannot start finding servers: {error}"))?;
     }
+    let wiring = Wiring::default();
     for index in 0..snapshot.workers.max(1) {
-        let (worker, thread) =
-            worker::start(index, clock).map_err(|error| format!("cannot start a worker: {error}"))?;
+        let (worker, thread) = worker::start(index, clock, wiring.clone())
+            .map_err(|error| format!("cannot start a worker: {error}"))?;
         running.workers.push(worker);
         running.threads.push(thread);
     }
+    wiring.join(&running.workers);
     let (orders, _) = acceptor::start(running.workers.clone())
         .map_err(|error| format!("cannot start the acceptor: {error}"))?;
     running.orders = Some(orders);

@@ -13,6 +13,7 @@
 mod client;
 mod connection;
 mod engine;
+mod errand;
 mod handover;
 mod ledger;
 pub mod opaque;

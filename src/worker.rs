@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mecha_clusters::Timers;
-use mecha_core::Peer;
+use mecha_core::{Found, Peer};
 use mecha_transport::{Accepted, Clock};
 use tokio::sync::mpsc;
 
 use crate::assembly::{Door, EndpointRows, Environment, Plan, Scope};
+use crate::mesh::{Order, Wiring};
 use crate::session::ConnectionInfo;
 
 /// Reads from upstreams: larger than those from clients, as replies of many clients come together.
@@ -39,6 +40,8 @@ pub enum Message {
         /// Counts the client until it leaves.
         seat: Seat,
     },
+    /// Do this with your clients, and tell what you have found.
+    Errand(Arc<Order>, tokio::sync::oneshot::Sender<Found>),
     /// Tell what you are doing, and of at most so many clients.
     Describe(std::sync::mpsc::SyncSender<Description>, usize),
     /// End every connection as soon as it has nothing in flight, then end.
@@ -94,7 +97,11 @@ impl Worker {
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(index: usize, clock: Clock) -> std::io::Result<(Worker, std::thread::JoinHandle<()>)> {
+pub fn start(
+    index: usize,
+    clock: Clock,
+    wiring: Wiring,
+) -> std::io::Result<(Worker, std::thread::JoinHandle<()>)> {
     let (inbox, messages) = mpsc::channel(INBOX);
     let clients = Arc::new(AtomicUsize::new(0));
     let worker = Worker { inbox, clients };
@@ -102,7 +109,7 @@ pub fn start(index: usize, clock: Clock) -> std::io::Result<(Worker, std::thread
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
         match runtime {
-            Ok(runtime) => runtime.block_on(run(messages, clock)),
+            Ok(runtime) => runtime.block_on(run(messages, clock, wiring)),
             Err(error) => tracing::error!(%error, worker = index, "worker has no runtime"),
         }
     };
@@ -110,7 +117,7 @@ pub fn start(index: usize, clock: Clock) -> std::io::Result<(Worker, std::thread
     Ok((worker, thread))
 }
 
-async fn run(mut messages: mpsc::Receiver<Message>, clock: Clock) {
+async fn run(mut messages: mpsc::Receiver<Message>, clock: Clock, wiring: Wiring) {
     let timers = Rc::new(Timers::default());
     let environment = Environment {
         clock,
@@ -118,7 +125,7 @@ async fn run(mut messages: mpsc::Receiver<Message>, clock: Clock) {
         scratch: Rc::new(RefCell::new(vec![0; UPSTREAM_READ])),
     };
     tokio::task::spawn_local(timers.run(clock));
-    let mut scope = Scope::new(environment);
+    let mut scope = Scope::new(environment, wiring.mesh());
     let mut doors = Doors::default();
     let mut is_ticking = false;
     // Until when clients of older plans may stay, while there are any.
@@ -143,6 +150,14 @@ async fn run(mut messages: mpsc::Receiver<Message>, clock: Clock) {
         };
         match message {
             Some(Message::Accept { door, stream, id, seat }) => accept(&doors, door, stream, id, seat),
+            Some(Message::Errand(order, reply)) => {
+                if let Some(engine) = scope.engines.iter().find(|engine| engine.protocol() == order.protocol)
+                {
+                    Rc::clone(engine).carry_out(order, reply);
+                } else {
+                    let _ = reply.send(Found::default());
+                }
+            }
             Some(Message::Describe(reply, limit)) => {
                 // Nobody may be waiting any more.
                 let _ = reply.try_send(describe(&scope, limit));

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use mecha::acceptor::{Entrance, Orders, Prelude};
 use mecha::assembly::Plan;
+use mecha::mesh::Wiring;
 use mecha::worker::Message;
 use mecha::{acceptor, catalog, worker};
 use mecha_telemetry::Registry;
@@ -110,7 +111,7 @@ impl Plane {
         let snapshot = mecha_config::load(&text, "no_alloc.yaml", &catalog::known()).unwrap();
         let plan = Plan::new(Arc::new(snapshot), Registry::new(), Started { unix_seconds: 0 }, None);
         let plan = Arc::new(plan.unwrap());
-        let (worker, thread) = worker::start(0, Clock::start()).unwrap();
+        let (worker, thread) = worker::start(0, Clock::start(), Wiring::default()).unwrap();
         let bound = mecha_transport::bind(&Address::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
         let Address::Tcp(address) = bound.local_address().unwrap() else { panic!("not TCP") };
         let (opened, is_opened) = tokio::sync::oneshot::channel();

@@ -1,6 +1,7 @@
 //! One upstream connection: what is submitted to it, and what it remembers. [`task`] drives its socket, [`replies`]
 //! hands out what comes back.
 
+mod aside;
 mod dedicated;
 mod kept;
 mod replies;
@@ -105,6 +106,7 @@ struct Inner<P: Framed> {
     held: Vec<(Rc<dyn ReplySink<P>>, ConnKey, u64)>,
     /// Only of a dedicated connection.
     tenancy: dedicated::Tenancy,
+    asides: aside::Asides,
 }
 
 /// A reply of which only the beginning has arrived.
@@ -162,6 +164,7 @@ impl<P: Framed> Connection<P> {
                 kept: Kept::default(),
                 held: Vec::new(),
                 tenancy: dedicated::Tenancy::default(),
+                asides: aside::Asides::default(),
             }),
             endpoint,
             profile,

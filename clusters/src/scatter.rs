@@ -490,6 +490,10 @@ impl<P: Rules> Upstream<P> for Scattered<P> {
         self.cluster.owns(connection)
     }
 
+    fn beside(&self, connection: &Connection<P>) -> Option<Rc<Connection<P>>> {
+        self.cluster.beside(connection)
+    }
+
     fn unpin(&self, connection: Rc<Connection<P>>, clean: bool) {
         self.cluster.unpin(connection, clean);
     }

@@ -223,6 +223,13 @@ pub trait Upstream<P: Framed> {
         false
     }
 
+    /// Another dedicated connection to the server of `connection`, for a request of this process; to be given back with
+    /// [`Upstream::unpin`].
+    fn beside(&self, connection: &Connection<P>) -> Option<Rc<Connection<P>>> {
+        let _ = connection;
+        None
+    }
+
     /// Takes a dedicated connection back. One that is not `clean` is closed.
     fn unpin(&self, connection: Rc<Connection<P>>, clean: bool) {
         let _ = (connection, clean);

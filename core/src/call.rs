@@ -75,6 +75,8 @@ pub enum Affinity {
     Attempt,
     /// Shared connection, but alone: waits for everything before it, and everything after it waits for its reply.
     Barrier,
+    /// None: this process does it itself, with the clients that it has (`CLIENT LIST`), alone as with `Barrier`.
+    Errand,
     /// A dedicated connection for this call only (blocking commands).
     Once,
     /// A dedicated connection from this call on (`MULTI`, `WATCH`).
@@ -95,6 +97,8 @@ pub enum Affinity {
 pub enum ReplyCount {
     /// The upstream answers, and [`crate::Framed::silent`] decides whether the client sees it (memcached quiet forms).
     Maybe,
+    /// The client has said that it wants none.
+    None,
     /// The client gets exactly one reply.
     #[default]
     One,

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::{
-    Affinity, Asked, Batch, Call, Decode, Limits, OpId, OpInfo, Outcome, ProtocolError, Redirect, Refusal,
-    Ticket,
+    Affinity, Asked, Batch, Call, ClientFacts, ClientKind, Decode, Errand, Found, Limits, OpId, OpInfo,
+    Outcome, ProtocolError, Redirect, Refusal, Ticket,
 };
 
 /// A protocol that clients speak.
@@ -138,6 +138,37 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
         None
     }
 
+    /// A harmless request that servers deny to whoever may not send `frame`. It gets one reply. Empty: the call itself
+    /// goes to a server.
+    fn permission(op: OpId, frame: &[u8]) -> Vec<u8> {
+        let _ = (op, frame);
+        Vec::new()
+    }
+
+    /// Whether `reply`, a whole frame, denies permission.
+    fn is_denial(reply: &[u8]) -> bool {
+        let _ = reply;
+        false
+    }
+
+    /// The request that asks a server for its number of the connection, where that may be needed once a call of this
+    /// kind is under way there. It gets one reply. Empty if it is not.
+    fn whoami(op: OpId) -> &'static [u8] {
+        let _ = op;
+        &[]
+    }
+
+    /// The number that `reply`, a whole frame, is.
+    fn number(reply: &[u8]) -> Option<u64> {
+        let _ = reply;
+        None
+    }
+
+    /// Appends the request that ends a blocking call on the server's connection `id`. Its reply is 1 if it did.
+    fn unblock(id: u64, with_error: bool, out: &mut Vec<u8>) {
+        let _ = (id, with_error, out);
+    }
+
     /// Whether a call with [`crate::ReplyCount::Maybe`] keeps this reply from its client.
     fn silent(op: OpId, reply: &Self::Reply) -> bool {
         let _ = (op, reply);
@@ -212,6 +243,55 @@ impl fmt::Debug for Login {
 ///
 /// It is consulted only for batches with a call that is not an ordinary shared one.
 pub trait Session<P: Framed>: Default {
+    /// The client has come.
+    fn on_open(&mut self, id: u64) {
+        let _ = id;
+    }
+
+    /// Whether the server only notes the client's calls, to carry them out later.
+    fn is_noted(&self) -> bool {
+        false
+    }
+
+    /// Whether there may be calls that the client wants no reply to.
+    fn is_deaf(&self) -> bool {
+        false
+    }
+
+    /// What `frame`, a request about the clients of this process, means. `None`: nothing here, it goes on as others do.
+    ///
+    /// # Errors
+    /// The answer to a request that means nothing.
+    fn errand(&self, op: OpId, frame: &[u8]) -> Option<Result<Errand, Vec<u8>>> {
+        let _ = (op, frame);
+        None
+    }
+
+    /// Appends the answer to a request about clients. `frame` is the request.
+    fn report(&self, frame: &[u8], errand: &Errand, found: &Found, out: &mut Vec<u8>) {
+        let _ = (frame, errand, found, out);
+    }
+
+    /// Request `at` needed the server's number of another client's connection, and goes on with it.
+    fn on_located(batch: &mut Batch<'_, P>, at: usize, located: Option<u64>) {
+        let _ = (batch, at, located);
+    }
+
+    /// Appends the line that tells of this client.
+    fn describe(&self, facts: &ClientFacts<'_>, out: &mut Vec<u8>) {
+        let _ = (facts, out);
+    }
+
+    /// What kind of connection this is.
+    fn kind(&self) -> ClientKind {
+        ClientKind::Normal
+    }
+
+    /// Who the client is, as lists of clients show it.
+    fn shown_user(&self) -> &str {
+        "default"
+    }
+
     /// Refines affinities and answers calls that concern the connection only, by setting [`crate::Verdict`], from call
     /// `from` on. The state is `batch.session`.
     ///

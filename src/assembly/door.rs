@@ -2,11 +2,13 @@
 
 use std::any::Any;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use mecha_core::Peer;
+use mecha_core::{Found, Peer};
 use mecha_transport::Accepted;
 
 use super::Scope;
+use crate::mesh::Order;
 use crate::session::ConnectionInfo;
 use crate::worker::Seat;
 
@@ -33,6 +35,16 @@ pub trait Door: Any {
 
 /// All connections of one protocol on one worker.
 pub trait EngineView {
+    /// What its clients speak; empty where that is not known, so that no errand is about them.
+    fn protocol(&self) -> &'static str {
+        ""
+    }
+    /// Starts doing something with its clients; what was found is sent to `reply`.
+    fn carry_out(self: Rc<Self>, order: Arc<Order>, reply: tokio::sync::oneshot::Sender<Found>) {
+        let _ = order;
+        // Nobody may be waiting any more.
+        let _ = reply.send(Found::default());
+    }
     /// For people.
     fn describe(&self, limit: usize) -> Vec<ConnectionInfo>;
     /// Connections now.

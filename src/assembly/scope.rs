@@ -10,11 +10,12 @@ use mecha_clusters::{
     Cluster, ClusterOptions, HashTag, LoginSource, ReadFrom, ReadPolicy, Servers, StreamOptions, Streams,
 };
 use mecha_config::ClusterSpec;
-use mecha_core::{Framed, Limits, OpInfo, Protocol};
+use mecha_core::{Found, Framed, Limits, OpInfo, Protocol};
 use mecha_telemetry::{ClusterMetrics, ListenerMetrics, Registry};
 use mecha_transport::{Address, ProxyVersion};
 
 use super::{EngineView, Shared, sharding};
+use crate::mesh::{Mesh, Order};
 use crate::session::EngineCell;
 use crate::session::opaque::OpaqueEngine;
 
@@ -30,6 +31,8 @@ pub type EndpointRows = Vec<(String, bool, usize)>;
 pub struct Scope {
     /// Clock, deadlines, buffer for upstream reads.
     pub environment: Environment,
+    /// The way to all workers.
+    mesh: Mesh,
     /// The buffer for client reads.
     pub scratch: Rc<RefCell<Vec<u8>>>,
     /// Every engine, for the worker.
@@ -53,9 +56,10 @@ type ClusterView = (String, Box<dyn Fn() -> Option<EndpointRows>>);
 
 impl Scope {
     /// Nothing made yet.
-    pub fn new(environment: Environment) -> Self {
+    pub fn new(environment: Environment, mesh: Mesh) -> Self {
         Self {
             environment,
+            mesh,
             scratch: Rc::new(RefCell::new(vec![0; CLIENT_READ])),
             engines: Vec::new(),
             clusters: Vec::new(),
@@ -91,7 +95,7 @@ impl Scope {
         if let Some(engine) = known.and_then(|engine| engine.downcast::<EngineCell<P>>().ok()) {
             return engine;
         }
-        let engine = EngineCell::<P>::new(self.environment.clock);
+        let engine = EngineCell::<P>::joined(self.environment.clock, self.mesh.clone());
         self.by_type.insert(TypeId::of::<P>(), Rc::clone(&engine) as _);
         self.engines.push(Rc::clone(&engine) as _);
         engine
@@ -203,6 +207,14 @@ fn reads(spec: &ClusterSpec) -> ReadPolicy {
 }
 
 impl<P: Framed> EngineView for EngineCell<P> {
+    fn protocol(&self) -> &'static str {
+        P::NAME
+    }
+
+    fn carry_out(self: Rc<Self>, order: Arc<Order>, reply: tokio::sync::oneshot::Sender<Found>) {
+        tokio::task::spawn_local(Self::carry_out(self, order, reply));
+    }
+
     fn describe(&self, limit: usize) -> Vec<crate::session::ConnectionInfo> {
         Self::describe(self, limit)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use mecha_clusters::{Connection, Lane, Upstream};
-use mecha_core::{Call, Chain, Framed, Limits, Peer, ProtocolError};
+use mecha_core::{Call, Chain, Framed, Limits, OpId, Peer, ProtocolError};
 use mecha_telemetry::{CloseReason, ListenerMetrics};
 use mecha_transport::{Outbox, WriteHalf};
 
@@ -67,6 +67,8 @@ pub(super) enum Route<P: Framed> {
 pub(super) enum Wait {
     /// Every call in flight to be answered.
     Drained,
+    /// What other clients' workers have to tell.
+    Errand,
     /// Room, here or upstream. Any answer is a reason to try again.
     Room,
 }
@@ -135,6 +137,15 @@ pub(super) struct State<P: Framed> {
     /// A [`mecha_core::Affinity::Attempt`] or `Barrier` call is in flight.
     pub(super) is_barred: bool,
     pub(super) waker: Option<Waker>,
+    /// What was last asked about clients, while the answer is awaited.
+    pub(super) errand: Option<super::errand::UnderWay>,
+    /// Calls in flight whose answers the client does not want.
+    pub(super) muted: std::collections::VecDeque<u32>,
+    /// The last call that may block.
+    pub(super) blocked: Option<u32>,
+    /// The last call.
+    pub(super) last_op: OpId,
+    pub(super) opened_micros: u64,
     /// The task has stopped reading until answers have left.
     pub(super) is_paused: bool,
     /// In the engine's list of connections to write to.
@@ -188,6 +199,11 @@ impl<P: Framed> State<P> {
             open_request: OpenRequest::None,
             is_barred: false,
             waker: None,
+            errand: None,
+            muted: std::collections::VecDeque::new(),
+            blocked: None,
+            last_op: OpId::UNKNOWN,
+            opened_micros: now_micros,
             is_paused: false,
             is_dirty: false,
             wants_write: false,
@@ -234,6 +250,9 @@ impl<P: Framed> State<P> {
     pub(super) fn is_due(&self) -> bool {
         let is_drained = self.ledger.in_flight() == 0;
         match &self.stalled {
+            Some(stalled) if stalled.wait == Wait::Errand => {
+                self.errand.as_ref().is_none_or(super::errand::UnderWay::is_done)
+            }
             Some(stalled) => stalled.wait == Wait::Room || is_drained,
             None if self.is_paused => self.may_read(),
             None => is_drained && (self.closing.is_some() || self.is_draining || self.is_releasing()),

@@ -14,6 +14,7 @@ use slab::Slab;
 use super::Place;
 use super::connection::{Client, Listener, OpenRequest, Position, Route, Stalled, State};
 use super::route::{Processing, Progress};
+use crate::mesh::Mesh;
 
 /// Progress that a client must make to be waited for, in microseconds.
 const STALL_LIMIT_MICROS: u64 = 50_000;
@@ -56,6 +57,7 @@ pub struct Engine<P: Framed> {
     pub(super) done: Vec<Done>,
     pub(super) local_replies: Vec<u8>,
     clock: Clock,
+    mesh: Mesh,
 }
 
 /// The engine as tasks share it.
@@ -66,6 +68,11 @@ pub struct EngineCell<P: Framed>(pub(super) RefCell<Engine<P>>);
 impl<P: Framed> EngineCell<P> {
     /// An engine without clients.
     pub fn new(clock: Clock) -> Rc<Self> {
+        Self::joined(clock, Mesh::default())
+    }
+
+    /// As [`EngineCell::new`], on a worker that can ask others.
+    pub fn joined(clock: Clock, mesh: Mesh) -> Rc<Self> {
         Rc::new(Self(RefCell::new(Engine {
             clients: Slab::new(),
             epochs: Vec::new(),
@@ -76,6 +83,7 @@ impl<P: Framed> EngineCell<P> {
             done: Vec::new(),
             local_replies: Vec::new(),
             clock,
+            mesh,
         })))
     }
 
@@ -84,11 +92,13 @@ impl<P: Framed> EngineCell<P> {
         let mut engine = self.0.borrow_mut();
         let now = engine.clock.micros();
         listener.metrics.opened();
+        let mut session = P::Session::default();
+        session.on_open(peer.id);
         let mut state = State::new(Rc::clone(listener), place, peer, socket, now);
         state.recognise();
         let index = engine.clients.insert(Box::new(Client {
             decoder: P::request_decoder(listener.limits.frames),
-            session: P::Session::default(),
+            session,
             state,
         }));
         if engine.epochs.len() <= index {
@@ -211,7 +221,7 @@ impl<P: Framed> Engine<P> {
         if self.client(conn).is_none() {
             return bytes.len();
         }
-        let Self { clients, heads, calls, local, done, .. } = self;
+        let Self { clients, heads, calls, local, done, mesh, .. } = self;
         let Some(client) = clients.get_mut(conn.index as usize) else { return bytes.len() };
         if client.state.listener.is_retired.get() {
             client.follow(conn);
@@ -259,11 +269,14 @@ impl<P: Framed> Engine<P> {
                 call.affinity = Affinity::Once;
             }
         }
+        if let Some(last) = calls.last() {
+            state.last_op = last.op;
+        }
         // Where what breaks the protocol begins.
         let sound = decoded.consumed.max(batch_end(calls));
         let mut batch = Batch { wire: bytes, local, heads, calls, session };
         let mut position = Position { at: 0, seen: 0, is_special, judged: 0 };
-        let mut processing = Processing { sink, now_micros, done, stop_at: usize::MAX };
+        let mut processing = Processing { sink, mesh, now_micros, done, stop_at: usize::MAX };
         if let Progress::Stalled(wait) = state.serve(&mut batch, &mut position, &mut processing) {
             state.stalled = Some(Box::new(Stalled {
                 wire: bytes
@@ -298,7 +311,8 @@ impl<P: Framed> Engine<P> {
         let Some(mut stalled) = client.state.stalled.take() else { return false };
         let Stalled { wire, local, heads, calls, position, .. } = &mut *stalled;
         let mut batch = Batch { wire, local, heads, calls, session: &mut client.session };
-        let mut processing = Processing { sink, now_micros, done: &mut self.done, stop_at: usize::MAX };
+        let mut processing =
+            Processing { sink, mesh: &self.mesh, now_micros, done: &mut self.done, stop_at: usize::MAX };
         let progress = client.state.serve(&mut batch, position, &mut processing);
         if let Progress::Stalled(wait) = progress {
             stalled.wait = wait;

@@ -20,7 +20,7 @@ impl<P: Framed> ReplySink<P> for EngineCell<P> {
         let mut engine = self.0.borrow_mut();
         let Some(client) = engine.client(conn) else { return };
         let state = &mut client.state;
-        state.ledger.answer(seq, bytes, done.is_some(), state.outbox.buffer());
+        state.put(seq, bytes, done.is_some());
         if let Some((slip, outcome, micros)) = done {
             let done = [Done { ticket: Ticket { conn, seq }, op: slip.op, outcome, micros }];
             let (listener, peer) = (Rc::clone(&state.listener), state.peer.clone());
@@ -145,7 +145,7 @@ impl<P: Framed> Engine<P> {
         let is_whole = !open && parts_open.is_none() && !is_quiet && local.is_empty();
         let ends = (heads.first().map(P::reply_span), heads.last().map(P::reply_span));
         match ends {
-            (Some(from), Some(to)) if is_whole && state.ledger.is_next(first) => {
+            (Some(from), Some(to)) if is_whole && state.muted.is_empty() && state.ledger.is_next(first) => {
                 state.outbox.extend(wire.get(from.start()..to.end()).unwrap_or_default());
                 state.ledger.advance(complete as u32);
             }
@@ -169,7 +169,7 @@ impl<P: Framed> Engine<P> {
         let shown = show_answer(&listener, bytes, &done, &mut local, &cx);
         let bytes = if shown { local.as_slice() } else { bytes };
         let state = &mut client.state;
-        state.ledger.answer(ticket.seq, bytes, true, state.outbox.buffer());
+        state.put(ticket.seq, bytes, true);
         self.dirty(ticket.conn);
     }
 
@@ -241,10 +241,10 @@ impl<P: Framed> State<P> {
             let seq = first.wrapping_add(index as u32);
             if slip.replies == ReplyCount::Maybe && !is_silent {
                 let start = P::reply_start(slip.op);
-                self.ledger.answer(seq, start, false, self.outbox.buffer());
+                self.put(seq, start, false);
                 bytes = bytes.get(start.len()..).unwrap_or_default();
             }
-            self.ledger.answer(seq, bytes, is_last && !goes_on, self.outbox.buffer());
+            self.put(seq, bytes, is_last && !goes_on);
             index += usize::from(is_last);
         }
     }

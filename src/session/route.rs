@@ -7,10 +7,13 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use mecha_clusters::{ReplySink, SubmitCx, Submitted, Wish};
-use mecha_core::{Affinity, Asked, Batch, Call, Cx, Done, Framed, Outcome, Refusal, Session, Verdict};
+use mecha_core::{
+    Affinity, Asked, Batch, Call, Cx, Done, Framed, Outcome, Refusal, ReplyCount, Session, Verdict,
+};
 use mecha_telemetry::CloseReason;
 
 use super::connection::{OUTPUT_HIGH, OpenRequest, Position, Route, State, Wait};
+use crate::mesh::Mesh;
 
 /// How far a batch got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,7 @@ pub(super) enum Progress {
 /// What processing needs from the engine.
 pub(super) struct Processing<'a, P: Framed> {
     pub(super) sink: &'a Rc<dyn ReplySink<P>>,
+    pub(super) mesh: &'a Mesh,
     pub(super) now_micros: u64,
     /// Ends of calls answered here; reused.
     pub(super) done: &'a mut Vec<Done>,
@@ -159,6 +163,9 @@ impl<P: Framed> State<P> {
         if self.ledger.in_flight() >= self.listener.limits.max_in_flight || self.unread() >= OUTPUT_HIGH {
             return Err(Wait::Room);
         }
+        if call.affinity == Affinity::Errand {
+            return self.run_errand(batch, at, call, cx);
+        }
         if !matches!(self.route, Route::Shared) {
             return self.forward_pinned(batch, at, call, cx);
         }
@@ -176,6 +183,8 @@ impl<P: Framed> State<P> {
                 batch.session.on_seen_to(call);
                 self.submit(batch, at..at + 1, cx)
             }
+            // Seen to above.
+            Affinity::Errand => Ok(at),
             Affinity::Barrier if !is_drained => Err(Wait::Drained),
             Affinity::Barrier => {
                 self.is_barred = true;
@@ -293,8 +302,15 @@ impl<P: Framed> State<P> {
         if let Err(why) = self.listener.upstream.fits(connection, batch, at) {
             return Ok(misfit(batch, at, why));
         }
+        // Once a call that waits, or whose replies are not counted, is under way, the server can be asked no more.
+        let waits = matches!(call.affinity, Affinity::Once | Affinity::Waits);
+        let is_new_raw = call.affinity == Affinity::Raw && !*is_raw;
+        let may_ask = waits || is_new_raw && !batch.session.is_noted();
+        let whoami = if may_ask { P::whoami(call.op) } else { &[] };
         // Once replies are not counted, those in flight must have left.
-        let goes_alone = call.affinity == Affinity::Attempt || call.affinity == Affinity::Raw && !*is_raw;
+        let goes_alone = call.affinity == Affinity::Attempt
+            || is_new_raw
+            || !whoami.is_empty() && connection.whoami().is_empty();
         if goes_alone && self.ledger.in_flight() > 0 {
             return Err(Wait::Drained);
         }
@@ -307,6 +323,10 @@ impl<P: Framed> State<P> {
             return Ok(at);
         }
         let taker = self.listener.upstream.taker(connection).unwrap_or_else(|| Rc::clone(cx.sink));
+        if !whoami.is_empty() {
+            connection.identify(whoami);
+            self.blocked = waits.then_some(call.ticket.seq);
+        }
         match call.affinity {
             Affinity::Attempt => self.is_barred = true,
             Affinity::Once | Affinity::Release => *is_releasing = true,
@@ -333,7 +353,7 @@ impl<P: Framed> State<P> {
                 connection.commit();
             }
             connection.submit(batch, at..at + 1, &taker, cx.now_micros);
-            self.ledger.take(1);
+            self.take(batch, at..at + 1);
         }
         Ok(at + 1)
     }
@@ -364,7 +384,7 @@ impl<P: Framed> State<P> {
         let upstream = Rc::clone(&self.listener.upstream);
         match upstream.submit(batch, range, submit_cx) {
             Submitted::Pending(count) => {
-                self.ledger.take(count as u32);
+                self.take(batch, start..start + count);
                 if upstream.is_timed_by_session() {
                     self.forget_answered();
                     self.batches.push_back((self.ledger.next(), cx.now_micros));
@@ -424,7 +444,36 @@ impl<P: Framed> State<P> {
         self.answer_here(call, &error, Outcome::Refused(why), cx);
     }
 
-    fn answer_here(&mut self, call: &Call, bytes: &[u8], outcome: Outcome, cx: &mut Processing<'_, P>) {
+    /// Calls are under way.
+    fn take(&mut self, batch: &Batch<'_, P>, range: Range<usize>) {
+        self.ledger.take(range.len() as u32);
+        if batch.session.is_deaf() {
+            let calls = batch.calls.get(range).unwrap_or_default();
+            let muted = calls.iter().filter(|call| call.replies == ReplyCount::None);
+            self.muted.extend(muted.map(|call| call.ticket.seq));
+        }
+    }
+
+    /// Adds bytes to an answer, as [`super::Ledger::answer`] does, unless the client wants none.
+    pub(super) fn put(&mut self, seq: u32, bytes: &[u8], is_done: bool) {
+        let mut bytes = bytes;
+        if let Some(at) = self.muted.iter().position(|muted| *muted == seq) {
+            bytes = &[];
+            if is_done {
+                self.muted.remove(at);
+            }
+        }
+        self.ledger.answer(seq, bytes, is_done, self.outbox.buffer());
+    }
+
+    pub(super) fn answer_here(
+        &mut self,
+        call: &Call,
+        bytes: &[u8],
+        outcome: Outcome,
+        cx: &mut Processing<'_, P>,
+    ) {
+        let bytes = if call.replies == ReplyCount::None { &[] } else { bytes };
         self.ledger.take(1);
         self.ledger.answer(call.ticket.seq, bytes, true, self.outbox.buffer());
         cx.done.push(Done { ticket: call.ticket, op: call.op, outcome, micros: 0 });
@@ -433,12 +482,12 @@ impl<P: Framed> State<P> {
     /// Appends the refusal of a call that was sent.
     pub(super) fn fail(&mut self, seq: u32, asked: Asked, why: Refusal) {
         let error = refusal::<P>(asked, why);
-        self.ledger.answer(seq, &error, true, self.outbox.buffer());
+        self.put(seq, &error, true);
     }
 }
 
 /// Call `at` may not go where its client's calls go now. The loop in `process` meets it again.
-fn misfit<P: Framed>(batch: &mut Batch<'_, P>, at: usize, why: Refusal) -> usize {
+pub(super) fn misfit<P: Framed>(batch: &mut Batch<'_, P>, at: usize, why: Refusal) -> usize {
     if let Some(call) = batch.calls.get_mut(at) {
         call.verdict = Verdict::Refuse(why);
     }
@@ -446,7 +495,7 @@ fn misfit<P: Framed>(batch: &mut Batch<'_, P>, at: usize, why: Refusal) -> usize
 }
 
 /// The native error.
-fn refusal<P: Framed>(asked: Asked, why: Refusal) -> Vec<u8> {
+pub(super) fn refusal<P: Framed>(asked: Asked, why: Refusal) -> Vec<u8> {
     let mut error = Vec::new();
     P::refuse(asked, why, &mut error);
     error

@@ -17,6 +17,8 @@ pub enum CloseReason {
     Drained,
     /// Silent for longer than allowed.
     Idle,
+    /// Another client has asked for it.
+    Killed,
     /// The client's user is gone, or may not do any more what the client does.
     LoggedOut,
     /// The client broke the protocol.
@@ -37,11 +39,12 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of their discriminants.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Bug,
         Self::ClientLeft,
         Self::Drained,
         Self::Idle,
+        Self::Killed,
         Self::LoggedOut,
         Self::Protocol,
         Self::Quit,
@@ -59,6 +62,7 @@ impl CloseReason {
             Self::ClientLeft => "client_left",
             Self::Drained => "drained",
             Self::Idle => "idle",
+            Self::Killed => "killed",
             Self::LoggedOut => "logged_out",
             Self::Protocol => "protocol",
             Self::Quit => "quit",

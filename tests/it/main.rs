@@ -5,6 +5,7 @@ mod amplification;
 mod announce;
 mod breaker;
 mod cli;
+mod clients;
 mod config;
 mod contention;
 mod differential;

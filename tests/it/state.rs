@@ -610,6 +610,7 @@ fn subscriptions_and_tracking_work_in_version_3() {
         // Redirected to a second connection, as clients of version 2 must do it.
         let (mut listening, mut plain) = (Client::new(port), Client::new(port));
         let id = listening.call("CLIENT ID").trim_start_matches(':').trim_end().to_string();
+        assert_eq!(listening.call("SELECT 1"), "+OK\r\n");
         assert!(listening.call("SUBSCRIBE __redis__:invalidate").starts_with('*'));
         assert_eq!(plain.call(&format!("CLIENT TRACKING ON REDIRECT {id}")), "+OK\r\n");
         assert_eq!(plain.call("GET k"), "$1\r\nw\r\n");

@@ -403,6 +403,14 @@ impl<P: Framed> Upstream<P> for Cluster<P> {
         matches!(self.members().router, Router::Slots(_)) || self.is_sharded()
     }
 
+    fn beside(&self, connection: &Connection<P>) -> Option<Rc<Connection<P>>> {
+        let members = self.members();
+        let is_same = |server: &&Rc<Server<P>>| std::ptr::eq(&*server.endpoint, &*connection.endpoint);
+        let server = members.servers.iter().flatten().find(is_same)?;
+        // It does not count against the clients' own: whoever is blocked may hold the last of those.
+        Some(self.open_pin(server, 0))
+    }
+
     fn unpin(&self, connection: Rc<Connection<P>>, clean: bool) {
         self.pins.set(self.pins.get().saturating_sub(1));
         self.blueprint.metrics.pin_closed();

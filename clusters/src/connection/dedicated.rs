@@ -120,6 +120,7 @@ impl<P: Framed> Connection<P> {
         is_ask: bool,
     ) -> bool {
         from.begin_move();
+        self.identify(from.whoami());
         let mut tenancy = from.inner.borrow().tenancy.clone();
         (tenancy.is_moving, tenancy.is_spoiled) = (false, false);
         let (bytes, replies) = &tenancy.preamble;

@@ -123,7 +123,9 @@ impl<P: Framed> Connection<P> {
             return Some(at + 1);
         }
         if inner.swallow > 0 && P::matched(first) != Matched::Push {
-            inner.swallow -= u32::from(P::matched(first) == Matched::Last);
+            if P::matched(first) == Matched::Last {
+                inner.swallowed(P::reply_span(first).of(wire, &[]));
+            }
             inner.tenancy.is_spoiled |= P::outcome(first) != Outcome::Ok
                 && self.follower.is_some()
                 && P::redirect(first, wire).is_some();

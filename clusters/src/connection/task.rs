@@ -302,6 +302,7 @@ impl<P: Framed> Connection<P> {
             inner.outbox.clear();
             inner.greeting.clear();
             (inner.swallow, inner.unwelcomed, inner.denied) = (0, 0, None);
+            inner.asides = super::aside::Asides::default();
             inner.kept = super::kept::Kept::default();
             (
                 unsent,

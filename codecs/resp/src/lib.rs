@@ -241,6 +241,33 @@ impl Framed for Resp {
         1
     }
 
+    fn permission(op: OpId, frame: &[u8]) -> Vec<u8> {
+        session::permission(op, frame)
+    }
+
+    fn is_denial(reply: &[u8]) -> bool {
+        [b"-NOPERM".as_slice(), b"-NOAUTH", b"-ERR No such user"].iter().any(|start| reply.starts_with(start))
+    }
+
+    fn whoami(op: OpId) -> &'static [u8] {
+        let is_awaited = op_info(op).has(flag::BLOCKING);
+        if is_awaited || matches!(op, op::PSUBSCRIBE | op::SSUBSCRIBE | op::SUBSCRIBE) {
+            b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n"
+        } else {
+            &[]
+        }
+    }
+
+    fn number(reply: &[u8]) -> Option<u64> {
+        let digits = reply.strip_prefix(b":")?.strip_suffix(b"\r\n")?;
+        u64::try_from(args::decimal(digits)?).ok()
+    }
+
+    fn unblock(id: u64, with_error: bool, out: &mut Vec<u8>) {
+        let (id, how) = (id.to_string(), if with_error { "ERROR" } else { "TIMEOUT" });
+        write_request(["CLIENT", "UNBLOCK", &id, how].into_iter().map(str::as_bytes), out);
+    }
+
     fn deferral(op: OpId) -> Option<&'static [u8]> {
         (op == ops::op::MULTI).then_some(b"+OK\r\n")
     }

@@ -12,29 +12,31 @@
 //! | `SCRIPT KILL`, `FUNCTION KILL`, `SHUTDOWN`: a busy connection would not read them | dedicated for that call |
 //! | `AUTH`, `HELLO` with `AUTH` | dedicated to the end, if the server accepts it |
 //! | `CLIENT TRACKING`, `NO-EVICT`, `NO-TOUCH`, `READONLY`, `ASKING` | dedicated to the end |
-//! | `CLIENT ID`, `CLIENT INFO`: what they tell must be, and stay, true | dedicated to the end |
-//! | `SUBSCRIBE` and its like, `MONITOR`, `CLIENT REPLY`, `SYNC`, `PSYNC`, `REPLCONF`, `SCRIPT DEBUG` | dedicated to the end, replies not counted |
+//! | `CLIENT LIST`, `INFO`, `KILL`, `UNBLOCK` | none: they are about mecha's clients (the module `clients`) |
+//! | `SUBSCRIBE` and its like, `MONITOR`, `SYNC`, `PSYNC`, `REPLCONF`, `SCRIPT DEBUG` | dedicated to the end, replies not counted |
 //! | `HELLO 2`, `HELLO 3` | shared, one kind for each version |
 //! | `WAIT`, `WAITAOF` | dedicated for the call, behind a `PING`: they wait for what was written before that |
 //!
 //! `QUIT`, `RESET`, `SELECT 0`, `UNSUBSCRIBE`, `CLIENT SETNAME`, `GETNAME` and `SETINFO` of a client without such state
-//! are answered here. The name is told to a dedicated connection before the client's first command there, unless it is
+//! are answered here; `CLIENT ID` always, and `CLIENT REPLY` where replies are counted. The name is told to a dedicated connection before the client's first command there, unless it is
 //! for one call, and taken back before the next client gets it. With the wrong number of arguments, nothing changes any
 //! state, and the server says so.
 //!
 //! A state is changed when its command is about to be sent, and changed back if the command is refused on its way
 //! ([`mecha_core::Session::on_refused`]). A refusal inside a transaction makes its `EXEC` fail, as the server does it.
 
+mod clients;
 mod identity;
 mod look;
 mod transaction;
 mod unsubscribed;
 
-use mecha_core::{Affinity, Batch, Call, Looked, OpId, Outcome};
+use mecha_core::{Affinity, Batch, Call, ClientFacts, ClientKind, Errand, Found, Looked, OpId, Outcome};
 
 use crate::ops::{flag, op, op_info};
 use crate::reply::Writer;
 use crate::{Resp, args};
+pub(crate) use clients::permission;
 use identity::Greeting;
 use look::{Seen, Step, is_fence};
 pub use look::{normalise, replace};
@@ -56,6 +58,21 @@ pub struct Session {
     pub db: u32,
     /// The database that mecha, and not a server, gives a meaning to.
     chosen: u32,
+    /// mecha's number of the client.
+    id: u64,
+    /// What the client wants to hear.
+    hears: Hearing,
+    /// It has wanted less than everything at some time.
+    was_deaf: bool,
+    /// The user of the last login that the server has accepted, and of the one under way.
+    login: Option<Box<str>>,
+    next_login: Option<Box<str>>,
+    /// Commands since `MULTI`.
+    queued: u32,
+    /// It has subscribed to something.
+    is_subscriber: bool,
+    /// It watches the server's commands.
+    is_monitor: bool,
     /// The client has given credentials.
     pub authenticated: bool,
     /// Between `MULTI` and its end.
@@ -98,6 +115,17 @@ struct Before {
     raw: bool,
 }
 
+/// As `CLIENT REPLY` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hearing {
+    /// Every reply.
+    Everything,
+    /// No reply.
+    Nothing,
+    /// Every reply but the next.
+    Then,
+}
+
 impl Default for Session {
     fn default() -> Self {
         Self {
@@ -107,6 +135,14 @@ impl Default for Session {
             lib_version: Vec::new(),
             db: 0,
             chosen: 0,
+            id: 0,
+            hears: Hearing::Everything,
+            was_deaf: false,
+            login: None,
+            next_login: None,
+            queued: 0,
+            is_subscriber: false,
+            is_monitor: false,
             authenticated: false,
             multi: false,
             watching: false,
@@ -129,6 +165,11 @@ impl Session {
     /// Whether replies are not counted any more, so that nothing may be answered in the server's place.
     pub fn is_uncounted(&self) -> bool {
         self.raw
+    }
+
+    /// The state of the same client as it was when it came.
+    pub fn fresh(&self) -> Self {
+        Self { id: self.id, ..Self::default() }
     }
 
     /// Whether the client has, or is about to have, a dedicated connection.
@@ -171,6 +212,7 @@ impl Session {
             return self.plain(seen);
         }
         let is_pinned = self.is_pinned();
+        self.queued += u32::from(self.multi);
         let mut writer = Writer::new(out, self.proto);
         match seen.op {
             OpId::UNKNOWN if is_http(seen) => Step::Quit,
@@ -179,14 +221,32 @@ impl Session {
                 Step::Quit
             }
             op::RESET => self.reset(out),
-            op::SUBSCRIBE | op::PSUBSCRIBE | op::SSUBSCRIBE | op::MONITOR | op::SCRIPT_DEBUG => self.let_go(),
+            op::SUBSCRIBE | op::PSUBSCRIBE | op::SSUBSCRIBE | op::MONITOR | op::SCRIPT_DEBUG => {
+                self.is_monitor |= seen.op == op::MONITOR;
+                self.is_subscriber |= !matches!(seen.op, op::MONITOR | op::SCRIPT_DEBUG);
+                self.let_go()
+            }
             op::PSYNC | op::REPLCONF | op::SYNC => {
                 self.is_replica = true;
                 self.let_go()
             }
-            // It promises nothing for later.
-            op::CLIENT_REPLY if seen.says(2, "ON") => self.plain(seen),
-            op::CLIENT_REPLY => self.let_go(),
+            op::CLIENT_REPLY if self.multi => self.let_go(),
+            op::CLIENT_REPLY => self.reply(seen, writer),
+            op::CLIENT_ID if !self.multi => {
+                writer.int(self.id as i64);
+                Step::Answered
+            }
+            op::CLIENT_INFO | op::CLIENT_KILL | op::CLIENT_LIST | op::CLIENT_UNBLOCK
+                if !self.multi && !seen.is_open =>
+            {
+                self.about_clients(seen, writer)
+            }
+            op::CLIENT_TRACKING
+                if !self.multi && !seen.is_open && clients::redirection(seen.frame).is_some() =>
+            {
+                self.held = true;
+                Step::Go(Affinity::Errand)
+            }
             op::UNSUBSCRIBE | op::PUNSUBSCRIBE | op::SUNSUBSCRIBE
                 if self.held || self.multi || seen.is_open =>
             {
@@ -201,18 +261,24 @@ impl Session {
             {
                 self.plain(seen)
             }
-            op::AUTH if !self.multi && !self.held => self.attempt(),
+            op::AUTH if !self.multi => {
+                let user = if seen.argc > 2 { seen.word(1) } else { b"default" };
+                self.next_login = Some(String::from_utf8_lossy(user).into());
+                self.attempt()
+            }
             op::AUTH
             | op::ASKING
             | op::CLIENT_CAPA
-            | op::CLIENT_ID
             | op::CLIENT_IMPORT_SOURCE
-            | op::CLIENT_INFO
             | op::CLIENT_NO_EVICT
             | op::CLIENT_NO_TOUCH
             | op::CLIENT_TRACKING
             | op::READONLY
             | op::READWRITE => self.hold(),
+            op::CLIENT_SETNAME | op::CLIENT_SETINFO if self.held && !self.multi && !seen.is_open => {
+                self.rename(seen);
+                self.plain(seen)
+            }
             // Nobody knows whether a queued one will run.
             op::SELECT | op::HELLO | op::CLIENT_SETNAME | op::CLIENT_SETINFO if self.multi || self.held => {
                 self.hold()
@@ -240,13 +306,13 @@ impl Session {
     fn reset(&mut self, out: &mut Vec<u8>) -> Step {
         if !self.is_pinned() {
             Writer::new(out, 2).simple("RESET");
-            *self = Self { before: self.before, ..Self::default() };
+            *self = Self { before: self.before, ..self.fresh() };
             return Step::Answered;
         }
         // The server makes the dedicated connection like new. One that was opened for version 3 is not that any more,
         // and what a held one may keep is not for us to know.
         let is_like_new = !self.held && self.proto == 2;
-        *self = Self { held: !is_like_new, before: self.before, ..Self::default() };
+        *self = Self { held: !is_like_new, before: self.before, ..self.fresh() };
         Step::Go(if is_like_new { Affinity::Release } else { Affinity::Pin })
     }
 
@@ -271,6 +337,35 @@ impl Session {
         }
     }
 
+    fn reply(&mut self, seen: &Seen<'_>, mut writer: Writer<'_>) -> Step {
+        self.hears = match self.hears {
+            _ if seen.says(2, "ON") => {
+                writer.ok();
+                Hearing::Everything
+            }
+            _ if seen.says(2, "OFF") => Hearing::Nothing,
+            Hearing::Everything | Hearing::Then if seen.says(2, "SKIP") => Hearing::Then,
+            Hearing::Nothing if seen.says(2, "SKIP") => Hearing::Nothing,
+            _ => return self.plain(seen),
+        };
+        self.was_deaf |= self.hears != Hearing::Everything;
+        Step::Answered
+    }
+
+    /// Whether the client wants no reply to this command.
+    fn is_deaf_to(&mut self, op: OpId) -> bool {
+        match self.hears {
+            Hearing::Everything => false,
+            // What it says about replies itself is for the step to decide.
+            _ if op == op::CLIENT_REPLY && !self.multi && !self.raw => false,
+            Hearing::Nothing => true,
+            Hearing::Then => {
+                self.hears = Hearing::Everything;
+                true
+            }
+        }
+    }
+
     fn restore(&mut self, before: Before) {
         let Before { proto, db, multi, watching, held, raw } = before;
         (self.proto, self.db, self.multi, self.watching) = (proto, db, multi, watching);
@@ -286,6 +381,57 @@ impl Session {
 impl mecha_core::Session<Resp> for Session {
     fn on_requests(batch: &mut Batch<'_, Resp>, from: usize) -> Looked {
         look::look(batch, from)
+    }
+
+    fn on_open(&mut self, id: u64) {
+        self.id = id;
+    }
+
+    fn is_noted(&self) -> bool {
+        self.multi
+    }
+
+    fn is_deaf(&self) -> bool {
+        self.was_deaf
+    }
+
+    fn errand(&self, op: OpId, frame: &[u8]) -> Option<Result<Errand, Vec<u8>>> {
+        if self.multi || self.raw || !op_info(op).accepts(args(frame).count()) {
+            return None;
+        }
+        Some(clients::parse(op, frame, self.id).map_err(|words| {
+            let mut answer = Vec::new();
+            Writer::new(&mut answer, self.proto).error(&words);
+            answer
+        }))
+    }
+
+    fn report(&self, frame: &[u8], errand: &Errand, found: &Found, out: &mut Vec<u8>) {
+        self.tell(frame, errand, found, out);
+    }
+
+    fn on_located(batch: &mut Batch<'_, Resp>, at: usize, located: Option<u64>) {
+        let frame = batch.frame(at).to_vec();
+        look::rewrite(batch, at, |out| clients::redirected(&frame, located, out));
+        if let Some(call) = batch.calls.get_mut(at) {
+            call.affinity = Affinity::Pin;
+        }
+    }
+
+    fn describe(&self, facts: &ClientFacts<'_>, out: &mut Vec<u8>) {
+        self.line(facts, out);
+    }
+
+    fn kind(&self) -> ClientKind {
+        match (self.is_replica, self.is_subscriber) {
+            (true, _) => ClientKind::Replica,
+            (_, true) => ClientKind::PubSub,
+            _ => ClientKind::Normal,
+        }
+    }
+
+    fn shown_user(&self) -> &str {
+        self.user().or(self.login.as_deref()).unwrap_or("default")
     }
 
     fn on_refused(&mut self, call: &Call) -> bool {
@@ -309,6 +455,9 @@ impl mecha_core::Session<Resp> for Session {
 
     fn on_barrier_done(&mut self, op: OpId, outcome: Outcome) -> bool {
         let greeting = self.greeting.take().filter(|_| op == op::HELLO);
+        if let Some(user) = self.next_login.take().filter(|_| outcome == Outcome::Ok) {
+            self.login = Some(user);
+        }
         match (outcome, greeting) {
             (Outcome::Ok, Some(greeting)) => {
                 self.name = greeting.name.unwrap_or(std::mem::take(&mut self.name))
@@ -371,7 +520,7 @@ impl mecha_core::Session<Resp> for Session {
     }
 
     fn concerns(&self, call: &Call) -> bool {
-        call.affinity != Affinity::Shared || self.is_pinned()
+        call.affinity != Affinity::Shared || self.is_pinned() || self.hears != Hearing::Everything
     }
 }
 

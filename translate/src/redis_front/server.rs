@@ -48,7 +48,7 @@ pub(super) fn plan(
         }
         op::RESET => {
             writer.simple("RESET");
-            *session = Session::default();
+            *session = session.fresh();
         }
         op::SELECT => match database(arg(1)) {
             Ok(()) => writer.ok(),

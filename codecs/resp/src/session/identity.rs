@@ -5,8 +5,8 @@
 
 use mecha_core::Affinity;
 
-use super::Session;
 use super::look::{Seen, Step};
+use super::{Hearing, Session};
 use crate::ops::op;
 use crate::reply::Writer;
 use crate::{args, write_request};
@@ -49,6 +49,20 @@ impl Session {
         let version: &[u8] = if version == 3 { b"3" } else { b"2" };
         write_request([b"HELLO".as_slice(), version].into_iter(), out);
         Step::Rewritten(Affinity::Barrier)
+    }
+
+    /// Notes what the server is told as well.
+    pub(super) fn rename(&mut self, seen: &Seen<'_>) {
+        let slot = match seen.op {
+            op::CLIENT_SETNAME => &mut self.name,
+            _ if seen.says(2, "lib-name") => &mut self.lib_name,
+            _ if seen.says(2, "lib-ver") => &mut self.lib_version,
+            _ => return,
+        };
+        let value = seen.word(if seen.op == op::CLIENT_SETNAME { 2 } else { 3 });
+        if is_clean(value) {
+            *slot = value.to_vec();
+        }
     }
 
     /// Client commands that concern mecha's own connection.
@@ -96,6 +110,11 @@ impl Session {
             return 0;
         }
         let mut count = 0;
+        if self.raw && self.hears == Hearing::Nothing {
+            // From here on the server keeps its replies to itself.
+            write_request([b"CLIENT".as_slice(), b"REPLY", b"OFF"].into_iter(), out);
+            return 0;
+        }
         let mut write = |words: &[&[u8]]| {
             write_request(words.iter().copied(), out);
             count += 1;

@@ -1,6 +1,6 @@
 //! How a session looks at a batch: call by call, each seen as its words, up to the first one that changes a state.
 
-use mecha_core::{Affinity, Batch, Looked, OpId, Span, Verdict};
+use mecha_core::{Affinity, Batch, Looked, OpId, ReplyCount, Span, Verdict};
 
 use crate::ops::{self, flag, op_info};
 use crate::{Resp, args, inline_to_array};
@@ -62,10 +62,14 @@ pub(super) fn look(batch: &mut Batch<'_, Resp>, from: usize) -> Looked {
         if is_fence {
             batch.session.note_before();
         }
+        let is_deaf = batch.session.is_deaf_to(call.op);
         let start = batch.local.len();
         let step = batch.session.step(&seen, batch.local);
         let written = Span::local(start, batch.local.len() - start);
         let Some(call) = batch.calls.get_mut(index) else { break };
+        if is_deaf {
+            call.replies = ReplyCount::None;
+        }
         match step {
             Step::Answered => call.verdict = Verdict::Answered(written),
             Step::Go(affinity) => call.affinity = affinity,
@@ -99,6 +103,14 @@ pub fn replace(batch: &mut Batch<'_, Resp>, index: usize, written: Span) {
         call.span = written;
         *head = fresh;
     }
+}
+
+/// Puts the frame that `write` appends in the place of request `index`.
+pub(super) fn rewrite(batch: &mut Batch<'_, Resp>, index: usize, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = batch.local.len();
+    write(batch.local);
+    let written = Span::local(start, batch.local.len() - start);
+    replace(batch, index, written);
 }
 
 /// Turns an inline command into an array, so that everything behind sees one form only.

@@ -128,11 +128,47 @@ fn the_wrong_number_of_arguments_changes_nothing() {
 
 #[test]
 fn commands_whose_replies_cannot_be_counted_are_kept_apart() {
-    for line in ["REPLCONF ACK 1", "CLIENT REPLY SKIP", "SCRIPT DEBUG YES"] {
+    for line in ["REPLCONF ACK 1", "SCRIPT DEBUG YES"] {
         assert_eq!(show(&mut Session::default(), &[line, "GET a", "QUIT"]), ["Raw", "Shared", "Shared"]);
     }
     check(&["MULTI", "UNSUBSCRIBE a b"], &["Pin", "Raw"]);
-    check(&["CLIENT REPLY ON"], &["Shared"]);
+    check(&["MULTI", "CLIENT REPLY OFF"], &["Pin", "Raw"]);
+}
+
+#[test]
+fn replies_that_nobody_wants_need_no_connection_of_their_own() {
+    check(
+        &[
+            "CLIENT REPLY OFF",
+            "GET a",
+            "CLIENT ID",
+            "CLIENT REPLY ON",
+            "CLIENT REPLY SKIP",
+            "CLIENT ID",
+            "GET a",
+        ],
+        &["", "Shared", ":0\r\n", "+OK\r\n", "", ":0\r\n", "Shared"],
+    );
+    check(&["CLIENT REPLY NOSUCH"], &["Shared"]);
+}
+
+#[test]
+fn what_concerns_all_clients_is_an_errand() {
+    check(
+        &[
+            "CLIENT LIST",
+            "CLIENT INFO",
+            "CLIENT KILL ID 7",
+            "CLIENT UNBLOCK 7",
+            "CLIENT TRACKING ON REDIRECT 7",
+        ],
+        &["Errand", "Errand", "Errand", "Errand", "Errand"],
+    );
+    check(
+        &["CLIENT LIST ID x", "CLIENT LIST x y z"],
+        &["-ERR Invalid client ID\r\n", "-ERR syntax error\r\n"],
+    );
+    check(&["MULTI", "CLIENT LIST", "CLIENT ID"], &["Pin", "Shared", "Shared"]);
 }
 
 #[test]

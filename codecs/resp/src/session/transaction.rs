@@ -46,7 +46,7 @@ impl Session {
     pub(super) fn transaction(&mut self, seen: &Seen<'_>) -> Step {
         match (seen.op, self.multi) {
             (op::MULTI, false) => {
-                (self.multi, self.doomed) = (true, false);
+                (self.multi, self.doomed, self.queued) = (true, false, 0);
                 Step::Go(Affinity::Pin)
             }
             (op::EXEC, true) if self.doomed => {

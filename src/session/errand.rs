@@ -1,0 +1,308 @@
+//! Errands of clients ([`mecha_core::Errand`]): sent out for one client, carried out on others.
+//!
+//! The client that asks is stalled until every worker has answered. Those it asks about are looked at a few at a time, so
+//! that a list of ten thousand clients delays nobody's batch by more than a moment.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mecha_clusters::{Connection, Upstream, Wish};
+use mecha_core::{
+    Act, Affinity, Asked, Batch, Call, ClientFacts, Errand, Found, Framed, Outcome, Refusal, Session,
+};
+use mecha_telemetry::CloseReason;
+use tokio::sync::oneshot;
+
+use super::connection::{Client, Route, State, Wait};
+use super::engine::{Engine, EngineCell};
+use super::route::{Processing, misfit, refusal};
+use crate::mesh::Order;
+
+/// Clients that are looked at between two turns of others.
+const AT_ONCE: usize = 256;
+/// How long a server may take to end a blocking call.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// An errand under way, and where its result will be.
+pub(super) struct UnderWay {
+    errand: Errand,
+    found: Rc<RefCell<Option<Found>>>,
+}
+
+impl UnderWay {
+    pub(super) fn is_done(&self) -> bool {
+        self.found.borrow().is_some()
+    }
+}
+
+/// A question to a server, for its sense of who may do what.
+struct Probe<P: Framed> {
+    request: Vec<u8>,
+    connection: Rc<Connection<P>>,
+    /// Who gets the connection back, if it is not the client's.
+    lender: Option<Rc<dyn Upstream<P>>>,
+}
+
+impl<P: Framed> Probe<P> {
+    /// The words in which the server denies it, or mecha, if the server does not answer.
+    async fn denial(self) -> Option<Vec<u8>> {
+        let answer = tokio::time::timeout(PATIENCE, self.connection.ask(&self.request)).await;
+        if let Some(lender) = &self.lender {
+            lender.unpin(self.connection, matches!(answer, Ok(Ok(_))));
+        }
+        match answer {
+            Ok(Ok(words)) => P::is_denial(&words).then_some(words),
+            lost => {
+                let why = if lost.is_err() { Refusal::TimedOut } else { Refusal::UpstreamUnreachable };
+                Some(refusal::<P>(Asked::default(), why))
+            }
+        }
+    }
+}
+
+/// A client that is to be unblocked: its upstream, its connection there, and the server's number of that.
+type Blocked<P> = (Rc<dyn Upstream<P>>, Rc<Connection<P>>, u64);
+
+// === impl State: the client that asks ===
+
+impl<P: Framed> State<P> {
+    /// Sends call `at` out as an errand, or answers it when the errand is done.
+    pub(super) fn run_errand(
+        &mut self,
+        batch: &mut Batch<'_, P>,
+        at: usize,
+        call: &Call,
+        cx: &mut Processing<'_, P>,
+    ) -> Result<usize, Wait> {
+        if self.ledger.in_flight() > 0 {
+            return Err(Wait::Drained);
+        }
+        let Some(UnderWay { errand, found }) = self.errand.take() else {
+            return match batch.session.errand(call.op, batch.frame(at)) {
+                Some(Ok(errand)) => match self.probe(batch, at, call) {
+                    Ok(probe) => {
+                        self.send_out(errand, probe, cx);
+                        Err(Wait::Errand)
+                    }
+                    Err(why) => Ok(misfit(batch, at, why)),
+                },
+                Some(Err(answer)) => {
+                    self.answer_here(call, &answer, Outcome::ClientError, cx);
+                    Ok(at + 1)
+                }
+                None => {
+                    if let Some(call) = batch.calls.get_mut(at) {
+                        call.affinity = Affinity::Shared;
+                    }
+                    Ok(at)
+                }
+            };
+        };
+        let Some(result) = found.take() else {
+            self.errand = Some(UnderWay { errand, found });
+            return Err(Wait::Errand);
+        };
+        if errand.act == Act::Locate {
+            P::Session::on_located(batch, at, result.located);
+            return Ok(at);
+        }
+        let mut answer = Vec::new();
+        batch.session.report(batch.frame(at), &errand, &result, &mut answer);
+        self.answer_here(call, &answer, P::answer_outcome(&answer), cx);
+        if errand.act == Act::End && result.is_self {
+            self.close(CloseReason::Killed);
+            cx.stop_at = at + 1;
+        }
+        Ok(at + 1)
+    }
+
+    /// How the server is asked whether the client may send such a call: on the connection that it has for itself, or
+    /// on one with the rights of those that it shares. `None` where there is nothing to ask.
+    fn probe(&self, batch: &Batch<'_, P>, at: usize, call: &Call) -> Result<Option<Probe<P>>, Refusal> {
+        let upstream = Rc::clone(&self.listener.upstream);
+        let request = P::permission(call.op, batch.frame(at));
+        if request.is_empty() || upstream.is_translated() {
+            return Ok(None);
+        }
+        if let Route::Pinned { connection, .. } = &self.route {
+            return Ok(Some(Probe { request, connection: Rc::clone(connection), lender: None }));
+        }
+        let session = &*batch.session;
+        let wish = Wish {
+            op: call.op,
+            class: call.class,
+            // Wherever that leads: all servers of a cluster have the same users.
+            key: Some(&[]),
+            profile: session.profile(),
+            lane: &self.lane,
+            conn: call.ticket.conn,
+            peer: &self.peer,
+            user: session.user(),
+            database: session.database(),
+        };
+        let connection = upstream.pin(&wish)?;
+        Ok(Some(Probe { request, connection, lender: Some(upstream) }))
+    }
+
+    fn send_out(&mut self, errand: Errand, probe: Option<Probe<P>>, cx: &Processing<'_, P>) {
+        let found = Rc::new(RefCell::new(None));
+        let (result, waker, mesh) = (Rc::clone(&found), self.waker.clone(), cx.mesh.clone());
+        let order = Order { protocol: P::NAME, listener: self.listener.name.clone(), errand: errand.clone() };
+        tokio::task::spawn_local(async move {
+            let denial = match probe {
+                Some(probe) => probe.denial().await,
+                None => None,
+            };
+            let all = match denial {
+                None => mesh.run(order).await,
+                denial => Found { denial, ..Found::default() },
+            };
+            result.replace(Some(all));
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        });
+        self.errand = Some(UnderWay { errand, found });
+    }
+
+    fn facts(&self, now_micros: u64) -> ClientFacts<'_> {
+        let seconds_since = |then: u64| now_micros.saturating_sub(then) / 1_000_000;
+        ClientFacts {
+            peer: &self.peer,
+            age_secs: seconds_since(self.opened_micros),
+            idle_secs: seconds_since(self.active_micros),
+            waiting_bytes: self.stalled.as_ref().map_or(0, |stalled| stalled.wire.len()),
+            unread_bytes: self.unread(),
+            is_blocked: self.is_blocked(),
+            last: self.last_op,
+        }
+    }
+
+    /// Whether the client waits for a blocking call.
+    fn is_blocked(&self) -> bool {
+        let in_flight = self.ledger.in_flight();
+        self.blocked.is_some_and(|seq| seq.wrapping_sub(self.ledger.first()) < in_flight)
+    }
+
+    /// The client's own upstream connection, and the server's number of it.
+    fn own_connection(&self) -> Option<(&Rc<Connection<P>>, u64)> {
+        let Route::Pinned { connection, .. } = &self.route else { return None };
+        Some((connection, connection.identity()?))
+    }
+}
+
+// === impl EngineCell: the clients that are asked about ===
+
+impl<P: Framed> EngineCell<P> {
+    /// Carries an errand out on this worker's clients.
+    pub(crate) async fn carry_out(self: Rc<Self>, order: Arc<Order>, reply: oneshot::Sender<Found>) {
+        let (mut found, mut blocked, mut from) = (Found::default(), Vec::new(), 0);
+        loop {
+            let next = self.0.borrow_mut().carry_out(&order, from, &mut found, &mut blocked);
+            let Some(next) = next else { break };
+            from = next;
+            tokio::task::yield_now().await;
+        }
+        let Act::Unblock { with_error } = order.errand.act else {
+            // Nobody may be waiting any more.
+            let _ = reply.send(found);
+            return;
+        };
+        for (upstream, connection, id) in blocked {
+            if unblock(&*upstream, &connection, id, with_error).await {
+                found.count += 1;
+            }
+        }
+        let _ = reply.send(found);
+    }
+}
+
+/// Ends a blocking call at its server. Returns whether it did: the call may have been answered before.
+async fn unblock<P: Framed>(
+    upstream: &dyn Upstream<P>,
+    connection: &Connection<P>,
+    id: u64,
+    with_error: bool,
+) -> bool {
+    let Some(aside) = upstream.beside(connection) else { return false };
+    let mut request = Vec::new();
+    P::unblock(id, with_error, &mut request);
+    let answer = tokio::time::timeout(PATIENCE, aside.ask(&request)).await;
+    upstream.unpin(aside, matches!(answer, Ok(Ok(_))));
+    matches!(answer, Ok(Ok(answer)) if P::number(&answer) == Some(1))
+}
+
+// === impl Engine ===
+
+impl<P: Framed> Engine<P> {
+    /// Looks at some clients, from position `from` on. Returns where to go on, if there are more.
+    fn carry_out(
+        &mut self,
+        order: &Order,
+        from: usize,
+        found: &mut Found,
+        blocked: &mut Vec<Blocked<P>>,
+    ) -> Option<usize> {
+        let now = self.clock_micros();
+        let (clients, epochs) = self.clients_and_epochs();
+        let end = (from + AT_ONCE).min(epochs.len());
+        for index in from..end {
+            let Some(client) = clients.get_mut(index) else { continue };
+            if client.state.listener.name == order.listener && client.is_meant(&order.errand, now) {
+                client.carry_out(&order.errand, now, found, blocked);
+            }
+        }
+        (end < epochs.len()).then_some(end)
+    }
+}
+
+impl<P: Framed> Client<P> {
+    fn is_meant(&self, errand: &Errand, now_micros: u64) -> bool {
+        let whom = &errand.whom;
+        whom.admits(&self.state.facts(now_micros))
+            && whom.kind.is_none_or(|kind| kind == self.session.kind())
+            && whom.user.as_deref().is_none_or(|user| user == self.shown_user())
+    }
+
+    /// The user that mecha knows the client as, or else its server.
+    fn shown_user(&self) -> &str {
+        self.state.peer.user.as_deref().unwrap_or(self.session.shown_user())
+    }
+
+    fn carry_out(
+        &mut self,
+        errand: &Errand,
+        now_micros: u64,
+        found: &mut Found,
+        blocked: &mut Vec<Blocked<P>>,
+    ) {
+        let state = &mut self.state;
+        match errand.act {
+            Act::End => {
+                found.count += 1;
+                if state.peer.id == errand.from {
+                    // It has an answer to get first.
+                    found.is_self = true;
+                } else {
+                    state.break_off(CloseReason::Killed);
+                }
+            }
+            Act::List => {
+                found.count += 1;
+                let mut line = Vec::new();
+                self.session.describe(&state.facts(now_micros), &mut line);
+                found.lines.push((state.peer.id, line));
+            }
+            Act::Locate => found.located = state.own_connection().map(|(_, id)| id),
+            Act::Unblock { .. } if state.is_blocked() => {
+                let upstream = Rc::clone(&state.listener.upstream);
+                blocked.extend(
+                    state.own_connection().map(|(connection, id)| (upstream, Rc::clone(connection), id)),
+                );
+            }
+            Act::Unblock { .. } => {}
+        }
+    }
+}
