@@ -7,6 +7,7 @@
 mod door;
 mod framed;
 mod opaque;
+mod routed;
 mod scope;
 mod sharding;
 mod tls;
@@ -31,6 +32,7 @@ use crate::session::Places;
 pub use door::{Door, DoorPlan, EngineView};
 pub use framed::{Back, FramedEntry, ProtocolEntry, announced, embedded, kv, native, scattered};
 pub use opaque::OpaqueEntry;
+pub use routed::{Routing, routed};
 pub(crate) use scope::address_of;
 pub use scope::{EndpointRows, Environment, Scope};
 pub use tls::check_tls;
@@ -86,7 +88,8 @@ pub struct PlannedDoor {
     pub tls: Option<Arc<TlsDoor>>,
     proxy: Option<Arc<ProxyDoor>>,
     listener: ListenerSpec,
-    cluster: ClusterSpec,
+    /// All that it leads to; its own target first.
+    targets: Vec<ClusterSpec>,
 }
 
 impl Plan {
@@ -174,13 +177,15 @@ impl Plan {
         let mut doors = Vec::new();
         for listener in &snapshot.listeners {
             let Some(entry) = catalog::entry(&listener.protocol) else { continue };
-            let Some(cluster) = snapshot.clusters.get(listener.cluster) else { continue };
+            let all = listener.targets().into_iter().filter_map(|at| snapshot.clusters.get(at).cloned());
+            let targets: Vec<_> = all.collect();
+            let Some(cluster) = targets.first() else { continue };
             let old = previous.and_then(|plan| plan.door_named(&listener.name));
-            if let Some(old) = old.filter(|old| old.is_for(listener, cluster)) {
+            if let Some(old) = old.filter(|old| old.is_for(listener, &targets)) {
                 doors.push(old.clone());
                 continue;
             }
-            let old = old.filter(|old| is_same_target(&old.cluster, cluster));
+            let old = old.filter(|old| old.targets.first().is_some_and(|old| is_same_target(old, cluster)));
             match entry.plan(listener, &snapshot, &shared, old.map(|old| &*old.plan)) {
                 Ok(plan) => {
                     let hint = plan.needs_tls();
@@ -190,11 +195,11 @@ impl Plan {
                         errors.extend(more);
                         None
                     });
-                    let (tls, listener, cluster) = (tls.map(Arc::new), listener.clone(), cluster.clone());
+                    let (tls, listener) = (tls.map(Arc::new), listener.clone());
                     let id = NEXT_DOOR.fetch_add(1, Ordering::Relaxed);
                     let proxy =
                         listener.proxy_protocol.then(|| Arc::new(proxy_door(&listener, &shared.registry)));
-                    doors.push(PlannedDoor { id, plan: Arc::from(plan), tls, proxy, listener, cluster });
+                    doors.push(PlannedDoor { id, plan: Arc::from(plan), tls, proxy, listener, targets });
                 }
                 Err(more) => errors.extend(more),
             }
@@ -238,9 +243,11 @@ impl PlannedDoor {
         &self.listener
     }
 
-    fn is_for(&self, listener: &ListenerSpec, cluster: &ClusterSpec) -> bool {
-        let listener = ListenerSpec { cluster: self.listener.cluster, ..listener.clone() };
-        self.listener == listener && self.cluster.is_same_but_login(cluster)
+    fn is_for(&self, listener: &ListenerSpec, targets: &[ClusterSpec]) -> bool {
+        let is_same = |(one, other): (&ClusterSpec, &ClusterSpec)| one.is_same_but_login(other);
+        self.listener.without_targets() == listener.without_targets()
+            && self.targets.len() == targets.len()
+            && self.targets.iter().zip(targets).all(is_same)
     }
 }
 

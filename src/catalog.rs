@@ -1,13 +1,13 @@
 //! The registration list of protocols: one entry each. Nothing else in the process names them.
 
-use mecha_config::{ConfigError, FilterSpec, Known, Scheme, SchemeServers};
+use mecha_config::{ConfigError, FilterSpec, Known, KnownRoutes, Scheme, SchemeServers};
 use mecha_core::Protocol;
 use mecha_filters::{BuildCx, LogSink};
 use mecha_memcached::Memcached;
 use mecha_resp::Resp;
 use mecha_telemetry::Registry;
 
-use crate::assembly::{FramedEntry, OpaqueEntry, ProtocolEntry, announced, embedded, kv, scattered};
+use crate::assembly::{FramedEntry, OpaqueEntry, ProtocolEntry, announced, embedded, kv, routed, scattered};
 use crate::cli::{FilterHelp, Help, SupportRow};
 
 /// The back that needs no server.
@@ -22,11 +22,13 @@ pub const PROTOCOLS: &[&dyn ProtocolEntry] = &[
         filters: mecha_filters::resp::FILTERS,
         backs: &[scattered(Resp::NAME), kv::<Resp, Memcached>(), embedded()],
         announce: Some(announced::<Resp>),
+        routing: Some(routed(KnownRoutes { has_databases: true })),
     },
     &FramedEntry::<Memcached> {
         filters: mecha_filters::memcached::FILTERS,
         backs: &[scattered(Memcached::NAME), kv::<Memcached, Resp>(), embedded()],
         announce: None,
+        routing: Some(routed(KnownRoutes { has_databases: false })),
     },
     &OpaqueEntry { name: TCP },
 ];
@@ -84,6 +86,7 @@ pub fn known() -> Known<'static> {
         check_filter: &check_filter,
         check_tls: &crate::assembly::check_tls,
         check_rules: &crate::assembly::check_rules,
+        routes: &|door| entry(door)?.routes(),
         pairs: &|door, back| entry(door).is_some_and(|entry| entry.backs().contains(&back)),
     }
 }

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use mecha_config::{Known, LogFormat, LogSpec, Overrides, Snapshot, TlsFlags};
 
+pub(crate) use check::conditions;
 pub use reference::{FilterHelp, Help, SupportRow};
 
 const EXAMPLES: &str = "\

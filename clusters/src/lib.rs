@@ -23,6 +23,7 @@ mod login;
 pub mod news;
 mod reads;
 mod router;
+mod routes;
 mod runs;
 mod scatter;
 mod server;
@@ -38,7 +39,8 @@ pub use cluster::{Cluster, ClusterOptions, EjectOptions, Environment, Frame, Gut
 pub use connection::{Connection, ConnectionOptions, State};
 pub use login::{CurrentLogin, LoginSource};
 pub use reads::{ReadFrom, ReadPolicy};
-pub use scatter::{Announced, Announcement, Gathered, Plan, Rules, Scattered, Way};
+pub use routes::{Conditions, Junction, Leg, Mirror, MirrorOptions, Routed, RoutedLeg};
+pub use scatter::{Announced, Announcement, Bond, Gathered, Plan, Rules, Scattered, Way};
 pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};
 pub use streams::{Stream, StreamOptions, StreamSeat, Streams};
 pub use timers::Timers;

@@ -92,13 +92,36 @@ pub enum Itself {
     Refused,
 }
 
-/// What a protocol knows about calls that concern several shards.
+/// What a request does to what binds its client's requests to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bond {
+    /// Ends a transaction, and the watching of keys with it.
+    Ends,
+    /// Nothing.
+    None,
+    /// Begins a transaction.
+    Queues,
+    /// Brings the client back to where it began.
+    Resets,
+    /// Ends the watching of keys, outside a transaction.
+    Unwatches,
+    /// Begins the watching of keys.
+    Watches,
+}
+
+/// What a protocol knows about calls that concern several shards, or several routes. A protocol without any such calls
+/// needs none of it.
 pub trait Rules: Framed {
     /// Where `request` goes. Told by its head alone, as every request is asked about.
-    fn way(request: &Self::Request) -> Way;
+    fn way(request: &Self::Request) -> Way {
+        let _ = request;
+        Way::Keyed
+    }
 
     /// Appends the request for the keys `keys` (places in the order of all keys) of `frame`.
-    fn part(request: &Self::Request, frame: &[u8], keys: &[u32], out: &mut Vec<u8>);
+    fn part(request: &Self::Request, frame: &[u8], keys: &[u32], out: &mut Vec<u8>) {
+        let _ = (request, frame, keys, out);
+    }
 
     /// Appends the request for the shard where a scan goes on, and returns its position: `shards` are the positions of
     /// all. `None` if the request tells nothing of the kind; any shard has the right words for it.
@@ -131,7 +154,27 @@ pub trait Rules: Framed {
     }
 
     /// Appends the one reply to a client whose connections have this `profile`. `false` if the replies make no sense.
-    fn merge(gathered: &Gathered<'_>, profile: u8, out: &mut Vec<u8>) -> bool;
+    fn merge(gathered: &Gathered<'_>, profile: u8, out: &mut Vec<u8>) -> bool {
+        let _ = (gathered, profile, out);
+        false
+    }
+
+    /// The database that `request` selects; `None` if it selects none. Only where a listener gives databases a meaning.
+    fn database(request: &Self::Request, frame: &[u8]) -> Option<u32> {
+        let _ = (request, frame);
+        None
+    }
+
+    /// Appends the answer to a request that selects a database, which `is_there` or not.
+    fn selected(is_there: bool, out: &mut Vec<u8>) {
+        let _ = (is_there, out);
+    }
+
+    /// What `request` does to what binds the client's requests to each other.
+    fn bond(request: &Self::Request) -> Bond {
+        let _ = request;
+        Bond::None
+    }
 
     /// Appends the error for a call of which `failed` of `total` parts got no reply.
     fn broken(asked: Asked, why: Refusal, failed: usize, total: usize, out: &mut Vec<u8>) {

@@ -142,8 +142,6 @@ pub struct Wish<'a> {
     pub conn: ConnKey,
     /// The client.
     pub peer: &'a Peer,
-    /// Who it has said that it is: [`mecha_core::Session::user`].
-    pub user: Option<&'a str>,
     /// [`mecha_core::Session::database`].
     pub database: u32,
 }
@@ -182,9 +180,10 @@ pub trait Upstream<P: Framed> {
         let _ = (connection, batch, at, cx);
     }
 
-    /// Who takes the replies of the dedicated `connection` in the session's place, and hands them on to it.
-    fn taker(&self, connection: &Connection<P>) -> Option<Rc<dyn ReplySink<P>>> {
-        let _ = connection;
+    /// Who takes the replies of the dedicated `connection` of the client `conn` in the session's place, and hands them on
+    /// to it.
+    fn taker(&self, connection: &Connection<P>, conn: ConnKey) -> Option<Rc<dyn ReplySink<P>>> {
+        let _ = (connection, conn);
         None
     }
 

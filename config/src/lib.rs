@@ -13,6 +13,7 @@ mod options;
 mod read;
 mod reads;
 mod repair;
+mod routes;
 mod schema;
 mod sharding;
 mod target;
@@ -29,6 +30,7 @@ pub use flags::{Overrides, TlsFlags, demo_snapshot, from_flags};
 pub use options::Options;
 pub use read::load;
 pub use reads::{Place, ReadFrom, ReadsSpec};
+pub use routes::{KnownRoutes, MirrorSpec, RouteClass, RouteSpec};
 pub use schema::{FilterOption, Takes, Without, schema};
 pub use sharding::{Balance, EjectSpec, HashTag, KeyHash, Member};
 pub use target::{Scheme, SchemeServers};
@@ -86,6 +88,10 @@ pub struct ListenerSpec {
     pub address: Address,
     /// Index into [`Snapshot::clusters`].
     pub cluster: usize,
+    /// Calls that go elsewhere.
+    pub routes: Vec<RouteSpec>,
+    /// Where copies go of calls that no route takes.
+    pub mirror: Option<MirrorSpec>,
     /// What calls pass, in order.
     pub filters: Vec<FilterSpec>,
     /// Clients at one time.
@@ -264,6 +270,8 @@ pub struct Known<'a> {
     pub check_tls: &'a dyn Fn(TlsSpec<'_>) -> Vec<TlsComplaint>,
     /// What is wrong with the rules of a user.
     pub check_rules: &'a dyn Fn(&[String]) -> Vec<RuleComplaint>,
+    /// What a route of a listener of this protocol can ask for; `None`: it has no routes.
+    pub routes: &'a dyn Fn(&str) -> Option<KnownRoutes>,
     /// Whether a door of the first protocol can lead to a back of the second.
     pub pairs: &'a dyn Fn(&str, &str) -> bool,
 }

@@ -1,7 +1,7 @@
 //! From the tree to the snapshot, collecting every problem on the way.
 //!
 //! One file per thing that is read: this one the top of the file, [`cluster`] and [`listener`] one entry of their
-//! lists, [`sharding`] how a cluster spreads its keys, [`filters`] a chain, and [`fields`] the ways of reading one value.
+//! lists, [`routes`] where a listener's calls go, [`sharding`] how a cluster spreads its keys, [`filters`] a chain, and [`fields`] the ways of reading one value.
 //!
 //! # Adding a key
 //! 1. A field with its documentation in `ClusterSpec` or `ListenerSpec` (`lib.rs`), and its default beside the others in
@@ -26,6 +26,7 @@ mod fields;
 mod filters;
 mod listener;
 mod reads;
+mod routes;
 mod sharding;
 mod tls;
 mod users;

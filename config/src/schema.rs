@@ -108,6 +108,27 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
             "tls": { "type": "boolean", "description": "Whether they speak TLS (as the servers do)." },
         } },
     } });
+    let class = json!({ "enum": ["reads", "writes"], "description": "What its calls do (both)." });
+    let words = |description: &str| json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }], "description": description });
+    let numbers = json!({ "anyOf": [{ "type": "integer", "minimum": 0 }, { "type": "array", "items": { "type": "integer", "minimum": 0 } }], "description": "Databases that its clients have selected; one, or a list." });
+    let target =
+        text("A cluster's name, or a target: redis://a:6379,b:6379, memcached://a:11211, embedded://.");
+    let mirror = json!({ "type": "object", "additionalProperties": false, "required": ["to"], "description": "A cluster that gets copies of calls: docs/routes.md.", "properties": {
+        "to": target, "percent": { "type": "number", "exclusiveMinimum": 0, "maximum": 100, "description": "Share of the keys (100)." },
+        "class": class, "window": count("Unanswered copies per worker; there are no more (1024)."),
+    } });
+    let routes = json!({ "type": "array", "description": "Calls that go to other clusters: docs/routes.md.", "items": {
+        "type": "object", "additionalProperties": false, "required": ["to"], "properties": {
+            "name": text("Unique name, used in metrics (its first condition)."),
+            "prefix": words("What its keys begin with; one text, or a list. The longest wins."),
+            "class": class,
+            "db": numbers,
+            "user": words("Its clients: users, or names in their certificates; one text, or a list."),
+            "to": target,
+            "filters": filter,
+            "mirror": mirror,
+        },
+    } });
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mecha",
@@ -121,6 +142,8 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
                     "name": text("Unique name, used in metrics."),
                     "listen": text("Where clients connect: redis://127.0.0.1:6379, memcached://127.0.0.1:11211, tcp://127.0.0.1:5432, redis+unix:///path."),
                     "to": text("A cluster's name, or a target: redis://a:6379,b:6379, memcached://a:11211, tcp://a:5432, embedded://."),
+                    "routes": routes,
+                    "mirror": mirror,
                     "filters": filter,
                     "max_connections": count("Clients at one time, over all workers; others get the protocol's error (65536)."),
                     "max_in_flight": count("Unanswered calls of one client (1024)."),

@@ -350,11 +350,6 @@ pub trait Session<P: Framed>: Default {
         Self::default()
     }
 
-    /// Who the client has said, and mecha has found, that it is.
-    fn user(&self) -> Option<&str> {
-        None
-    }
-
     /// The database that the client has selected, where mecha knows databases; see [`Session::select`].
     fn database(&self) -> u32 {
         0

@@ -5,14 +5,15 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mecha_clusters::{Announced, Cluster, Rules, Scattered, Upstream};
-use mecha_config::{ClusterSpec, ConfigError, Discovery, FilterSpec, ListenerSpec, Snapshot};
+use mecha_clusters::{Announced, Cluster, ReplySink, Rules, Scattered, Upstream};
+use mecha_config::{ClusterSpec, ConfigError, Discovery, FilterSpec, KnownRoutes, ListenerSpec, Snapshot};
 use mecha_core::{Asked, Chain, Filter, Framed, Limits, Peer, Refusal};
 use mecha_filters::{BuildCx, FilterFactory, FilterKind, PolicyFactory};
 use mecha_translate::{KvBack, KvFront, Options};
 use mecha_transport::Accepted;
 use mecha_users::{Gate, Guarded};
 
+use super::routed::{RoutesPlan, Routing};
 use super::{Door, DoorPlan, Scope, Shared, take_known};
 use crate::catalog;
 use crate::session::{ClientTask, EngineCell, Listener, ListenerLimits, serve, turn_away};
@@ -34,6 +35,10 @@ pub trait ProtocolEntry: Sync {
     fn backs(&self) -> Vec<&'static str>;
     /// The typed filters.
     fn filters(&self) -> Vec<(&'static str, mecha_filters::Help)>;
+    /// What routes of its listeners can have; `None`: there are none.
+    fn routes(&self) -> Option<KnownRoutes> {
+        None
+    }
     /// What the filter `spec` has to say about its options; nothing if it is fine.
     fn check_filter(&self, spec: &mecha_config::FilterSpec, cx: &BuildCx<'_>) -> Vec<ConfigError>;
     /// Understands one listener. Filters that `previous` has with equal options are taken over with their state.
@@ -55,19 +60,21 @@ pub struct Back<P: Framed> {
     pub name: &'static str,
     /// Whether requests are translated, so that frames must be seen whole.
     pub is_translated: bool,
-    open: fn(&Opening<'_>, &mut Scope) -> Rc<dyn Upstream<P>>,
+    pub(super) open: fn(&Opening<'_, P>, &mut Scope) -> Rc<dyn Upstream<P>>,
 }
 
 /// What opening an upstream needs.
-struct Opening<'a> {
-    cluster: &'a ClusterSpec,
-    shared: &'a Shared,
+pub(super) struct Opening<'a, P: Framed> {
+    pub(super) cluster: &'a ClusterSpec,
+    pub(super) shared: &'a Shared,
     /// Whether a filter must see replies whole.
-    is_whole: bool,
+    pub(super) is_whole: bool,
+    /// Who waits for replies.
+    pub(super) clients: Rc<dyn ReplySink<P>>,
 }
 
-impl Opening<'_> {
-    fn native<P: Framed>(&self, scope: &mut Scope) -> Rc<Cluster<P>> {
+impl<P: Framed> Opening<'_, P> {
+    fn native(&self, scope: &mut Scope) -> Rc<Cluster<P>> {
         let limits = if self.is_whole { whole_frames(MAX_WHOLE_FRAME) } else { Limits::default() };
         scope.cluster::<P>(self.cluster, limits, self.shared)
     }
@@ -86,7 +93,11 @@ pub const fn scattered<P: Rules>(name: &'static str) -> Back<P> {
         is_translated: false,
         open: |opening, scope| {
             let cluster = opening.native(scope);
-            if is_sharded(opening.cluster) { Scattered::new(cluster, scope.engine::<P>()) } else { cluster }
+            if is_sharded(opening.cluster) {
+                Scattered::new(cluster, Rc::clone(&opening.clients))
+            } else {
+                cluster
+            }
         },
     }
 }
@@ -115,8 +126,7 @@ pub const fn kv<A: KvFront, B: KvBack>() -> Back<A> {
                 random_seed: fastrand::u64(..),
                 ..Options::default()
             };
-            let engine = scope.engine::<A>();
-            Translated::<A, B>::new(options, cluster, engine)
+            Translated::<A, B>::new(options, cluster, Rc::clone(&opening.clients))
         },
     }
 }
@@ -155,9 +165,11 @@ pub struct FramedEntry<P: Framed> {
     pub backs: &'static [Back<P>],
     /// What stands before a back whose clients are told that it is a cluster; for protocols that have such a thing.
     pub announce: Option<Announce<P>>,
+    /// How its listeners lead to several clusters, if they can.
+    pub routing: Option<Routing<P>>,
 }
 
-enum Factory<P: Framed> {
+pub(super) enum Factory<P: Framed> {
     Filter(Arc<dyn FilterFactory<P>>),
     Policy(Arc<dyn PolicyFactory>),
 }
@@ -172,6 +184,28 @@ impl<P: Framed> Clone for Factory<P> {
 }
 
 impl<P: Framed> FramedEntry<P> {
+    /// Builds the filters of `specs`, or takes those over that are `known`.
+    pub(super) fn build_all(
+        &self,
+        specs: &[FilterSpec],
+        known: &mut Vec<(FilterSpec, Factory<P>)>,
+        cx: &BuildCx<'_>,
+        errors: &mut Vec<ConfigError>,
+    ) -> Vec<Factory<P>> {
+        let mut factories = Vec::new();
+        for spec in specs {
+            if let Some(factory) = take_known(known, spec) {
+                factories.push(factory);
+                continue;
+            }
+            match self.build(spec, cx) {
+                Ok(factory) => factories.push(factory),
+                Err(more) => errors.extend(more),
+            }
+        }
+        factories
+    }
+
     fn build(
         &self,
         spec: &mecha_config::FilterSpec,
@@ -202,6 +236,10 @@ impl<P: Guarded> ProtocolEntry for FramedEntry<P> {
         self.filters.iter().map(|kind| (kind.name, kind.help)).collect()
     }
 
+    fn routes(&self) -> Option<KnownRoutes> {
+        self.routing.as_ref().map(|routing| routing.known)
+    }
+
     fn check_filter(&self, spec: &mecha_config::FilterSpec, cx: &BuildCx<'_>) -> Vec<ConfigError> {
         let cx = BuildCx { ops: P::ops(), ..*cx };
         self.build(spec, &cx).err().unwrap_or_default()
@@ -216,7 +254,9 @@ impl<P: Guarded> ProtocolEntry for FramedEntry<P> {
     ) -> Result<Box<dyn DoorPlan>, Vec<ConfigError>> {
         let previous = previous.and_then(|plan| (plan as &dyn Any).downcast_ref::<FramedPlan<P>>());
         let mut known: Vec<(FilterSpec, Factory<P>)> = previous.map_or_else(Vec::new, |plan| {
-            plan.listener.filters.iter().cloned().zip(plan.factories.iter().cloned()).collect()
+            let own = plan.listener.filters.iter().cloned().zip(plan.factories.iter().cloned());
+            let of_routes = plan.routes.iter().flat_map(|routes| routes.known_filters());
+            own.chain(of_routes).collect()
         });
         let mut errors = Vec::new();
         let scope = format!("listener:{}", listener.name);
@@ -227,23 +267,22 @@ impl<P: Guarded> ProtocolEntry for FramedEntry<P> {
             ops: P::ops(),
             log: &shared.log,
         };
-        let mut factories = Vec::new();
-        for spec in &listener.filters {
-            if let Some(factory) = take_known(&mut known, spec) {
-                factories.push(factory);
-                continue;
+        let mut factories = self.build_all(&listener.filters, &mut known, &cx, &mut errors);
+        let routes = match self.routing.as_ref().filter(|_| listener.is_routed()) {
+            Some(routing) => {
+                let plan =
+                    RoutesPlan::new(self, routing, listener, snapshot, shared, &mut known, &mut errors);
+                plan.map(Some)
             }
-            match self.build(spec, &cx) {
-                Ok(factory) => factories.push(factory),
-                Err(more) => errors.extend(more),
-            }
-        }
+            None => Some(None),
+        };
         let cluster = snapshot.clusters.get(listener.cluster).cloned();
         let back =
             cluster.as_ref().and_then(|cluster| self.backs.iter().find(|back| back.name == cluster.protocol));
-        let (Some(cluster), Some(back)) = (cluster, back) else { return Err(errors) };
-        let of_cluster = shared.cluster_policies.get(&cluster.name).into_iter().flatten();
-        factories.extend(of_cluster.map(|(_, factory)| Factory::Policy(Arc::clone(factory))));
+        let (Some(cluster), Some(back), Some(routes)) = (cluster, back, routes) else { return Err(errors) };
+        if routes.is_none() {
+            factories.extend(policies_of(&cluster, shared));
+        }
         let gate = listener.users.as_ref().map(|users| {
             let known = previous.and_then(|plan| plan.gate.as_ref());
             super::users::gate::<P>(users, shared.registry.logins(&listener.name), known)
@@ -262,10 +301,20 @@ impl<P: Guarded> ProtocolEntry for FramedEntry<P> {
             back,
             announce: self.announce,
             factories,
+            routes,
             gate,
             shared,
         }))
     }
+}
+
+/// What calls to this cluster pass, whichever door they come through.
+pub(super) fn policies_of<P: Framed>(
+    cluster: &ClusterSpec,
+    shared: &Shared,
+) -> impl Iterator<Item = Factory<P>> {
+    let policies = shared.cluster_policies.get(&cluster.name).into_iter().flatten();
+    policies.map(|(_, factory)| Factory::Policy(Arc::clone(factory)))
 }
 
 struct FramedPlan<P: Framed> {
@@ -276,6 +325,7 @@ struct FramedPlan<P: Framed> {
     factories: Vec<Factory<P>>,
     /// Who may come, if that is asked.
     gate: Option<Arc<Gate>>,
+    routes: Option<RoutesPlan<P>>,
     shared: Arc<Shared>,
 }
 
@@ -287,13 +337,18 @@ impl<P: Guarded> DoorPlan for FramedPlan<P> {
     }
 
     fn open(&self, scope: &mut Scope) -> Rc<dyn Door> {
-        let is_rewriting = self
-            .factories
-            .iter()
-            .any(|factory| matches!(factory, Factory::Filter(filter) if filter.needs_whole_frames()));
-        let is_whole = is_rewriting || self.back.is_translated;
-        let opening = Opening { cluster: &self.cluster, shared: &self.shared, is_whole };
-        let upstream = (self.back.open)(&opening, scope);
+        let is_rewriting = self.factories.iter().any(Factory::needs_whole_frames);
+        let is_whole = is_rewriting
+            || self.back.is_translated
+            || self.routes.as_ref().is_some_and(RoutesPlan::needs_whole_frames);
+        let clients = scope.engine::<P>() as Rc<dyn ReplySink<P>>;
+        let upstream = match &self.routes {
+            Some(routes) => routes.open(&self.shared, is_whole, clients, scope),
+            None => {
+                let opening = Opening { cluster: &self.cluster, shared: &self.shared, is_whole, clients };
+                (self.back.open)(&opening, scope)
+            }
+        };
         let upstream = match (self.announce, &self.listener.announce) {
             (Some(announce), Some(nodes)) => announce(upstream, nodes.clone()),
             _ => upstream,
@@ -302,7 +357,7 @@ impl<P: Guarded> DoorPlan for FramedPlan<P> {
         let max_frame = self.listener.max_frame as usize;
         let frames = if is_whole {
             whole_frames(max_frame.min(MAX_WHOLE_FRAME))
-        } else if is_sharded(&self.cluster) || self.gate.is_some() {
+        } else if self.routes.is_some() || is_sharded(&self.cluster) || self.gate.is_some() {
             // Whatever may have to be taken apart, or judged by all of its keys, is collected; a single value that is larger still passes in pieces.
             Limits { max_frame, stream_above: MAX_WHOLE_FRAME, ..Limits::default() }
         } else {
@@ -347,7 +402,12 @@ impl<P: Guarded> DoorPlan for FramedPlan<P> {
 }
 
 impl<P: Framed> Factory<P> {
-    fn open(&self) -> Box<dyn Filter<P>> {
+    /// Whether it rewrites frames.
+    pub(super) fn needs_whole_frames(&self) -> bool {
+        matches!(self, Self::Filter(filter) if filter.needs_whole_frames())
+    }
+
+    pub(super) fn open(&self) -> Box<dyn Filter<P>> {
         match self {
             Self::Filter(factory) => factory.open(),
             Self::Policy(factory) => Box::new(factory.open()),

@@ -11,7 +11,7 @@ use mecha_clusters::{
 };
 use mecha_config::ClusterSpec;
 use mecha_core::{Found, Framed, Limits, OpInfo, Protocol};
-use mecha_telemetry::{ClusterMetrics, ListenerMetrics, Registry};
+use mecha_telemetry::{ClusterMetrics, ListenerMetrics, Registry, RouteMetrics};
 use mecha_transport::{Address, ProxyVersion};
 
 use super::{EngineView, Shared, sharding};
@@ -46,6 +46,7 @@ pub struct Scope {
     /// A figure has one writer for the life of the process, whatever is configured when.
     listeners: HashMap<(String, &'static str), Arc<ListenerMetrics>>,
     cluster_metrics: HashMap<ClusterKey, Arc<ClusterMetrics>>,
+    routes: HashMap<[String; 3], Arc<RouteMetrics>>,
 }
 
 /// A cluster's name, what is spoken with it, and how large a frame may be that is seen whole.
@@ -68,6 +69,7 @@ impl Scope {
             by_name: HashMap::new(),
             listeners: HashMap::new(),
             cluster_metrics: HashMap::new(),
+            routes: HashMap::new(),
         }
     }
 
@@ -87,6 +89,19 @@ impl Scope {
     ) -> Arc<ListenerMetrics> {
         let fresh = || registry.listener(name, protocol, ops);
         Arc::clone(self.listeners.entry((name.into(), protocol)).or_insert_with(fresh))
+    }
+
+    /// The worker's figures of a route of `listener` to `cluster`.
+    pub fn route_metrics(
+        &mut self,
+        registry: &Registry,
+        listener: &str,
+        route: &str,
+        cluster: &str,
+    ) -> Arc<RouteMetrics> {
+        let fresh = || registry.route(listener, route, cluster);
+        let key = [listener, route, cluster].map(String::from);
+        Arc::clone(self.routes.entry(key).or_insert_with(fresh))
     }
 
     /// The worker's engine for protocol `P`.

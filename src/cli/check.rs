@@ -4,9 +4,13 @@ use std::fmt::Write;
 use std::io::Read;
 use std::path::Path;
 
-use mecha_config::{Address, ConfigError, Known, Snapshot};
+use mecha_config::{Address, ConfigError, FilterSpec, Known, Snapshot};
 
 use super::{Help, shown};
+
+mod routes;
+
+pub(crate) use routes::conditions;
 
 /// A configuration file may have so many bytes; a larger one is a mistake.
 const MAX_FILE: u64 = 4 << 20;
@@ -73,50 +77,39 @@ fn plan(snapshot: &Snapshot, help: &Help, is_long: bool) -> String {
     let admin = snapshot.admin.map_or_else(|| "none".to_string(), |admin| format!("http://{admin}/"));
     let _ = writeln!(text, "admin:   {admin}");
     for listener in &snapshot.listeners {
-        let Some(cluster) = snapshot.clusters.get(listener.cluster) else { continue };
         let address = match &listener.address {
             Address::Tcp(addr) => addr.to_string(),
             Address::Unix(path) => format!("unix:{}", path.display()),
         };
         let _ = writeln!(text, "\nlistener {} ({} on {address})", listener.name, listener.protocol);
-        let filters = listener.filters.iter().chain(&cluster.filters);
-        let names: Vec<_> = filters.map(|filter| filter.name.as_str()).collect();
-        let _ = writeln!(
-            text,
-            "  filters: {}",
-            if names.is_empty() { "none".into() } else { names.join(" -> ") }
-        );
+        let own = if listener.is_routed() { None } else { snapshot.clusters.get(listener.cluster) };
+        let filters = listener.filters.iter().chain(own.iter().flat_map(|cluster| &cluster.filters));
+        let _ = writeln!(text, "  filters: {}", names(filters));
         if let Some(users) = &listener.users {
             let names: Vec<_> = users.iter().map(|user| user.name.as_str()).collect();
             let _ = writeln!(text, "  users:   {}", names.join(", "));
         }
-        let endpoints: Vec<_> = cluster.endpoints.iter().map(ToString::to_string).collect();
-        let balance = mecha_config::Balance::ALL.iter().find(|(_, balance)| *balance == cluster.balance);
-        let _ = match (endpoints.len(), balance) {
-            (0, _) => writeln!(
-                text,
-                "  cluster {}: the store in this process, {} bytes",
-                cluster.name, cluster.max_memory
-            ),
-            (1, _) => {
-                writeln!(text, "  cluster {} ({}): {}", cluster.name, cluster.protocol, endpoints.join(", "))
+        routes::write(&mut text, snapshot, listener);
+        // Each pair once, however many routes lead there.
+        let mut told = Vec::new();
+        for cluster in listener.targets().into_iter().filter_map(|at| snapshot.clusters.get(at)) {
+            if told.contains(&&cluster.protocol) {
+                continue;
             }
-            (_, balance) => writeln!(
-                text,
-                "  cluster {} ({}): {} by {}",
-                cluster.name,
-                cluster.protocol,
-                endpoints.join(", "),
-                balance.map_or("", |(name, _)| name)
-            ),
-        };
-        if listener.protocol == cluster.protocol {
-            text.push_str("  requests are passed on as they are\n");
-        } else {
-            support(&mut text, help, &listener.protocol, &cluster.protocol, is_long);
+            told.push(&cluster.protocol);
+            if listener.protocol == cluster.protocol {
+                text.push_str("  requests are passed on as they are\n");
+            } else {
+                support(&mut text, help, &listener.protocol, &cluster.protocol, is_long);
+            }
         }
     }
     text
+}
+
+fn names<'a>(filters: impl Iterator<Item = &'a FilterSpec>) -> String {
+    let names: Vec<_> = filters.map(|filter| filter.name.as_str()).collect();
+    if names.is_empty() { "none".into() } else { names.join(" -> ") }
 }
 
 /// What the translation can do.

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use mecha_config::Balance;
+use mecha_config::{Balance, Snapshot};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -40,6 +40,11 @@ pub(super) fn admin_state(
             })
             .collect();
         rows.extend(merged(&ask(&of_clusters, 0)));
+        let plan = of_stores.get().0;
+        for row in &mut rows {
+            let name = row["name"].as_str().unwrap_or_default().to_string();
+            row["routes"] = routes_to(&plan.snapshot, &name).into();
+        }
         Value::Array(rows)
     };
     AdminState {
@@ -105,6 +110,25 @@ fn connections(descriptions: &[Description], limit: usize) -> Value {
     json!({ "total": total, "connections": all.take(limit).map(row).collect::<Vec<_>>() })
 }
 
+/// What leads to a cluster: listeners and their routes, as `listener/route`.
+fn routes_to(snapshot: &Snapshot, cluster: &str) -> Vec<String> {
+    let is_it = |at: usize| snapshot.clusters.get(at).is_some_and(|known| known.name == cluster);
+    let mut all = Vec::new();
+    for listener in &snapshot.listeners {
+        let routes = listener.routes.iter().map(|route| (route.name.as_str(), route.cluster, &route.mirror));
+        for (name, at, mirror) in routes.chain([("default", listener.cluster, &listener.mirror)]) {
+            let name = format!("{}/{name}", listener.name);
+            if mirror.as_ref().is_some_and(|mirror| is_it(mirror.cluster)) {
+                all.push(format!("{name} (copies)"));
+            }
+            if is_it(at) {
+                all.push(name);
+            }
+        }
+    }
+    all
+}
+
 /// The configuration in force, with the ports that the system chose.
 fn config(in_force: &InForce) -> Value {
     let (plan, sockets) = in_force.get();
@@ -118,6 +142,12 @@ fn config(in_force: &InForce) -> Value {
             "protocol": listener.protocol,
             "address": sockets.get(&socket_of(listener)).map(ToString::to_string),
             "cluster": snapshot.clusters.get(listener.cluster).map(|cluster| cluster.name.clone()),
+            "routes": listener.routes.iter().map(|route| json!({
+                "name": route.name,
+                "when": crate::cli::conditions(route),
+                "cluster": snapshot.clusters.get(route.cluster).map(|cluster| cluster.name.clone()),
+                "filters": names(&route.filters),
+            })).collect::<Vec<_>>(),
             "filters": names(&listener.filters),
             "max_connections": listener.max_connections,
             "max_in_flight": listener.max_in_flight,

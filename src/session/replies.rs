@@ -170,6 +170,7 @@ impl<P: Framed> Engine<P> {
         let bytes = if shown { local.as_slice() } else { bytes };
         let state = &mut client.state;
         state.put(ticket.seq, bytes, true);
+        self.barrier_done(ticket.conn, &done);
         self.dirty(ticket.conn);
     }
 

@@ -120,6 +120,10 @@ impl<P: Framed> State<P> {
             match call.verdict {
                 Verdict::Answered(span) => {
                     let outcome = P::answer_outcome(span.of(batch.wire, batch.local));
+                    if self.is_barred && self.ledger.in_flight() == 0 {
+                        // The upstream is in this process, and has answered what was to be sent.
+                        batch.session.on_barrier_done(call.op, outcome);
+                    }
                     self.answer_here(&call, span.of(batch.wire, batch.local), outcome, cx);
                     position.at += 1;
                 }
@@ -221,7 +225,6 @@ impl<P: Framed> State<P> {
             lane: &self.lane,
             conn: call.ticket.conn,
             peer: &self.peer,
-            user: batch.session.user(),
             database: batch.session.database(),
         };
         if !upstream.is_ready(cx.sink, &wish) {
@@ -244,7 +247,8 @@ impl<P: Framed> State<P> {
                     self.deferred = deferred;
                     return Ok(misfit(batch, at, why));
                 }
-                let taker = upstream.taker(&connection).unwrap_or_else(|| Rc::clone(cx.sink));
+                let taker =
+                    upstream.taker(&connection, call.ticket.conn).unwrap_or_else(|| Rc::clone(cx.sink));
                 let owner = (taker, call.ticket.conn);
                 connection.set_owner(Some(owner), false);
                 let mut first = Vec::new();
@@ -292,8 +296,9 @@ impl<P: Framed> State<P> {
                 return Err(Wait::Drained);
             }
             let upstream = &self.listener.upstream;
-            let taker = upstream.taker(connection).unwrap_or_else(|| Rc::clone(cx.sink));
-            match upstream.settle(connection, (taker, call.ticket.conn), key) {
+            let conn = call.ticket.conn;
+            let taker = upstream.taker(connection, conn).unwrap_or_else(|| Rc::clone(cx.sink));
+            match upstream.settle(connection, (taker, conn), key) {
                 Ok(None) => {}
                 Ok(Some(other)) => upstream.unpin(std::mem::replace(connection, other), false),
                 Err(why) => return Ok(misfit(batch, at, why)),
@@ -322,7 +327,8 @@ impl<P: Framed> State<P> {
             }
             return Ok(at);
         }
-        let taker = self.listener.upstream.taker(connection).unwrap_or_else(|| Rc::clone(cx.sink));
+        let taker =
+            self.listener.upstream.taker(connection, call.ticket.conn).unwrap_or_else(|| Rc::clone(cx.sink));
         if !whoami.is_empty() {
             connection.identify(whoami);
             self.blocked = waits.then_some(call.ticket.seq);

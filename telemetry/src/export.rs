@@ -33,6 +33,7 @@ impl Collector for Exporter {
         let mut families = Families::default();
         self.listeners(&mut families);
         self.clusters(&mut families);
+        self.routes(&mut families);
         families.finish()
     }
 }
@@ -84,6 +85,34 @@ impl Exporter {
                 let help = "Time from forwarding a call to its answer.";
                 out.histogram("mecha_call_duration_seconds", help, &labels, &buckets, sum);
             }
+        }
+    }
+
+    fn routes(&self, out: &mut Families) {
+        for route in self.sources.routes() {
+            let at = [
+                ("listener", route.listener.as_str()),
+                ("route", route.route.as_str()),
+                ("cluster", route.cluster.as_str()),
+            ];
+            out.counter(
+                "mecha_route_calls_total",
+                "Calls by the route that they took.",
+                &at,
+                route.calls.get(),
+            );
+            out.used(
+                "mecha_mirror_lost_total",
+                "Copies that were not made for want of room, or never answered.",
+                &at,
+                route.mirror_lost.get(),
+            );
+            out.used(
+                "mecha_mirror_failed_total",
+                "Copies that the mirror answered with an error of its own state.",
+                &at,
+                route.mirror_failed.get(),
+            );
         }
     }
 

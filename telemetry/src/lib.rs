@@ -13,6 +13,7 @@ mod listener;
 mod logins;
 mod logs;
 mod process;
+mod route;
 mod tls;
 
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ pub use listener::{CloseReason, ListenerMetrics};
 pub use logins::LoginMetrics;
 pub use logs::{LogFormat, flush_logs, init_logs};
 pub use prometheus;
+pub use route::RouteMetrics;
 pub use tls::TlsMetrics;
 
 /// All metrics of the process.
@@ -52,6 +54,7 @@ type Scoped = (String, String);
 pub(crate) struct Sources {
     listeners: Mutex<Vec<Arc<ListenerMetrics>>>,
     clusters: Mutex<Vec<Arc<ClusterMetrics>>>,
+    routes: Mutex<Vec<Arc<RouteMetrics>>>,
 }
 
 impl Sources {
@@ -61,6 +64,10 @@ impl Sources {
 
     pub(crate) fn clusters(&self) -> Vec<Arc<ClusterMetrics>> {
         self.clusters.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn routes(&self) -> Vec<Arc<RouteMetrics>> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -124,6 +131,14 @@ impl Registry {
         let metrics = Arc::new(ClusterMetrics::new(name, protocol));
         let sources = &self.inner.sources;
         sources.clusters.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&metrics));
+        metrics
+    }
+
+    /// Metrics of one route on one worker; those of the same names are summed at scrape.
+    pub fn route(&self, listener: &str, route: &str, cluster: &str) -> Arc<RouteMetrics> {
+        let metrics = Arc::new(RouteMetrics::new(listener, route, cluster));
+        let sources = &self.inner.sources;
+        sources.routes.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&metrics));
         metrics
     }
 

@@ -43,12 +43,15 @@ fn kind(schema: &Value) -> String {
             .collect::<Vec<_>>()
             .join(", ");
     }
+    if let Some(forms) = schema["anyOf"].as_array() {
+        return forms.iter().map(kind).collect::<Vec<_>>().join(" or ");
+    }
     match (schema["type"].as_str(), schema["pattern"].as_str()) {
         (Some("string"), Some(pattern)) if pattern.contains("ms") => "duration".into(),
         (Some("string"), Some(pattern)) if pattern.contains("KiB") => "size".into(),
         (Some("string"), _) => "text".into(),
         (None, _) if schema["type"][0] == "integer" => "number".into(),
-        (Some("integer"), _) => "number".into(),
+        (Some("integer" | "number"), _) => "number".into(),
         (Some("boolean"), _) => "`true`, `false`".into(),
         (Some("array"), _) => "list".into(),
         (Some("object"), _) => "map".into(),
@@ -75,7 +78,9 @@ fn made() -> String {
     let schema: Value = serde_json::from_str(&said(&["schema"])).unwrap();
     let mut page = String::from(START);
     section(&mut page, "The file", &schema);
-    section(&mut page, "An entry of `listeners`", &schema["properties"]["listeners"]["items"]);
+    let listener = &schema["properties"]["listeners"]["items"];
+    section(&mut page, "An entry of `listeners`", listener);
+    section(&mut page, "An entry of a listener's `routes`", &listener["properties"]["routes"]["items"]);
     let forms = schema["properties"]["clusters"]["additionalProperties"]["anyOf"].as_array().unwrap();
     let map = forms.iter().find(|form| form["properties"].is_object()).unwrap();
     section(&mut page, "An entry of `clusters`", map);

@@ -29,6 +29,7 @@ mod reload;
 mod replicas;
 mod replication;
 mod resharding;
+mod routes;
 mod rows;
 mod sentinel;
 mod sharded;

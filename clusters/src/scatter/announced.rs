@@ -98,8 +98,8 @@ impl<P: Rules> Upstream<P> for Announced<P> {
         self.inner.shape(connection, batch, at, cx);
     }
 
-    fn taker(&self, connection: &Connection<P>) -> Option<Rc<dyn ReplySink<P>>> {
-        self.inner.taker(connection)
+    fn taker(&self, connection: &Connection<P>, conn: ConnKey) -> Option<Rc<dyn ReplySink<P>>> {
+        self.inner.taker(connection, conn)
     }
 
     fn settle(

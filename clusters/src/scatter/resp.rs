@@ -15,7 +15,7 @@ mod itself;
 use mecha_core::{Asked, OpId, Refusal};
 use mecha_resp::{Request, Resp, args, op, op_info, reply::Writer, write_request};
 
-use super::{Announcement, Gathered, Itself, Rules, Way};
+use super::{Announcement, Bond, Gathered, Itself, Rules, Way};
 
 /// How the replies of all servers become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,6 +205,30 @@ impl Rules for Resp {
             }
             (_, Some(Merge::PairSums)) => pair_sums(gathered, &mut writer).is_some(),
             (_, None) => first(gathered, &mut writer),
+        }
+    }
+
+    fn database(request: &Request, frame: &[u8]) -> Option<u32> {
+        if request.op != op::SELECT || request.argc != 2 {
+            return None;
+        }
+        std::str::from_utf8(args(frame).nth(1)?).ok()?.parse().ok()
+    }
+
+    fn selected(is_there: bool, out: &mut Vec<u8>) {
+        let mut writer = Writer::new(out, 2);
+        if is_there { writer.ok() } else { writer.error("ERR DB index is out of range") }
+    }
+
+    fn bond(request: &Request) -> Bond {
+        let is_whole = op_info(request.op).accepts(request.argc as usize);
+        match request.op {
+            op::DISCARD | op::EXEC if is_whole => Bond::Ends,
+            op::MULTI if is_whole => Bond::Queues,
+            op::RESET if is_whole => Bond::Resets,
+            op::UNWATCH if is_whole => Bond::Unwatches,
+            op::WATCH if is_whole => Bond::Watches,
+            _ => Bond::None,
         }
     }
 

@@ -26,6 +26,8 @@ pub(crate) fn default_listener(
         protocol: protocol.into(),
         address,
         cluster,
+        routes: Vec::new(),
+        mirror: None,
         filters: Vec::new(),
         max_connections: 65_536,
         max_in_flight: 1024,
@@ -119,6 +121,8 @@ impl Reader<'_> {
             let message = "this listener passes bytes on and cannot ask who its clients are";
             self.error(node.place, path, message, Some("`users: none` lets everybody in".into()));
         }
+        listener.routes = self.routes(fields.take("routes"), &listener, clusters);
+        listener.mirror = self.mirror(fields.take("mirror"), &listener, clusters);
         let tls = fields.take("tls");
         if let (Some((node, path)), Address::Unix(_)) = (&tls, &listener.address)
             && door.is_some()
@@ -181,7 +185,7 @@ impl Reader<'_> {
     }
 
     /// The index of the cluster that `to` names, or of a new one that it describes.
-    fn target(
+    pub(super) fn target(
         &mut self,
         to: (&Node, String),
         listener: &str,

@@ -41,6 +41,7 @@ fn read(text: &str) -> Result<Snapshot, Vec<ConfigError>> {
                 .map(|word| crate::RuleComplaint { message: format!("no rule: {word}"), hint: None })
                 .collect()
         },
+        routes: &|door| Some(crate::KnownRoutes { has_databases: door == "resp" }),
         pairs: &|door, back| back == "embedded" || door == "resp" || back == "memcached",
     };
     load(text, "mecha.yaml", &known)
@@ -242,6 +243,50 @@ clusters:
             "4:66 clusters.a.servers two servers have the same name",
             "4:68 clusters.a.servers.a:2 `to` has no server `a:2`",
             "5:60 clusters.b.hash `hash` has no effect",
+        ],
+    );
+}
+
+#[test]
+fn routes_are_read_with_their_conditions() {
+    let snapshot = read(
+        "listeners:\n  - listen: redis://127.0.0.1:1\n    to: a\n    routes:\n      - { prefix: 'x:', to: b }\n      \
+         - { prefix: ['y:', 'z:'], class: writes, to: 'embedded://', filters: [rate_limit: { permits: 1, per: 1s }] }\n      \
+         - { db: [1, 2], user: me, to: b, mirror: { to: a, percent: 2.5, class: reads } }\n    \
+         mirror: { to: b }\nclusters: { a: 'redis://a', b: 'redis://b' }\n",
+    )
+    .unwrap();
+    let listener = &snapshot.listeners[0];
+    let names: Vec<_> = listener.routes.iter().map(|route| (route.name.as_str(), route.cluster)).collect();
+    assert_eq!(names, [("x:", 1), ("y:", 2), ("db-1", 1)]);
+    assert_eq!(listener.routes[1].prefixes, ["y:", "z:"]);
+    assert_eq!(
+        listener.routes[2].mirror.as_ref().map(|mirror| (mirror.cluster, mirror.share)),
+        Some((0, 250))
+    );
+    assert_eq!(listener.targets(), [0, 1, 2, 1, 0, 1]);
+    assert!(listener.is_routed());
+}
+
+#[test]
+fn what_is_wrong_with_routes_is_told_with_its_place() {
+    let start = "listeners:\n  - listen: redis://127.0.0.1:1\n    to: redis://a\n    routes:\n";
+    check(
+        &format!(
+            "{start}      - {{ to: redis://b }}\n      - {{ prefix: 'x', to: nowhere }}\n      - {{ prefix: '', to: redis://b }}\n      \
+             - {{ prefix: y, to: redis://b }}\n      - {{ prefix: [z, y], to: redis://c }}\n      \
+             - {{ db: many, class: both, prefixes: q, to: redis://b, mirror: {{ percent: 0 }} }}\n"
+        ),
+        &[
+            "5:9 listeners[0].routes[0] the route has no condition => prefix",
+            "6:28 listeners[0].routes[1].to there is no cluster `nowhere`",
+            "7:9 listeners[0].routes[2].prefix a prefix is empty",
+            "9:9 listeners[0].routes[4] another route has the prefix `y` and the same conditions",
+            "10:9 listeners[0].routes[5].db `many` is no number",
+            "10:28 listeners[0].routes[5].class `both` is not one of",
+            "10:34 listeners[0].routes[5].prefixes there is no key `prefixes` here => prefix",
+            "10:70 listeners[0].routes[5].mirror `to` is missing",
+            "10:81 listeners[0].routes[5].mirror.percent `0` is not a number above 0",
         ],
     );
 }

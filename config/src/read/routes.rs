@@ -1,0 +1,186 @@
+//! Routes: the keys of one entry of a listener's `routes`, and of `mirror`, which a listener may have too.
+
+use super::Reader;
+use super::fields::Found;
+use crate::node::{Kind, Node};
+use crate::{ClusterSpec, ListenerSpec, MirrorSpec, RouteClass, RouteSpec};
+
+/// Routes of one listener; more are a mistake.
+const MAX_ROUTES: usize = 1024;
+/// Databases that can be selected.
+const MAX_DATABASE: u32 = 65_535;
+
+/// Clusters, and whether an address made them.
+type Clusters = Vec<(ClusterSpec, bool)>;
+
+impl Reader<'_> {
+    pub(super) fn routes(
+        &mut self,
+        found: Found<'_>,
+        listener: &ListenerSpec,
+        clusters: &mut Clusters,
+    ) -> Vec<RouteSpec> {
+        let mut routes: Vec<RouteSpec> = Vec::new();
+        self.routable(&found, listener);
+        for (node, path) in self.items(found) {
+            if routes.len() == MAX_ROUTES {
+                let hint = "one route can have several prefixes".to_string();
+                self.error(node.place, &path, format!("more than {MAX_ROUTES} routes"), Some(hint));
+                break;
+            }
+            let Some(mut route) = self.route(node, &path, listener, clusters) else { continue };
+            let is_taken = |name: &str| name == "default" || routes.iter().any(|other| other.name == name);
+            if is_taken(&route.name) {
+                let free = (2..).map(|n| format!("{}-{n}", route.name)).find(|name| !is_taken(name));
+                route.name = free.unwrap_or_default();
+            }
+            if let Some(prefix) = self.shadowed(&route, &routes) {
+                let hint = "the first one takes all its calls; remove one, or give it another condition";
+                let message = format!("another route has {prefix} and the same conditions");
+                self.error(node.place, &path, message, Some(hint.into()));
+            }
+            routes.push(route);
+        }
+        routes
+    }
+
+    /// Complains where the listener's protocol has no routes at all.
+    fn routable(&mut self, found: &Found<'_>, listener: &ListenerSpec) {
+        if let Some((node, path)) = found
+            && !listener.protocol.is_empty()
+            && (self.known.routes)(&listener.protocol).is_none()
+        {
+            let message = format!("a {} listener leads to one cluster only", listener.protocol);
+            self.error(node.place, path, message, None);
+        }
+    }
+
+    /// What an earlier route takes before `route` can.
+    fn shadowed(&self, route: &RouteSpec, earlier: &[RouteSpec]) -> Option<String> {
+        let others = earlier.iter().filter(|other| {
+            other.class == route.class && other.databases == route.databases && other.users == route.users
+        });
+        for other in others {
+            if route.prefixes.is_empty() && other.prefixes.is_empty() {
+                return Some("no prefix".into());
+            }
+            if let Some(prefix) = route.prefixes.iter().find(|prefix| other.prefixes.contains(prefix)) {
+                return Some(format!("the prefix `{prefix}`"));
+            }
+        }
+        None
+    }
+
+    fn route(
+        &mut self,
+        node: &Node,
+        path: &str,
+        listener: &ListenerSpec,
+        clusters: &mut Clusters,
+    ) -> Option<RouteSpec> {
+        let known_errors = self.errors.len();
+        let mut fields = self.fields(node, path);
+        let name = self.text(fields.take("name"));
+        let prefixes = self.words(fields.take("prefix"));
+        let class = self.word(fields.take("class"), &RouteClass::ALL);
+        let databases = self.words(fields.take("db"));
+        let databases: Vec<u32> = databases
+            .iter()
+            .filter_map(|text| match text.parse() {
+                Ok(number) if number <= MAX_DATABASE => Some(number),
+                _ => {
+                    let message = format!("`{text}` is no number from 0 to {MAX_DATABASE}");
+                    self.error(node.place, &format!("{path}.db"), message, None);
+                    None
+                }
+            })
+            .collect();
+        let users = self.words(fields.take("user"));
+        let name = name.unwrap_or_else(|| {
+            let number = databases.first().map(|number| format!("db-{number}"));
+            let class = RouteClass::ALL.iter().find(|(_, known)| Some(*known) == class);
+            let first = prefixes.first().cloned().or(number).or(users.first().cloned());
+            first.or(class.map(|(name, _)| (*name).into())).unwrap_or_default()
+        });
+        let to = fields.take("to");
+        if to.is_none() {
+            let hint = "a cluster's name or a target, as in `to: redis://127.0.0.1:6380`";
+            self.error(node.place, path, "`to` is missing", Some(hint.into()));
+        }
+        if prefixes.iter().any(String::is_empty) {
+            let hint = "the listener's own `to` takes every key that no route takes";
+            self.error(node.place, &format!("{path}.prefix"), "a prefix is empty", Some(hint.into()));
+        }
+        if !databases.is_empty()
+            && (self.known.routes)(&listener.protocol).is_some_and(|known| !known.has_databases)
+        {
+            let message = format!("a {} client selects no database", listener.protocol);
+            self.error(node.place, &format!("{path}.db"), message, None);
+        }
+        let cluster = to.and_then(|to| self.target(to, &listener.name, clusters, &listener.protocol));
+        let protocol = (!listener.protocol.is_empty()).then_some(listener.protocol.as_str());
+        let filters = self.filters(fields.take("filters"), protocol);
+        let mirror = self.mirror(fields.take("mirror"), listener, clusters);
+        self.finish(fields);
+        let is_open = prefixes.is_empty() && class.is_none() && databases.is_empty() && users.is_empty();
+        if is_open && self.errors.len() == known_errors {
+            let hint =
+                "say `prefix`, `class`, `db` or `user`; what no route takes goes to the listener's `to`";
+            self.error(node.place, path, "the route has no condition", Some(hint.into()));
+        }
+        let cluster = cluster.filter(|_| !is_open)?;
+        Some(RouteSpec { name, prefixes, class, databases, users, cluster, filters, mirror })
+    }
+
+    /// `mirror: { to: …, percent: 10, class: writes, window: 1024 }`.
+    pub(super) fn mirror(
+        &mut self,
+        found: Found<'_>,
+        listener: &ListenerSpec,
+        clusters: &mut Clusters,
+    ) -> Option<MirrorSpec> {
+        self.routable(&found, listener);
+        let (node, path) = found?;
+        let mut fields = self.fields(node, &path);
+        let cluster = self.second(node, &path, fields.take("to"), listener, clusters);
+        let share = self.parsed(fields.take("percent"), |text| {
+            let percent = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>();
+            match percent {
+                Ok(percent) if percent > 0.0 && percent <= 100.0 => {
+                    Ok((percent * 100.0).round().max(1.0) as u32)
+                }
+                _ => Err((format!("`{text}` is not a number above 0 and up to 100"), None)),
+            }
+        });
+        let class = self.word(fields.take("class"), &RouteClass::ALL);
+        let window = self.count(fields.take("window"), 1_000_000).unwrap_or(1024);
+        self.finish(fields);
+        Some(MirrorSpec { cluster: cluster?, share: share.unwrap_or(10_000), class, window })
+    }
+
+    fn second(
+        &mut self,
+        node: &Node,
+        path: &str,
+        to: Found<'_>,
+        listener: &ListenerSpec,
+        clusters: &mut Clusters,
+    ) -> Option<usize> {
+        if to.is_none() {
+            let hint = "a cluster's name or a target, as in `to: redis://127.0.0.1:6380`";
+            self.error(node.place, path, "`to` is missing", Some(hint.into()));
+        }
+        self.target(to?, &listener.name, clusters, &listener.protocol)
+    }
+
+    /// One text, or a list of them.
+    fn words(&mut self, found: Found<'_>) -> Vec<String> {
+        match found {
+            Some((Node { kind: Kind::Scalar(text, _), .. }, _)) => vec![text.clone()],
+            other => {
+                let items = self.items(other);
+                items.into_iter().filter_map(|(node, path)| self.text(Some((node, path)))).collect()
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Where the calls of one listener go besides its own target.
+
+use crate::FilterSpec;
+
+/// Calls that go to another cluster. All conditions must hold; an empty list is none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteSpec {
+    /// Unique on its listener; metric label.
+    pub name: String,
+    /// The key begins with one of these.
+    pub prefixes: Vec<String>,
+    /// What the call does.
+    pub class: Option<RouteClass>,
+    /// The client has selected one of these databases.
+    pub databases: Vec<u32>,
+    /// The client is one of these.
+    pub users: Vec<String>,
+    /// Index into [`crate::Snapshot::clusters`].
+    pub cluster: usize,
+    /// What its calls pass besides, in order.
+    pub filters: Vec<FilterSpec>,
+    /// Where copies go.
+    pub mirror: Option<MirrorSpec>,
+}
+
+/// What routes of one protocol can have besides prefixes, classes and users.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KnownRoutes {
+    /// Its clients select databases.
+    pub has_databases: bool,
+}
+
+/// What a call does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteClass {
+    /// Leaves the data as it is.
+    Reads,
+    /// May change data.
+    Writes,
+}
+
+impl RouteClass {
+    /// Every class with its name in the file.
+    pub const ALL: [(&'static str, Self); 2] = [("reads", Self::Reads), ("writes", Self::Writes)];
+}
+
+/// A cluster that gets copies of calls.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MirrorSpec {
+    /// Index into [`crate::Snapshot::clusters`].
+    pub cluster: usize,
+    /// Of ten thousand keys, so many.
+    pub share: u32,
+    /// Only such calls.
+    pub class: Option<RouteClass>,
+    /// Unanswered copies per worker.
+    pub window: u32,
+}
+
+impl crate::ListenerSpec {
+    /// Whether calls can go anywhere but to its own target.
+    pub fn is_routed(&self) -> bool {
+        !self.routes.is_empty() || self.mirror.is_some()
+    }
+
+    /// The places in [`crate::Snapshot::clusters`] of all its targets: its own first.
+    pub fn targets(&self) -> Vec<usize> {
+        let mut own = self.clone();
+        let mut all = Vec::new();
+        own.each_target(|target| all.push(*target));
+        all
+    }
+
+    /// The same with all places set to zero: what is left when it does not matter where clusters stand.
+    pub fn without_targets(&self) -> Self {
+        let mut own = self.clone();
+        own.each_target(|target| *target = 0);
+        own
+    }
+
+    fn each_target(&mut self, mut each: impl FnMut(&mut usize)) {
+        each(&mut self.cluster);
+        let routes = self.routes.iter_mut();
+        let own = routes.map(|route| (Some(&mut route.cluster), &mut route.mirror));
+        for (cluster, mirror) in own.chain([(None, &mut self.mirror)]) {
+            cluster.into_iter().for_each(&mut each);
+            mirror.iter_mut().for_each(|mirror| each(&mut mirror.cluster));
+        }
+    }
+}
