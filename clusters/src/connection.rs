@@ -339,13 +339,15 @@ impl<P: Framed> Connection<P> {
         self.wake(&mut inner);
     }
 
-    /// Opens the connection, if it is not, although nothing is to be sent.
-    pub(crate) fn try_to_open(&self) {
+    /// Opens the connection, if nobody does so, although nothing is to be sent. Returns whether nobody did.
+    pub(crate) fn try_to_open(&self) -> bool {
         let mut inner = self.inner.borrow_mut();
-        if inner.state == State::Idle {
+        let is_first = inner.state == State::Idle && !inner.is_wanted;
+        if is_first {
             inner.is_wanted = true;
             self.wake(&mut inner);
         }
+        is_first
     }
 
     /// Whether an answer is still to come that was awaited when [`Connection::fence`] returned `fence`.

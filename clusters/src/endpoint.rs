@@ -12,6 +12,9 @@ use mecha_transport::{Address, Clock};
 use crate::news::{Cause, Subscription};
 use crate::{Backoff, ConnectionOptions, RateGate, Timers};
 
+/// How long a failure is news after the server may be tried again.
+const MEMORY_MICROS: u64 = 1_000_000;
+
 /// What the connections to one server share. The backoff is one: a dedicated connection that fails tells the shared
 /// ones, and the reverse.
 pub(crate) struct Endpoint {
@@ -104,6 +107,14 @@ impl Endpoint {
     /// Whether the server is lost and may yet be replaced, so that calls for it are given to nobody before that is known.
     pub(crate) fn is_lost(&self) -> bool {
         self.news.is_some() && self.lost_since_micros.get() > 0
+    }
+
+    /// Nothing is known of the server any more if nobody has tried it for a while: as if it were lost just now.
+    pub(crate) fn forget_if_old(&self) {
+        let now_micros = self.clock.micros();
+        if now_micros > self.down_until_micros.get() + MEMORY_MICROS {
+            self.lost_since_micros.set(now_micros.max(1));
+        }
     }
 
     /// Whether calls for the server, which cannot be reached, may wait.

@@ -145,7 +145,10 @@ impl<P: Framed> Server<P> {
         match connection.state() {
             State::BackingOff => Err(self.endpoint.refusal()),
             State::Connecting | State::Idle if self.endpoint.is_lost() => {
-                connection.try_to_open();
+                // With calls coming in, it would have been tried.
+                if connection.try_to_open() {
+                    self.endpoint.forget_if_old();
+                }
                 Err(self.endpoint.refusal())
             }
             State::Closed | State::Connecting | State::Idle | State::Open => Ok(Rc::clone(connection)),

@@ -62,6 +62,31 @@ fn count(port: u16, number: usize, stop: &AtomicBool) -> Seen {
 }
 
 #[test]
+fn a_server_that_came_back_while_nobody_asked_fails_nobody() {
+    let Some(mut cluster) = RedisCluster::start() else { return };
+    let mecha = Mecha::configured(&format!(
+        "workers: 1\nclusters:\n  shards: {{ to: \"{}\", park: 100ms, backoff: {{ initial: 5ms, max: 20ms }} }}\nlisteners:\n  - {{ listen: \"redis://127.0.0.1:0\", to: shards }}\n",
+        cluster.to()
+    ));
+    let mut client = mecha.client();
+    assert_eq!(client.call("SET foo 1"), "+OK\r\n");
+    // The server that has foo, and its replica, so that nobody takes its place.
+    for at in [5, 2] {
+        signal(cluster.nodes[at].0.id(), "KILL");
+    }
+    eventually("the loss is not noticed", || client.call("SET foo 1").contains("backend is unreachable"));
+    for at in [2, 5] {
+        cluster.start_again(at);
+    }
+    let primary = cluster.port(2);
+    eventually("the server is not back", || Client::new(primary).call("SET foo 2") == "+OK\r\n");
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(client.call("GET foo"), "$1\r\n2\r\n");
+    drop(client);
+    mecha.settles();
+}
+
+#[test]
 fn what_was_not_sent_to_a_dead_primary_is_sent_to_its_successor_and_nothing_runs_twice() {
     let Some(mut cluster) = RedisCluster::start() else { return };
     // With one connection to each server, a primary tells its replica of a call before it tells mecha.
