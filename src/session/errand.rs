@@ -139,7 +139,6 @@ impl<P: Framed> State<P> {
             lane: &self.lane,
             conn: call.ticket.conn,
             peer: &self.peer,
-            user: session.user(),
             database: session.database(),
         };
         let connection = upstream.pin(&wish)?;

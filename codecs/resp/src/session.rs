@@ -431,7 +431,7 @@ impl mecha_core::Session<Resp> for Session {
     }
 
     fn shown_user(&self) -> &str {
-        self.user().or(self.login.as_deref()).unwrap_or("default")
+        self.login.as_deref().unwrap_or("default")
     }
 
     fn on_refused(&mut self, call: &Call) -> bool {
