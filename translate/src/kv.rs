@@ -5,11 +5,16 @@
 //! program, and stores what changed with compare-and-swap, starting over (a bounded number of times) when it lost a
 //! race. The plans that dominate real traffic are single [`Step`]s and need no loading at all: [`Plan::Fast`].
 
-use std::cell::Cell;
+mod frames;
+mod space;
+mod step;
 
-use mecha_core::{Asked, Framed, OpId, Outcome, Span};
+use mecha_core::{Asked, Framed, Outcome, Span};
 
-use crate::slot::{Entry, Marks, Slot};
+pub use self::frames::{Answer, Answers, BackFrame, BackFrames};
+pub use self::space::{KeySpace, Sequence, Space, Walk};
+pub use self::step::{Encoded, Expire, Guard, KvError, Step, StepKind, StepReply, Want};
+use crate::slot::Slot;
 
 /// What a program may use besides its slots.
 #[derive(Clone, Copy, Debug)]
@@ -66,25 +71,6 @@ pub struct Txn {
     pub atomicity: Atomicity,
 }
 
-/// How much of an entry a command looks at, so that a remote back need not move large values.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// Value, type, expiry, flags, token.
-    Everything,
-    /// Everything but the value's content; the type is right. The program may delete the entry or put another one,
-    /// never change it in place.
-    Header,
-    /// Value, type, flags, token; the expiry is not told. For programs and steps that only read.
-    Value,
-}
-
-impl Want {
-    /// Whether an entry that was loaded for this has everything in it that a program with `other` looks at and keeps.
-    pub(crate) fn serves(self, other: Self) -> bool {
-        self == other || self == Self::Everything
-    }
-}
-
 /// What a remote back has to know about a program's writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Atomicity {
@@ -92,144 +78,6 @@ pub enum Atomicity {
     AllOrNothing,
     /// Each key's change stands for itself; stored in key order, deletions last.
     PerKey,
-}
-
-/// When a key ceases to exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expire {
-    /// At this Unix time in milliseconds.
-    AtMs(u64),
-    /// As before.
-    Keep,
-    /// Never.
-    Never,
-}
-
-/// Under which condition a write takes effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Guard {
-    /// The key does not exist.
-    Absent,
-    /// None.
-    Always,
-    /// The key exists.
-    Present,
-    /// The key exists with this token.
-    Token(u64),
-}
-
-/// One message to a back, answered by one reply frame.
-#[derive(Clone, Copy, Debug)]
-pub enum Step<'w> {
-    /// Removes the key.
-    Delete {
-        /// The key.
-        key: &'w [u8],
-        /// Only if.
-        guard: Guard,
-    },
-    /// Removes every key of the back.
-    Flush {
-        /// Seconds from now; 0 is at once.
-        delay_s: u32,
-    },
-    /// Reads the key.
-    Get {
-        /// The key.
-        key: &'w [u8],
-        /// How much of it.
-        want: Want,
-    },
-    /// Reads a string, as with [`Want::Value`], and sets its expiry. A back may have nothing like it.
-    GetTouch {
-        /// The key.
-        key: &'w [u8],
-        /// The new expiry, never `Keep`.
-        expire: Expire,
-    },
-    /// Writes a whole entry of any type.
-    Put {
-        /// The key.
-        key: &'w [u8],
-        /// What to write. Its token is the one that it has from now on, at a back that leaves that to the writer.
-        entry: &'w Entry,
-        /// Only if.
-        guard: Guard,
-    },
-    /// Writes a string without building an [`Entry`].
-    PutStr {
-        /// The key.
-        key: &'w [u8],
-        /// The string.
-        value: &'w [u8],
-        /// Memcached client flags.
-        flags: u32,
-        /// Its expiry; `Keep` is not for backs that cannot.
-        expire: Expire,
-        /// Only if.
-        guard: Guard,
-        /// The new token, at a back that leaves that to the writer: [`KvBack::fresh_token`].
-        token: u64,
-    },
-    /// Sets the expiry of a key of any type; the token stays. A back may have nothing like it.
-    Touch {
-        /// The key.
-        key: &'w [u8],
-        /// The new expiry, never `Keep`.
-        expire: Expire,
-    },
-}
-
-/// What a back said to a [`Step`].
-#[derive(Clone, Debug)]
-pub enum StepReply<'w> {
-    /// Written, touched, removed, flushed.
-    Applied {
-        /// The new token, if it is known.
-        token: Option<u64>,
-    },
-    /// The back cannot hold or decode this, or answered with an error of its own.
-    Failed(KvError),
-    /// The guard did not hold.
-    Guarded,
-    /// No such key.
-    Missing,
-    /// The key holds a string.
-    Str {
-        /// The string; empty with [`Want::Header`].
-        value: &'w [u8],
-        /// Memcached client flags.
-        flags: u32,
-        /// Expiry.
-        expire_at_ms: Option<u64>,
-        /// Token for compare-and-swap.
-        token: u64,
-        /// For the front to read and change, if the back keeps any.
-        marks: Option<&'w Cell<Marks>>,
-    },
-    /// The key holds something else. Boxed: decoding an aggregate allocates anyway.
-    Typed(Box<Entry>),
-}
-
-/// Why a step failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KvError {
-    /// The back answered with an error of its own state: out of memory, loading.
-    BackFailed,
-    /// Lost the compare-and-swap race too often.
-    Contended,
-    /// The stored bytes are not what mecha writes.
-    Corrupt,
-    /// The back cannot count so far.
-    ExpiryTooFar,
-    /// Two keys share a digest.
-    KeyCollision,
-    /// The back has nothing like it.
-    Unsupported,
-    /// What the command needs of the back does not fit into memory.
-    TooMuch,
-    /// The value is larger than an item of the back.
-    ValueTooLarge,
 }
 
 /// What a front makes of one request.
@@ -249,68 +97,6 @@ pub enum Plan {
     Wait,
     /// Goes over all keys. Only backs in this process can: a remote one answers [`KvError::Unsupported`].
     Walk(Box<dyn Walk>),
-}
-
-/// A command over all keys: SCAN, KEYS, RANDOMKEY.
-pub trait Walk {
-    /// Appends the complete native reply to `out`.
-    fn run(&mut self, keys: &dyn KeySpace, cx: &RunCx, out: &mut Vec<u8>) -> Outcome;
-}
-
-/// Several programs that nothing comes between, and that need not know their keys in advance.
-pub trait Sequence {
-    /// The only keys that it may ask for; `None` if that cannot be told, or it goes over all keys.
-    fn keys(&self) -> Option<&[Vec<u8>]>;
-
-    /// Appends the complete native reply to `out`.
-    fn run(&mut self, space: &mut dyn Space, cx: &RunCx, out: &mut Vec<u8>) -> Outcome;
-}
-
-/// A back in this process while a [`Sequence`] has it for itself.
-pub trait Space {
-    /// Runs a program on the slots of its keys; after an error they are as before.
-    ///
-    /// # Errors
-    /// As for a program on its own. `out` is as before.
-    fn run(
-        &mut self,
-        txn: &mut Txn,
-        request_len: usize,
-        cx: &RunCx,
-        out: &mut Vec<u8>,
-    ) -> Result<(), KvError>;
-
-    /// All keys, for a sequence that names none.
-    fn key_space(&self) -> &dyn KeySpace;
-
-    /// Removes all keys, for a sequence that names none.
-    fn flush(&mut self);
-
-    /// A number that changes whenever the key is written, removed, evicted or expires, and is also new after it came
-    /// and went.
-    fn version(&mut self, key: &[u8]) -> u64;
-}
-
-/// All keys of a back in this process. Expired ones are left out.
-pub trait KeySpace {
-    /// Number of keys; may count some that have expired.
-    fn count(&self) -> u64;
-
-    /// How many of them will expire.
-    fn expiring(&self) -> u64;
-
-    /// What they take, in bytes.
-    fn bytes(&self) -> u64;
-
-    /// How many had to make room for others so far.
-    fn evictions(&self) -> u64;
-
-    /// Reports about `count` keys from `cursor` on (0 starts) and returns the next cursor, 0 at the end. A key that
-    /// exists from the first call to the last is reported at least once. The entry may be looked at, not kept.
-    fn scan(&self, cursor: u64, count: usize, each: &mut dyn FnMut(&[u8], &Entry)) -> u64;
-
-    /// Any key; `random` chooses.
-    fn random(&self, random: u64) -> Option<Vec<u8>>;
 }
 
 /// A single-step plan, free of allocation.
@@ -448,76 +234,4 @@ pub trait KvBack: Framed {
     /// Reads the reply to a step. `key` is empty unless [`KvBack::needs_key`] asked for it. An entry that has expired
     /// at `now_ms` is [`StepReply::Missing`], or, so that it can be replaced by its token, given as it is.
     fn decode<'w>(kind: StepKind, key: &[u8], frame: &'w [u8], now_ms: u64) -> StepReply<'w>;
-}
-
-/// Where [`KvBack::encode`] put the frame's key, and what the frame is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Encoded {
-    /// The key as the frame has it, from the start of `out`; empty for [`Step::Flush`].
-    pub key: Span,
-    /// The back's operation.
-    pub op: OpId,
-}
-
-/// Which step a reply answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StepKind {
-    /// [`Step::Delete`].
-    Delete,
-    /// [`Step::Flush`].
-    Flush,
-    /// [`Step::Get`]; [`Step::GetTouch`] is one with [`Want::Value`].
-    Get(Want),
-    /// [`Step::Put`] and [`Step::PutStr`].
-    Put,
-    /// [`Step::Touch`].
-    Touch,
-}
-
-/// Frames that a translator wants sent, gathered over a batch.
-#[derive(Debug, Default)]
-pub struct BackFrames {
-    /// Their bytes, one after the other.
-    pub wire: Vec<u8>,
-    /// One for each.
-    pub frames: Vec<BackFrame>,
-}
-
-/// One frame for a back.
-#[derive(Clone, Copy, Debug)]
-pub struct BackFrame {
-    /// Its bytes in `wire`.
-    pub span: Span,
-    /// The key as encoded in `wire`: hash input for choosing an endpoint.
-    pub key: Span,
-    /// Set when the frame is for one certain endpoint (flush goes to each).
-    pub endpoint: Option<u16>,
-    /// Given back with the reply. Frames made in a row have tokens in a row, wrapping, so that they are one run.
-    pub token: u32,
-    /// For the back's metrics.
-    pub op: OpId,
-    /// As the call's.
-    pub timeout_ms: u32,
-}
-
-/// Replies that a translator has ready for clients.
-#[derive(Debug, Default)]
-pub struct Answers {
-    /// Their bytes.
-    pub wire: Vec<u8>,
-    /// One for each.
-    pub list: Vec<Answer>,
-}
-
-/// One reply for a client.
-#[derive(Clone, Copy, Debug)]
-pub struct Answer {
-    /// For whom.
-    pub ticket: mecha_core::Ticket,
-    /// Its bytes in `wire`.
-    pub span: Span,
-    /// The client's operation.
-    pub op: OpId,
-    /// How it ended.
-    pub outcome: Outcome,
 }
