@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kv::Encoded;
+use crate::kv::Guard;
 use crate::memcached_back::tests::head;
 use crate::toy::{PEER, Requests, Toy, request, words};
 
