@@ -283,7 +283,7 @@ impl Mecha {
 }
 
 /// Below the range that the system gives to outgoing connections.
-fn free_port() -> Result<u16, String> {
+pub(crate) fn free_port() -> Result<u16, String> {
     use std::sync::atomic::{AtomicU16, Ordering};
     static NEXT: AtomicU16 = AtomicU16::new(0);
     for _ in 0..1000 {

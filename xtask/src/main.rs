@@ -7,12 +7,14 @@ mod newer;
 mod schema;
 mod servers;
 mod test;
+mod vectors;
 
 use std::process::{Command, ExitCode};
 
 const HELP: &str = "\
 cargo xtask test [--only NAME] [--list]   installs what the tests need, builds, runs every test
 cargo xtask commands                      writes codecs/resp/src/ops/table.rs from real servers
+cargo xtask vectors                       records conversations with real servers for the tests of the codecs
 ";
 
 fn main() -> ExitCode {
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
     let result = match args.first().map(String::as_str) {
         Some("test") => test::run(rest),
         Some("commands") => commands::run(rest),
+        Some("vectors") => vectors::run(rest),
         _ => Err(HELP.into()),
     };
     match result {
