@@ -47,7 +47,7 @@ impl Accepted {
     /// Reads the header of the PROXY protocol that comes first, and takes its word for who the client is.
     ///
     /// # Errors
-    /// As [`crate::proxy::read_proxy_header`].
+    /// `InvalidData` where there is no header, or a broken one; whatever the stream says.
     pub async fn proxied(self) -> io::Result<Self> {
         Ok(match self {
             Self::Tcp(stream, addr) => {
