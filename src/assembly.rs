@@ -120,7 +120,7 @@ impl Plan {
                 let known = previous.and_then(|plan| plan.shared.trusts.get(&cluster.name));
                 match known.filter(|(known, _)| known == spec).cloned() {
                     Some(known) => drop(trusts.insert(cluster.name.clone(), known)),
-                    None => match tls::client(&cluster.name, spec) {
+                    None => match tls::client(&cluster.name, spec, &registry) {
                         Ok(tls) => drop(trusts.insert(cluster.name.clone(), (spec.clone(), Arc::new(tls)))),
                         Err(more) => errors.extend(more),
                     },
@@ -219,10 +219,10 @@ impl Plan {
     /// Reads certificates again where their files have changed. Connections keep what they were made with.
     pub fn reload_certificates(&self) {
         for door in self.doors.iter().filter_map(|door| door.tls.as_ref()) {
-            tls::report(&door.name, &self.shared.registry, door.tls.reload());
+            tls::report(&door.name, &self.shared.registry, door.tls.reload(), || door.tls.ends());
         }
         for (name, (_, trust)) in &self.shared.trusts {
-            tls::report(name, &self.shared.registry, trust.reload());
+            tls::report(name, &self.shared.registry, trust.reload(), || trust.ends());
         }
     }
 

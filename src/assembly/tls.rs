@@ -7,8 +7,8 @@ use mecha_config::{
 };
 use mecha_telemetry::Registry;
 use mecha_transport::tls::{
-    Certificate, ClientAuth, ClientOptions, ClientTls, Complaint, MinVersion, Reloaded, ServerOptions,
-    ServerTls,
+    Certificate, ClientAuth, ClientOptions, ClientTls, Complaint, MinVersion, Reloaded, ServerHandshake,
+    ServerOptions, ServerTls,
 };
 
 use crate::acceptor::TlsDoor;
@@ -39,6 +39,7 @@ pub(super) fn door(
 ) -> Result<TlsDoor, Vec<ConfigError>> {
     let (tls, warnings) = ServerTls::new(server_options(spec)).map_err(errors)?;
     warn(&listener.name, &warnings);
+    note_ends(&listener.name, registry, &tls.ends());
     Ok(TlsDoor {
         name: listener.name.clone(),
         tls,
@@ -53,20 +54,43 @@ pub(super) fn door(
 ///
 /// # Errors
 /// Everything that is wrong with the files.
-pub(super) fn client(cluster: &str, spec: &ClientTlsSpec) -> Result<ClientTls, Vec<ConfigError>> {
+pub(super) fn client(
+    cluster: &str,
+    spec: &ClientTlsSpec,
+    registry: &Registry,
+) -> Result<ClientTls, Vec<ConfigError>> {
     let (tls, warnings) = ClientTls::new(client_options(spec)).map_err(errors)?;
     warn(cluster, &warnings);
     if spec.insecure_skip_verify {
         tracing::warn!(cluster, "certificates of servers are NOT verified (insecure_skip_verify)");
     }
-    Ok(tls)
+    note_ends(cluster, registry, &tls.ends());
+    let metrics = registry.tls(cluster);
+    Ok(tls.observed(move |ended| match ended {
+        ServerHandshake::Failed(why) => metrics.failed_upstream(why),
+        ServerHandshake::Shaken { version, is_resumed, ends } => {
+            metrics.shaken_upstream(version, is_resumed, ends);
+        }
+    }))
+}
+
+/// Shows when certificates end.
+fn note_ends(name: &str, registry: &Registry, ends: &[(std::path::PathBuf, u64)]) {
+    let metrics = registry.tls(name);
+    ends.iter().for_each(|(file, at)| metrics.ends(&file.display().to_string(), *at));
 }
 
 /// Says and counts what became of changed files.
-pub(super) fn report(name: &str, registry: &Registry, reloaded: Reloaded) {
+pub(super) fn report(
+    name: &str,
+    registry: &Registry,
+    reloaded: Reloaded,
+    ends: impl FnOnce() -> Vec<(std::path::PathBuf, u64)>,
+) {
     match reloaded {
         Reloaded::Changed => {
             registry.tls(name).reloaded(true);
+            note_ends(name, registry, &ends());
             tracing::info!(name, "new certificates are in use");
         }
         Reloaded::Failed(complaints) => {

@@ -16,6 +16,10 @@ pub(crate) struct TlsFamilies {
     sessions: IntCounterVec,
     under_way: IntGaugeVec,
     reloads: IntCounterVec,
+    ends: IntGaugeVec,
+    upstream_ends: IntGaugeVec,
+    upstream_handshakes: IntCounterVec,
+    upstream_sessions: IntCounterVec,
 }
 
 impl TlsFamilies {
@@ -24,11 +28,10 @@ impl TlsFamilies {
             let family = IntCounterVec::new(Opts::new(name, help), labels)?;
             registry.register(Box::new(family.clone())).map(|()| family)
         };
-        let under_way = IntGaugeVec::new(
-            Opts::new("mecha_tls_handshakes_under_way", "Handshakes with clients that have not ended."),
-            &["listener"],
-        )?;
-        registry.register(Box::new(under_way.clone()))?;
+        let gauge = |name, help, labels: &[&str]| {
+            let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(family.clone())).map(|()| family)
+        };
         Ok(Self {
             handshakes: counter(
                 "mecha_tls_handshakes_total",
@@ -40,7 +43,31 @@ impl TlsFamilies {
                 "TLS sessions with clients by version, and whether an earlier one was resumed.",
                 &["listener", "version", "resumed"],
             )?,
-            under_way,
+            under_way: gauge(
+                "mecha_tls_handshakes_under_way",
+                "Handshakes with clients that have not ended.",
+                &["listener"],
+            )?,
+            ends: gauge(
+                "mecha_tls_certificate_expiry_timestamp_seconds",
+                "When a certificate that mecha shows ends, by listener or cluster and file.",
+                &["name", "file"],
+            )?,
+            upstream_ends: gauge(
+                "mecha_tls_upstream_certificate_expiry_timestamp_seconds",
+                "When the certificate ends that a server of the cluster has shown last.",
+                &["cluster"],
+            )?,
+            upstream_handshakes: counter(
+                "mecha_tls_upstream_handshakes_total",
+                "Handshakes with servers by result.",
+                &["cluster", "result"],
+            )?,
+            upstream_sessions: counter(
+                "mecha_tls_upstream_sessions_total",
+                "TLS sessions with servers by version, and whether an earlier one was resumed.",
+                &["cluster", "version", "resumed"],
+            )?,
             reloads: counter(
                 "mecha_tls_reloads_total",
                 "Changed certificate files by result; after a failure the old ones stay in use.",
@@ -93,6 +120,32 @@ impl TlsMetrics {
         let result = if is_fine { "ok" } else { "failed" };
         if let Some(families) = &self.families {
             families.reloads.with_label_values(&[self.name.as_str(), result]).inc();
+        }
+    }
+
+    /// The certificate of `file`, which mecha shows, ends then, in seconds since 1970.
+    pub fn ends(&self, file: &str, at: u64) {
+        if let Some(families) = &self.families {
+            families.ends.with_label_values(&[self.name.as_str(), file]).set(at as i64);
+        }
+    }
+
+    /// A handshake with a server ended well. `ends` is when its certificate ends.
+    pub fn shaken_upstream(&self, version: &str, is_resumed: bool, ends: Option<u64>) {
+        self.failed_upstream("ok");
+        let resumed = if is_resumed { "true" } else { "false" };
+        if let Some(families) = &self.families {
+            families.upstream_sessions.with_label_values(&[self.name.as_str(), version, resumed]).inc();
+            if let Some(at) = ends {
+                families.upstream_ends.with_label_values(&[&self.name]).set(at as i64);
+            }
+        }
+    }
+
+    /// It ended so. `result` is one of a few fixed words.
+    pub fn failed_upstream(&self, result: &'static str) {
+        if let Some(families) = &self.families {
+            families.upstream_handshakes.with_label_values(&[self.name.as_str(), result]).inc();
         }
     }
 

@@ -155,6 +155,15 @@ fn a_real_client_reaches_a_real_server_with_tls_on_both_sides() {
     client.call(&b"*1\r\n$4\r\nPING\r\n".repeat(1000), &b"+PONG\r\n".repeat(1000));
     assert!(mecha.metric("mecha_calls_total{") >= 1004.0);
     assert!(mecha.metric("mecha_tls_handshakes_total{listener=\"resp\",result=\"ok\"}") >= 3.0);
+    assert!(mecha.metric("mecha_tls_upstream_handshakes_total{cluster=\"back\",result=\"ok\"}") >= 1.0);
+    assert!(mecha.metric("mecha_tls_upstream_sessions_total{cluster=\"back\",") >= 1.0);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    for ends in [
+        "mecha_tls_certificate_expiry_timestamp_seconds{",
+        "mecha_tls_upstream_certificate_expiry_timestamp_seconds{",
+    ] {
+        assert!(mecha.metric(ends) > now, "{ends} is not in the future");
+    }
 }
 
 #[test]
@@ -167,6 +176,9 @@ fn a_server_that_nobody_vouches_for_gets_no_command() {
     let mecha = folder.mecha("rediss", "", &back);
     let mut client = TlsClient::new(&folder.config(None), mecha.port);
     client.call(b"SET a 1\r\n", b"-ERR mecha: backend is unreachable, the command was not sent (set)\r\n");
+    let refused = "mecha_tls_upstream_handshakes_total{cluster=\"back\",result=\"server_certificate\"}";
+    assert!(mecha.metric(refused) >= 1.0);
+    assert_eq!(mecha.metric("mecha_tls_upstream_handshakes_total{cluster=\"back\",result=\"ok\"}"), 0.0);
 }
 
 #[test]

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
 
-pub use client::{ClientOptions, ClientTls};
+pub use client::{ClientOptions, ClientTls, ServerHandshake};
 pub use files::{Certificate, Complaint, Reloaded};
 pub use handshake::{HandshakeError, Handshaken, accept, is_tls};
 pub use server::{ClientAuth, ServerOptions, ServerTls};

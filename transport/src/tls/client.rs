@@ -9,7 +9,7 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-use super::files::{Stamp, certified, roots, stamp};
+use super::files::{Stamp, certified, end_of, roots, stamp};
 use super::{Certificate, Complaint, MinVersion, Reloaded, alpn, provider};
 use crate::Address;
 
@@ -30,9 +30,29 @@ pub struct ClientOptions {
     pub alpn: Vec<String>,
 }
 
+/// How a handshake with a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerHandshake {
+    /// It came to nothing, for one of a few fixed reasons.
+    Failed(&'static str),
+    /// It went well.
+    Shaken {
+        /// `1.2` or `1.3`.
+        version: &'static str,
+        /// An earlier session goes on.
+        is_resumed: bool,
+        /// When the server's certificate ends, in seconds since 1970, if it can be read.
+        ends: Option<u64>,
+    },
+}
+
+/// Who is told of handshakes, on the thread that has them.
+type Observer = Box<dyn Fn(ServerHandshake) + Send + Sync>;
+
 /// One cluster's trust, replaced while it runs.
 pub struct ClientTls {
     options: ClientOptions,
+    observer: Option<Observer>,
     current: Mutex<(Arc<ClientConfig>, Stamp)>,
 }
 
@@ -115,7 +135,8 @@ impl ClientTls {
         let stamp = stamp(options.files());
         match options.build(&mut complaints) {
             Some(config) => {
-                Ok((Self { options, current: Mutex::new((Arc::new(config), stamp)) }, complaints))
+                let current = Mutex::new((Arc::new(config), stamp));
+                Ok((Self { options, observer: None, current }, complaints))
             }
             None => Err(complaints),
         }
@@ -138,6 +159,23 @@ impl ClientTls {
                 Reloaded::Failed(complaints)
             }
         }
+    }
+
+    /// Tells `observer` how each handshake ends.
+    pub fn observed(self, observer: impl Fn(ServerHandshake) + Send + Sync + 'static) -> Self {
+        Self { observer: Some(Box::new(observer)), ..self }
+    }
+
+    pub(super) fn tell(&self, ended: ServerHandshake) {
+        if let Some(observer) = &self.observer {
+            observer(ended);
+        }
+    }
+
+    /// The file of the certificate that mecha shows, and when it ends, in seconds since 1970.
+    pub fn ends(&self) -> Vec<(PathBuf, u64)> {
+        let files = self.options.certificate.iter();
+        files.filter_map(|files| Some((files.cert.clone(), end_of(&files.cert)?))).collect()
     }
 
     /// What the next handshake uses.

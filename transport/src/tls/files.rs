@@ -126,6 +126,12 @@ fn is_valid_now(
     true
 }
 
+/// When the certificate in `file` ends, in seconds since 1970; `None` if it cannot be read.
+pub(super) fn end_of(file: &Path) -> Option<u64> {
+    let chain = chain(file, "", &mut Vec::new())?;
+    validity(chain.first()?).map(|(_, to)| to.as_secs())
+}
+
 /// The certificates of a file.
 fn chain(file: &Path, field: &str, complaints: &mut Vec<Complaint>) -> Option<Vec<CertificateDer<'static>>> {
     let bytes = read(file, field, complaints)?;

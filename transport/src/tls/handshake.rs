@@ -9,9 +9,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::engine::{Engine, MAX_HELD, Step};
-use super::identity::identity;
+use super::identity::{identity, validity};
 use super::stream::{Established, TlsReadHalf, TlsWriteHalf, halves};
-use super::{ClientTls, ServerTls};
+use super::{ClientTls, ServerHandshake, ServerTls};
 use crate::Address;
 
 /// The first byte of every TLS connection: the type of a handshake record.
@@ -135,13 +135,44 @@ pub(crate) async fn connect(
     address: &Address,
     tls: &ClientTls,
 ) -> Result<(TlsReadHalf, TlsWriteHalf), HandshakeError> {
+    // Whoever gives up, because the time is over, drops this.
+    let mut untold = Untold { tls, ended: ServerHandshake::Failed("timed_out") };
+    let shaken = shake_with(&mut stream, address, tls).await;
+    untold.ended = match &shaken {
+        Ok(engine) => ServerHandshake::Shaken {
+            version: engine.version(),
+            is_resumed: engine.is_resumed(),
+            ends: engine.peer_certificate().and_then(validity).map(|(_, to)| to.as_secs()),
+        },
+        Err(error) => ServerHandshake::Failed(error.name()),
+    };
+    Ok(halves(stream, shaken?))
+}
+
+/// Tells how a handshake has ended when it is dropped.
+struct Untold<'t> {
+    tls: &'t ClientTls,
+    ended: ServerHandshake,
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        self.tls.tell(self.ended);
+    }
+}
+
+async fn shake_with(
+    stream: &mut TcpStream,
+    address: &Address,
+    tls: &ClientTls,
+) -> Result<Box<Engine>, HandshakeError> {
     let name = tls.name_of(address);
     let name =
         name.ok_or_else(|| HandshakeError::ServerCertificate(format!("`{address}` is no server name")))?;
     let engine = Engine::client(tls.config(), name).map_err(|error| HandshakeError::of(&error, false))?;
     let mut engine = Box::new(engine);
-    shake(&mut stream, &mut engine, false).await?;
-    Ok(halves(stream, engine))
+    shake(stream, &mut engine, false).await?;
+    Ok(engine)
 }
 
 async fn shake(stream: &mut TcpStream, engine: &mut Engine, is_server: bool) -> Result<(), HandshakeError> {

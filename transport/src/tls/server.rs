@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 
-use super::files::{Stamp, certified, roots, stamp};
+use super::files::{Stamp, certified, end_of, roots, stamp};
 use super::{Certificate, Complaint, MinVersion, Reloaded, alpn, provider};
 
 /// Whether clients must have a certificate, where there is an authority to check it by.
@@ -145,6 +145,12 @@ impl ServerTls {
                 Reloaded::Failed(complaints)
             }
         }
+    }
+
+    /// Each certificate's file, and when the certificate ends, in seconds since 1970.
+    pub fn ends(&self) -> Vec<(PathBuf, u64)> {
+        let files = self.options.certificates.iter();
+        files.filter_map(|files| Some((files.cert.clone(), end_of(&files.cert)?))).collect()
     }
 
     /// What the next handshake uses.
