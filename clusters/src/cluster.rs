@@ -27,6 +27,7 @@ use self::parking::{Parked, Parking};
 use crate::CurrentLogin;
 use crate::detour::{Detour, Follow, PATIENCE_MICROS};
 use crate::news::{Cause, Subscription};
+use crate::pubsub::Watches;
 use crate::reads::{ReadPolicy, Reads};
 use crate::router::Router;
 use crate::server::{Blueprint, Server};
@@ -113,6 +114,8 @@ pub struct Cluster<P: Framed> {
     turn: Cell<usize>,
     /// Connections that no server knows: dedicated ones, and those of servers that have left.
     loose: RefCell<Vec<Weak<Connection<P>>>>,
+    /// Who wants to know of each change of the servers.
+    watchers: RefCell<Vec<Weak<dyn Watches>>>,
     /// Empty but for the time of a tick; kept for its memory.
     ticked: RefCell<Vec<Rc<Connection<P>>>>,
     pub(crate) parking: Parking<P>,
@@ -201,6 +204,7 @@ impl<P: Framed> Cluster<P> {
             turn: Cell::new(0),
             loose: RefCell::default(),
             ticked: RefCell::default(),
+            watchers: RefCell::default(),
             parking,
             ejection,
         });
@@ -262,6 +266,25 @@ impl<P: Framed> Cluster<P> {
         self.members.replace(Rc::new(members));
         self.start_epoch();
         self.resume_waiters();
+        let watchers: Vec<_> = self.watchers.borrow().iter().filter_map(Weak::upgrade).collect();
+        watchers.iter().for_each(|watcher| watcher.members_changed());
+    }
+
+    /// From now on, `watcher` is told when servers have come or gone.
+    pub(crate) fn watched_by(&self, watcher: Weak<dyn Watches>) {
+        let mut watchers = self.watchers.borrow_mut();
+        watchers.retain(|watcher| watcher.strong_count() > 0);
+        watchers.push(watcher);
+    }
+
+    /// Whether the server in `position` is left alone after a failure.
+    pub(crate) fn is_down(&self, position: usize) -> bool {
+        self.members().at(position).is_ok_and(|server| server.endpoint.is_down())
+    }
+
+    /// The position of the server that `connection` leads to, while it belongs to the cluster.
+    pub(crate) fn position(&self, connection: &Connection<P>) -> Option<usize> {
+        self.members().position_of(connection)
     }
 
     /// A server that was found, so that it may send calls away.

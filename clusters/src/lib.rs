@@ -21,6 +21,7 @@ mod detour;
 mod endpoint;
 mod login;
 pub mod news;
+mod pubsub;
 mod reads;
 mod router;
 mod routes;

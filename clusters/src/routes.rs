@@ -369,6 +369,10 @@ impl<P: Rules> Upstream<P> for Routed<P> {
 
     fn sees_to(&self, batch: &Batch<'_, P>, at: usize) -> bool {
         let Some((call, head)) = batch.calls.get(at).zip(batch.heads.get(at)) else { return false };
+        // A connection whose replies are not counted is never shared.
+        if call.affinity == mecha_core::Affinity::Raw {
+            return false;
+        }
         if self.table.is_by_database() && P::database(head, batch.frame(at)).is_some() {
             return true;
         }

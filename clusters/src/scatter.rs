@@ -130,6 +130,15 @@ pub trait Rules: Framed {
         None
     }
 
+    /// Puts what this protocol has of subscriptions between a door and `upstream`, which leads to `cluster`.
+    fn with_subscriptions(
+        upstream: Rc<dyn Upstream<Self>>,
+        cluster: Rc<Cluster<Self>>,
+    ) -> Rc<dyn Upstream<Self>> {
+        let _ = cluster;
+        upstream
+    }
+
     /// Whether `request` is about the cluster or the server's place in it, so that its answer would tell of servers.
     fn asks_of_cluster(request: &Self::Request) -> bool {
         Self::way(request) == Way::Itself
@@ -546,6 +555,10 @@ impl<P: Rules> Upstream<P> for Scattered<P> {
     }
 
     fn sees_to(&self, batch: &Batch<'_, P>, at: usize) -> bool {
+        // A connection whose replies are not counted is never shared.
+        if batch.calls.get(at).is_some_and(|call| call.affinity == Affinity::Raw) {
+            return false;
+        }
         match Self::way(batch, at) {
             Way::EveryAside | Way::Refused => self.cluster.is_sharded(),
             Way::Itself => self.cluster.is_slotted(),

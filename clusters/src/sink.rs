@@ -64,6 +64,12 @@ pub trait ReplySink<P: Framed> {
     /// Takes an out-of-band message.
     fn push(&self, conn: ConnKey, bytes: &[u8]);
 
+    /// Takes an out-of-band message that is one whole frame, `first` and what is behind it. It never stands inside a
+    /// reply. A client that leaves too many of them unread is closed, and nobody waits for it.
+    fn message(&self, conn: ConnKey, first: u8, rest: &[u8]) {
+        let _ = (conn, first, rest);
+    }
+
     /// The dedicated connection of this client is gone.
     fn unpinned(&self, conn: ConnKey);
 

@@ -144,6 +144,18 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+/// Whether clients that subscribe share connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Subscriptions {
+    /// Where there are several servers; with one, each client has its own, and servers count clients.
+    #[default]
+    Auto,
+    /// Each has its own.
+    Dedicated,
+    /// They do.
+    Shared,
+}
+
 /// Servers that hold the same or together the whole data.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClusterSpec {
@@ -177,6 +189,8 @@ pub struct ClusterSpec {
     pub backoff: Backoff,
     /// Connection attempts per second, endpoint and worker.
     pub connect_rate: u32,
+    /// Whether clients that subscribe share connections.
+    pub subscriptions: Subscriptions,
     /// Dedicated connections per worker.
     pub max_pins: u32,
     /// Unanswered calls per connection.

@@ -70,6 +70,9 @@ pub struct OpInfo {
 /// Which upstream connection a call needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Affinity {
+    /// No connection of the client's: the upstream sees to it by itself. Alone, as with `Barrier`, whether or not there is
+    /// a dedicated connection (`SUBSCRIBE` where subscriptions are shared).
+    Aside,
     /// A dedicated connection from this call on, alone as with `Barrier`: by its outcome the protocol's state tells whether
     /// the connection is kept (`SELECT`, `AUTH`).
     Attempt,

@@ -334,6 +334,16 @@ pub trait Session<P: Framed>: Default {
         true
     }
 
+    /// The upstream has answered a call that waited alone by itself, with these bytes.
+    fn on_answer(&mut self, op: OpId, answer: &[u8]) {
+        let _ = (op, answer);
+    }
+
+    /// Whether messages may come at any time.
+    fn is_listening(&self) -> bool {
+        false
+    }
+
     /// The upstream sees to `call` itself, so that no dedicated connection is bound by it.
     fn on_seen_to(&mut self, call: &Call) {
         let _ = call;

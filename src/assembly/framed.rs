@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mecha_clusters::{Announced, Cluster, ReplySink, Rules, Scattered, Upstream};
-use mecha_config::{ClusterSpec, ConfigError, Discovery, FilterSpec, KnownRoutes, ListenerSpec, Snapshot};
+use mecha_config::{
+    ClusterSpec, ConfigError, Discovery, FilterSpec, KnownRoutes, ListenerSpec, Snapshot, Subscriptions,
+};
 use mecha_core::{Asked, Chain, Filter, Framed, Limits, Peer, Refusal};
 use mecha_filters::{BuildCx, FilterFactory, FilterKind, PolicyFactory};
 use mecha_translate::{KvBack, KvFront, Options};
@@ -69,6 +71,8 @@ pub(super) struct Opening<'a, P: Framed> {
     pub(super) shared: &'a Shared,
     /// Whether a filter must see replies whole.
     pub(super) is_whole: bool,
+    /// Whether it is one of several routes.
+    pub(super) is_routed: bool,
     /// Who waits for replies.
     pub(super) clients: Rc<dyn ReplySink<P>>,
 }
@@ -93,10 +97,18 @@ pub const fn scattered<P: Rules>(name: &'static str) -> Back<P> {
         is_translated: false,
         open: |opening, scope| {
             let cluster = opening.native(scope);
-            if is_sharded(opening.cluster) {
-                Scattered::new(cluster, Rc::clone(&opening.clients))
+            let is_sharded = is_sharded(opening.cluster);
+            let upstream: Rc<dyn Upstream<P>> = if is_sharded {
+                Scattered::new(Rc::clone(&cluster), Rc::clone(&opening.clients))
             } else {
-                cluster
+                Rc::clone(&cluster) as _
+            };
+            match opening.cluster.subscriptions {
+                // Routes see to what belongs to one client; a subscription there has a connection of its own.
+                _ if opening.is_routed => upstream,
+                Subscriptions::Auto if is_sharded => P::with_subscriptions(upstream, cluster),
+                Subscriptions::Shared => P::with_subscriptions(upstream, cluster),
+                Subscriptions::Auto | Subscriptions::Dedicated => upstream,
             }
         },
     }
@@ -345,7 +357,13 @@ impl<P: Guarded> DoorPlan for FramedPlan<P> {
         let upstream = match &self.routes {
             Some(routes) => routes.open(&self.shared, is_whole, clients, scope),
             None => {
-                let opening = Opening { cluster: &self.cluster, shared: &self.shared, is_whole, clients };
+                let opening = Opening {
+                    cluster: &self.cluster,
+                    shared: &self.shared,
+                    is_whole,
+                    is_routed: false,
+                    clients,
+                };
                 (self.back.open)(&opening, scope)
             }
         };

@@ -195,6 +195,7 @@ impl<P: Rules> Opener<'_, P> {
             cluster: &target.cluster,
             shared: self.shared,
             is_whole: self.is_whole,
+            is_routed: true,
             clients: Rc::clone(&sink),
         };
         let upstream = (target.back.open)(&opening, scope);

@@ -277,7 +277,8 @@ impl<P: Framed> EngineCell<P> {
         let mut engine = self.0.borrow_mut();
         let Some(client) = engine.client(conn) else { return false };
         let state = &mut client.state;
-        let leaves = state.is_draining && !state.is_raw() && state.open_request == OpenRequest::None;
+        let leaves =
+            state.is_draining && !state.waits_for_messages() && state.open_request == OpenRequest::None;
         if leaves {
             state.close(CloseReason::Drained);
         }

@@ -8,7 +8,7 @@ use std::task::Waker;
 use mecha_clusters::{Connection, Lane, Upstream};
 use mecha_core::{Call, Chain, Framed, Limits, OpId, Peer, ProtocolError};
 use mecha_telemetry::{CloseReason, ListenerMetrics};
-use mecha_transport::{Outbox, WriteHalf};
+use mecha_transport::{Clock, Outbox, WriteHalf};
 
 use mecha_users::{Guard, Standing, Who};
 
@@ -16,6 +16,12 @@ use super::{Ledger, Place, Places};
 
 /// Unread bytes of replies at which a client's further requests wait.
 pub(super) const OUTPUT_HIGH: usize = 256 << 10;
+
+/// Unread bytes at which a client that gets messages is closed: at once; and after this many microseconds. What Redis has
+/// for its subscribers unless told otherwise.
+pub(super) const MESSAGES_HARD: usize = 32 << 20;
+const MESSAGES_SOFT: usize = 8 << 20;
+const MESSAGES_PATIENCE_MICROS: u64 = 60_000_000;
 
 /// Bounds on one client connection.
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +142,12 @@ pub(super) struct State<P: Framed> {
     pub(super) open_request: OpenRequest,
     /// A [`mecha_core::Affinity::Attempt`] or `Barrier` call is in flight.
     pub(super) is_barred: bool,
+    /// Messages may come at any time.
+    pub(super) is_listening: bool,
+    /// Messages that wait for the end of a reply that has begun to leave.
+    pub(super) messages: Vec<u8>,
+    /// Since when too many messages wait.
+    pub(super) behind_since_micros: Option<u64>,
     pub(super) waker: Option<Waker>,
     /// What was last asked about clients, while the answer is awaited.
     pub(super) errand: Option<super::errand::UnderWay>,
@@ -198,6 +210,9 @@ impl<P: Framed> State<P> {
             deferred: Vec::new(),
             open_request: OpenRequest::None,
             is_barred: false,
+            is_listening: false,
+            messages: Vec::new(),
+            behind_since_micros: None,
             waker: None,
             errand: None,
             muted: std::collections::VecDeque::new(),
@@ -243,7 +258,40 @@ impl<P: Framed> State<P> {
 
     /// Bytes of replies that the client has not read.
     pub(super) fn unread(&self) -> usize {
-        self.outbox.len() + self.ledger.held_bytes()
+        self.outbox.len() + self.ledger.held_bytes() + self.messages.len()
+    }
+
+    /// Takes one message, which leaves as soon as no reply is under way.
+    pub(super) fn take_message(&mut self, first: u8, rest: &[u8], clock: Clock) {
+        if self.is_broken {
+            return;
+        }
+        let out = if self.ledger.is_begun() { &mut self.messages } else { self.outbox.buffer() };
+        out.push(first);
+        out.extend_from_slice(rest);
+        let unread = self.unread();
+        if unread <= MESSAGES_SOFT {
+            self.behind_since_micros = None;
+            return;
+        }
+        let now_micros = clock.micros();
+        let since = *self.behind_since_micros.get_or_insert(now_micros);
+        if unread > MESSAGES_HARD || now_micros.saturating_sub(since) > MESSAGES_PATIENCE_MICROS {
+            self.break_off(CloseReason::SlowReader);
+        }
+    }
+
+    /// Lets messages leave that waited for the end of a reply.
+    pub(super) fn release_messages(&mut self) {
+        if !self.messages.is_empty() && !self.ledger.is_begun() {
+            let messages = std::mem::take(&mut self.messages);
+            self.outbox.extend(&messages);
+        }
+    }
+
+    /// Whether the client's end is no reason to expect an answer: it waits for messages.
+    pub(super) fn waits_for_messages(&self) -> bool {
+        self.is_listening || self.is_raw()
     }
 
     /// Whether the client's task has something to do now that an answer has left.

@@ -12,7 +12,7 @@ use mecha_transport::{Clock, WriteHalf};
 use slab::Slab;
 
 use super::Place;
-use super::connection::{Client, Listener, OpenRequest, Position, Route, Stalled, State};
+use super::connection::{Client, Listener, MESSAGES_HARD, OpenRequest, Position, Route, Stalled, State};
 use super::route::{Processing, Progress};
 use crate::mesh::Mesh;
 
@@ -179,7 +179,11 @@ impl<P: Framed> EngineCell<P> {
         for (_, client) in &mut self.0.borrow_mut().clients {
             let limit = client.state.listener.limits.idle_timeout_micros;
             let is_idle = now_micros.saturating_sub(client.state.active_micros) > limit;
-            if limit > 0 && is_idle && client.state.ledger.in_flight() == 0 && !client.state.is_raw() {
+            if limit > 0
+                && is_idle
+                && client.state.ledger.in_flight() == 0
+                && !client.state.waits_for_messages()
+            {
                 client.state.break_off(CloseReason::Idle);
             }
         }
@@ -198,6 +202,10 @@ impl<P: Framed> Engine<P> {
 
     pub(super) fn clients_and_epochs(&mut self) -> (&mut Slab<Box<Client<P>>>, &[u32]) {
         (&mut self.clients, &self.epochs)
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        self.clock
     }
 
     pub(super) fn clock_micros(&self) -> u64 {
@@ -366,6 +374,7 @@ fn still_needed<'l>(local: &'l [u8], calls: &[Call]) -> &'l [u8] {
 impl<P: Framed> State<P> {
     /// Writes what the socket takes.
     pub(super) fn write(&mut self) {
+        self.release_messages();
         if self.outbox.is_empty() {
             self.choked = None;
         } else if !self.wants_write {
@@ -386,7 +395,10 @@ impl<P: Framed> State<P> {
     /// Whether this client's unread replies keep an upstream from being read. A client that takes nothing for a
     /// moment, or too little for long, is closed.
     pub(super) fn is_choking(&mut self, now_micros: u64) -> bool {
-        if self.is_broken || self.unread() <= self.listener.limits.max_output {
+        let max_output = self.listener.limits.max_output;
+        // Messages that many get are no reason to wait for one of them.
+        let limit = if self.is_listening { max_output.max(MESSAGES_HARD) } else { max_output };
+        if self.is_broken || self.unread() <= limit {
             self.choked = None;
             return false;
         }

@@ -80,7 +80,7 @@ impl<P: Framed> EngineCell<P> {
             left += 1;
             let state = &mut client.state;
             let is_orphan = state.listener.successor.borrow().is_none();
-            if is_late && (state.ledger.in_flight() > 0 || state.is_raw()) {
+            if is_late && (state.ledger.in_flight() > 0 || state.waits_for_messages()) {
                 state.break_off(CloseReason::Drained);
             } else if is_late || is_orphan {
                 state.is_draining = true;

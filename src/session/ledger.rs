@@ -23,6 +23,8 @@ pub struct Ledger {
     /// Where their bytes lie, with gaps where bytes have left.
     bytes: Vec<u8>,
     held_bytes: usize,
+    /// Part of the oldest call's answer has left.
+    is_begun: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,6 +61,11 @@ impl Ledger {
         self.held_bytes
     }
 
+    /// Whether part of an answer has left, so that nothing else may leave before the rest of it.
+    pub fn is_begun(&self) -> bool {
+        self.is_begun
+    }
+
     /// Takes `count` calls.
     pub fn take(&mut self, count: u32) {
         self.next = self.next.wrapping_add(count);
@@ -86,7 +93,9 @@ impl Ledger {
             return;
         }
         out.extend_from_slice(bytes);
+        self.is_begun |= !bytes.is_empty();
         if is_done {
+            self.is_begun = false;
             self.first = self.first.wrapping_add(1);
             self.held.pop_front();
             self.release(out);
@@ -121,9 +130,10 @@ impl Ledger {
             out.extend_from_slice(self.bytes.get(slot.start..slot.start + slot.len).unwrap_or_default());
             self.held_bytes -= slot.len;
             self.filled -= usize::from(slot.is_filled());
-            let is_done = slot.is_done;
+            let (is_done, len) = (slot.is_done, slot.len);
             *slot = Slot::default();
             if !is_done {
+                self.is_begun = len > 0;
                 break;
             }
             self.held.pop_front();

@@ -8,7 +8,7 @@ use mecha_core::{
 };
 use mecha_telemetry::CloseReason;
 
-use super::connection::{Listener, Route, State};
+use super::connection::{Client, Listener, Route, State};
 use super::engine::{Engine, EngineCell};
 
 impl<P: Framed> ReplySink<P> for EngineCell<P> {
@@ -64,6 +64,14 @@ impl<P: Framed> ReplySink<P> for EngineCell<P> {
         let mut engine = self.0.borrow_mut();
         let Some(client) = engine.client(conn) else { return };
         client.state.outbox.extend(bytes);
+        engine.dirty(conn);
+    }
+
+    fn message(&self, conn: ConnKey, first: u8, rest: &[u8]) {
+        let mut engine = self.0.borrow_mut();
+        let clock = engine.clock();
+        let Some(client) = engine.client(conn) else { return };
+        client.state.take_message(first, rest, clock);
         engine.dirty(conn);
     }
 
@@ -168,7 +176,11 @@ impl<P: Framed> Engine<P> {
         let cx = Cx { now_micros, peer: &peer };
         let shown = show_answer(&listener, bytes, &done, &mut local, &cx);
         let bytes = if shown { local.as_slice() } else { bytes };
-        let state = &mut client.state;
+        let Client { session, state, .. } = client;
+        if state.is_barred {
+            session.on_answer(op, bytes);
+            state.is_listening = session.is_listening();
+        }
         state.put(ticket.seq, bytes, true);
         self.barrier_done(ticket.conn, &done);
         self.dirty(ticket.conn);

@@ -170,6 +170,9 @@ impl<P: Framed> State<P> {
         if call.affinity == Affinity::Errand {
             return self.run_errand(batch, at, call, cx);
         }
+        if call.affinity == Affinity::Aside {
+            return self.submit_alone(batch, at, cx);
+        }
         if !matches!(self.route, Route::Shared) {
             return self.forward_pinned(batch, at, call, cx);
         }
@@ -189,11 +192,13 @@ impl<P: Framed> State<P> {
             }
             // Seen to above.
             Affinity::Errand => Ok(at),
-            Affinity::Barrier if !is_drained => Err(Wait::Drained),
-            Affinity::Barrier => {
-                self.is_barred = true;
-                self.submit(batch, at..at + 1, cx)
+            Affinity::Raw if self.listener.upstream.sees_to(batch, at) => {
+                if is_drained {
+                    batch.session.on_seen_to(call);
+                }
+                self.submit_alone(batch, at, cx)
             }
+            Affinity::Aside | Affinity::Barrier => self.submit_alone(batch, at, cx),
             Affinity::Attempt | Affinity::Once | Affinity::Pin | Affinity::Raw if !is_drained => {
                 Err(Wait::Drained)
             }
@@ -201,6 +206,20 @@ impl<P: Framed> State<P> {
                 self.pin(batch, at, call, cx)
             }
         }
+    }
+
+    /// Sends call `at` when nothing is in flight, and nothing behind it before it is answered.
+    fn submit_alone(
+        &mut self,
+        batch: &mut Batch<'_, P>,
+        at: usize,
+        cx: &mut Processing<'_, P>,
+    ) -> Result<usize, Wait> {
+        if self.ledger.in_flight() > 0 {
+            return Err(Wait::Drained);
+        }
+        self.is_barred = true;
+        self.submit(batch, at..at + 1, cx)
     }
 
     /// Gets the client a dedicated connection and sends call `at` there.

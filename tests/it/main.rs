@@ -35,6 +35,7 @@ mod sentinel;
 mod sharded;
 mod soak;
 mod state;
+mod subscriptions;
 mod support;
 mod tcp;
 mod tls;

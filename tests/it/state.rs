@@ -25,8 +25,18 @@ impl Twins {
         Some(Self { direct, mecha, _servers: [one, other] })
     }
 
+    /// As [`Twins::start`], with subscriptions that clients share.
+    pub(super) fn sharing() -> Option<Self> {
+        let ((one, direct), (other, behind)) = redis().zip(redis())?;
+        let mecha = Mecha::configured(&format!(
+            "listeners:\n  - listen: redis://127.0.0.1:0\n    to: back\nclusters:\n  back:\n    to: redis://127.0.0.1:{behind}\n    \
+             subscriptions: shared\nworkers: 2\n"
+        ));
+        Some(Self { direct, mecha, _servers: [one, other] })
+    }
+
     #[track_caller]
-    fn same(&self, script: &str) {
+    pub(super) fn same(&self, script: &str) {
         let (expected, seen) = (play(self.direct, script), play(self.mecha.port, script));
         assert_eq!(masked(&seen), masked(&expected), "{script}\nthrough mecha (left) and direct (right)");
         // One client for each worker, and for each version of the protocol.
@@ -515,72 +525,75 @@ fn blocking_commands_block_their_client_only() {
     ]);
 }
 
+/// Conversations about subscriptions of one client at a time.
+pub(super) const SUBSCRIPTIONS: &[&str] = &[
+    "a: SUBSCRIBE x y
+     a?
+     b: PUBLISH x hello
+     a?
+     a: PING
+     a: PING word
+     a: GET k
+     a: UNSUBSCRIBE x
+     a: UNSUBSCRIBE
+     a: GET k
+     a: SELECT 1
+     a: SET k one
+     b: GET k",
+    "a: PSUBSCRIBE n*
+     b: PUBLISH news 1
+     a?
+     a: SSUBSCRIBE shard
+     b: SPUBLISH shard 2
+     a?
+     a: PUNSUBSCRIBE n*
+     a: SUNSUBSCRIBE
+     b: PUBLISH news 3
+     a: PING",
+    "a> UNSUBSCRIBE p q
+     a?
+     a?
+     a: PUNSUBSCRIBE
+     a: SUNSUBSCRIBE
+     a: PING
+     b: PING",
+    "a> SUBSCRIBE x
+     a> QUIT
+     a?
+     a?
+     a.",
+    "a: SUBSCRIBE x
+     a: RESET
+     a: GET k
+     b: PUBLISH x nobody
+     a: PING
+     a: CLIENT GETNAME
+     a: SUBSCRIBE y
+     b: PUBLISH y somebody
+     a?",
+    "a: SUBSCRIBE
+     a: PING
+     a: MULTI
+     a: SUBSCRIBE z
+     a: EXEC
+     b: PUBLISH z 1
+     a?",
+    "a: SUBSCRIBE x
+     a-
+     ~
+     b: PUBLISH x nobody
+     b: PUBSUB NUMSUB x",
+    "a: CONFIG SET notify-keyspace-events KEA
+     a: PSUBSCRIBE __key*__:*
+     b: SET k v
+     a?
+     a?
+     b: CONFIG SET notify-keyspace-events KEA",
+];
+
 #[test]
 fn subscriptions_reach_their_clients_only() {
-    all_the_same(&[
-        "a: SUBSCRIBE x y
-         a?
-         b: PUBLISH x hello
-         a?
-         a: PING
-         a: PING word
-         a: GET k
-         a: UNSUBSCRIBE x
-         a: UNSUBSCRIBE
-         a: GET k
-         a: SELECT 1
-         a: SET k one
-         b: GET k",
-        "a: PSUBSCRIBE n*
-         b: PUBLISH news 1
-         a?
-         a: SSUBSCRIBE shard
-         b: SPUBLISH shard 2
-         a?
-         a: PUNSUBSCRIBE n*
-         a: SUNSUBSCRIBE
-         b: PUBLISH news 3
-         a: PING",
-        "a> UNSUBSCRIBE p q
-         a?
-         a?
-         a: PUNSUBSCRIBE
-         a: SUNSUBSCRIBE
-         a: PING
-         b: PING",
-        "a> SUBSCRIBE x
-         a> QUIT
-         a?
-         a?
-         a.",
-        "a: SUBSCRIBE x
-         a: RESET
-         a: GET k
-         b: PUBLISH x nobody
-         a: PING
-         a: CLIENT GETNAME
-         a: SUBSCRIBE y
-         b: PUBLISH y somebody
-         a?",
-        "a: SUBSCRIBE
-         a: PING
-         a: MULTI
-         a: SUBSCRIBE z
-         a: EXEC
-         b: PUBLISH z 1
-         a?",
-        "a: SUBSCRIBE x
-         a-
-         ~
-         b: PUBLISH x nobody
-         b: PUBSUB NUMSUB x",
-        "a: CONFIG SET notify-keyspace-events KEA
-         a: PSUBSCRIBE __key*__:*
-         b: SET k v
-         a?
-         a?
-         b: CONFIG SET notify-keyspace-events KEA",
-    ]);
+    all_the_same(SUBSCRIPTIONS);
 }
 
 #[test]

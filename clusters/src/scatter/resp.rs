@@ -12,10 +12,14 @@
 mod info;
 mod itself;
 
+use std::rc::Rc;
+
 use mecha_core::{Asked, OpId, Refusal};
 use mecha_resp::{Request, Resp, args, op, op_info, reply::Writer, write_request};
 
 use super::{Announcement, Bond, Gathered, Itself, Rules, Way};
+use crate::pubsub::PubSub;
+use crate::{Cluster, Upstream};
 
 /// How the replies of all servers become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +34,8 @@ enum Merge {
     Info,
     /// The smallest number.
     Least,
+    /// The largest number.
+    Most,
     /// Arrays of names and numbers; the numbers are added up.
     PairSums,
     /// They say the same: the first.
@@ -38,19 +44,21 @@ enum Merge {
     Success,
     /// The sum of numbers.
     Sum,
+    /// Every element of all arrays once.
+    Union,
 }
 
 /// What is said to all servers.
 fn merge_of(op: OpId) -> Option<Merge> {
     Some(match op {
-        op::KEYS | op::LATENCY_LATEST | op::LATENCY_HISTORY | op::PUBSUB_SHARDCHANNELS | op::SLOWLOG_GET => {
-            Merge::Concat
-        }
+        op::KEYS | op::LATENCY_LATEST | op::LATENCY_HISTORY | op::SLOWLOG_GET => Merge::Concat,
+        op::PUBSUB_CHANNELS | op::PUBSUB_SHARDCHANNELS => Merge::Union,
+        op::PUBSUB_NUMPAT => Merge::Most,
         op::DBSIZE | op::LATENCY_RESET | op::SLOWLOG_LEN => Merge::Sum,
         op::RANDOMKEY => Merge::AnyValue,
         op::SCRIPT_EXISTS => Merge::AllTrue,
         op::SCRIPT_KILL | op::FUNCTION_KILL => Merge::Success,
-        op::PUBSUB_SHARDNUMSUB => Merge::PairSums,
+        op::PUBSUB_NUMSUB | op::PUBSUB_SHARDNUMSUB => Merge::PairSums,
         op::INFO => Merge::Info,
         op::WAIT => Merge::Least,
         op::ACL_DELUSER
@@ -84,9 +92,7 @@ impl Rules for Resp {
             op::DEL | op::EXISTS | op::MGET | op::TOUCH | op::UNLINK if request.argc > 2 => Way::Spread,
             op::MSET if request.argc > 3 && request.argc % 2 == 1 => Way::Spread,
             op::SCAN if request.argc > 1 => Way::Scan,
-            op::PUBLISH | op::PUBSUB | op::PUBSUB_CHANNELS | op::PUBSUB_NUMPAT | op::PUBSUB_NUMSUB => {
-                Way::First
-            }
+            op::PUBLISH | op::PUBSUB => Way::First,
             op::ASKING | op::READONLY | op::READWRITE => Way::Itself,
             OpId(number) if (op::CLUSTER.0..=op::CLUSTER_SYNCSLOTS.0).contains(&number) => Way::Itself,
             op::DEBUG
@@ -108,6 +114,13 @@ impl Rules for Resp {
             op if merge_of(op).is_some() => Way::Every,
             _ => Way::Keyed,
         }
+    }
+
+    fn with_subscriptions(
+        upstream: Rc<dyn Upstream<Self>>,
+        cluster: Rc<Cluster<Self>>,
+    ) -> Rc<dyn Upstream<Self>> {
+        PubSub::new(upstream, cluster)
     }
 
     fn ahead(op: OpId) -> &'static [u8] {
@@ -203,6 +216,11 @@ impl Rules for Resp {
                 let least = gathered.replies.iter().map(|reply| integer(reply)).min().flatten();
                 least.map(|least| writer.int(least)).is_some()
             }
+            (_, Some(Merge::Most)) => {
+                let most = gathered.replies.iter().filter_map(|reply| integer(reply)).max();
+                most.map(|most| writer.int(most)).is_some()
+            }
+            (_, Some(Merge::Union)) => union(gathered, &mut writer).is_some(),
             (_, Some(Merge::PairSums)) => pair_sums(gathered, &mut writer).is_some(),
             (_, None) => first(gathered, &mut writer),
         }
@@ -289,6 +307,25 @@ fn scanned(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option<()> {
     writer.array(2);
     writer.bulk(cursor.to_string().as_bytes());
     writer.out.extend_from_slice(keys);
+    Some(())
+}
+
+/// What several servers tell of, once.
+fn union(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option<()> {
+    let (mut seen, mut kind) = (std::collections::BTreeSet::new(), b'*');
+    for reply in gathered.replies {
+        let (of, _, mut rest) = header(reply)?;
+        kind = of;
+        while !rest.is_empty() {
+            let (one, more) = rest.split_at_checked(element(rest)?)?;
+            seen.insert(one);
+            rest = more;
+        }
+    }
+    writer.out.push(kind);
+    mecha_resp::reply::write_int(seen.len() as i64, writer.out);
+    writer.out.extend_from_slice(b"\r\n");
+    seen.into_iter().for_each(|one| writer.out.extend_from_slice(one));
     Some(())
 }
 

@@ -212,7 +212,7 @@ pub fn host_and_port(address: &str) -> Option<(&str, u16)> {
 }
 
 /// Where the call with this error should have gone, if the error says so. In each case the call was not carried out.
-pub(crate) fn redirect(error: &[u8]) -> Option<Redirect<'_>> {
+pub fn redirect(error: &[u8]) -> Option<Redirect<'_>> {
     let text = error.strip_prefix(b"-")?;
     let mut words = text.split(|byte| matches!(byte, b' ' | b'\r' | b'\n'));
     let code = words.next()?;

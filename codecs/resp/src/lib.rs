@@ -46,7 +46,7 @@ use mecha_core::{
 
 pub use args::{Args, args, inline_to_array, write_request};
 pub use cluster::{
-    ClusterNode, ClusterShard, Context, cluster_nodes, cluster_shards, cluster_slots, host_and_port,
+    ClusterNode, ClusterShard, Context, cluster_nodes, cluster_shards, cluster_slots, host_and_port, redirect,
 };
 pub use keys::each_touched;
 pub use ops::{

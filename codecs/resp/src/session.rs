@@ -14,6 +14,7 @@
 //! | `CLIENT TRACKING`, `NO-EVICT`, `NO-TOUCH`, `READONLY`, `ASKING` | dedicated to the end |
 //! | `CLIENT LIST`, `INFO`, `KILL`, `UNBLOCK` | none: they are about mecha's clients (the module `clients`) |
 //! | `SUBSCRIBE` and its like, `MONITOR`, `SYNC`, `PSYNC`, `REPLCONF`, `SCRIPT DEBUG` | dedicated to the end, replies not counted |
+//! | the same where the upstream shares subscriptions | none, see [`subscriptions`] |
 //! | `HELLO 2`, `HELLO 3` | shared, one kind for each version |
 //! | `WAIT`, `WAITAOF` | dedicated for the call, behind a `PING`: they wait for what was written before that |
 //!
@@ -28,8 +29,8 @@
 mod clients;
 mod identity;
 mod look;
+mod subscriptions;
 mod transaction;
-mod unsubscribed;
 
 use mecha_core::{Affinity, Batch, Call, ClientFacts, ClientKind, Errand, Found, Looked, OpId, Outcome};
 
@@ -40,8 +41,8 @@ pub(crate) use clients::permission;
 use identity::Greeting;
 use look::{Seen, Step, is_fence};
 pub use look::{normalise, replace};
+use subscriptions::Subscriptions;
 pub use transaction::{Progress, Transaction};
-use unsubscribed::unsubscribe;
 
 /// State of one client connection.
 #[derive(Clone, Debug)]
@@ -100,6 +101,8 @@ pub struct Session {
     is_described: bool,
     /// A `HELLO` is in flight.
     greeting: Option<Box<Greeting>>,
+    /// Those that the client shares with others.
+    subscriptions: Subscriptions,
     /// What there was before the last command that changes it.
     before: Option<Before>,
 }
@@ -156,6 +159,7 @@ impl Default for Session {
             is_named: false,
             is_described: false,
             greeting: None,
+            subscriptions: Subscriptions::default(),
             before: None,
         }
     }
@@ -211,6 +215,11 @@ impl Session {
         if self.raw || !op_info(seen.op).accepts(seen.argc) {
             return self.plain(seen);
         }
+        if self.subscriptions.is_some()
+            && let Some(step) = self.step_listening(seen, out)
+        {
+            return step;
+        }
         let is_pinned = self.is_pinned();
         self.queued += u32::from(self.multi);
         let mut writer = Writer::new(out, self.proto);
@@ -253,7 +262,7 @@ impl Session {
                 self.let_go()
             }
             op::UNSUBSCRIBE | op::PUNSUBSCRIBE | op::SUNSUBSCRIBE => {
-                unsubscribe(seen, self.proto, out);
+                subscriptions::unsubscribe(seen, self.proto, out);
                 Step::Answered
             }
             op::CLIENT_TRACKING | op::CLIENT_NO_EVICT | op::CLIENT_NO_TOUCH
@@ -494,10 +503,28 @@ impl mecha_core::Session<Resp> for Session {
     fn is_portable(&self) -> bool {
         // Credentials, transactions and databases belong to the backend that they were given to.
         let has_transaction = self.transaction.is_some() || self.doomed || self.greeting.is_some();
-        !self.is_pinned() && !self.authenticated && !has_transaction
+        let is_free = !self.is_pinned() && !self.subscriptions.is_some();
+        is_free && !self.authenticated && !has_transaction
+    }
+
+    fn on_answer(&mut self, op: OpId, answer: &[u8]) {
+        if op == op::RESET {
+            *self = Self::default();
+        } else {
+            self.subscriptions.answered(op, answer);
+        }
+    }
+
+    fn is_listening(&self) -> bool {
+        self.subscriptions.is_some()
     }
 
     fn on_seen_to(&mut self, call: &Call) {
+        if subscriptions::is_about(call.op) {
+            // They are shared, and nothing of the client's own is needed for them.
+            self.before.take().into_iter().for_each(|before| self.restore(before));
+            return;
+        }
         if matches!(call.op, op::ASKING | op::READONLY | op::READWRITE) {
             self.held = false;
         }
@@ -520,7 +547,11 @@ impl mecha_core::Session<Resp> for Session {
     }
 
     fn concerns(&self, call: &Call) -> bool {
-        call.affinity != Affinity::Shared || self.is_pinned() || self.hears != Hearing::Everything
+        let is_limited = self.proto < 3 && self.subscriptions.is_some();
+        call.affinity != Affinity::Shared
+            || self.is_pinned()
+            || is_limited
+            || self.hears != Hearing::Everything
     }
 }
 

@@ -9,7 +9,7 @@ use crate::options::join;
 use crate::target::{self, Target};
 use crate::{
     Backoff, Balance, ClusterSpec, Discovery, HashTag, KeyHash, LoginSpec, Member, ProxyProtocol, ReadsSpec,
-    SentinelsSpec,
+    SentinelsSpec, Subscriptions,
 };
 
 /// What a cluster has unless the file says otherwise; flags have nothing else.
@@ -34,6 +34,7 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         connect_timeout: Duration::from_secs(1),
         backoff: Backoff { initial: Duration::from_millis(50), max: Duration::from_secs(5) },
         connect_rate: 100,
+        subscriptions: Subscriptions::default(),
         max_pins: 1024,
         max_pending: 16_384,
         max_memory: 256 << 20,
@@ -150,6 +151,12 @@ impl Reader<'_> {
             }
         }
         set(&mut cluster.connect_rate, self.count(fields.take("connect_rate"), 1_000_000));
+        let subscriptions = self.parsed(fields.take("subscriptions"), |text| match text {
+            "dedicated" => Ok(Subscriptions::Dedicated),
+            "shared" => Ok(Subscriptions::Shared),
+            _ => Err((format!("`{text}` is neither `dedicated` nor `shared`"), None)),
+        });
+        set(&mut cluster.subscriptions, subscriptions);
         set(&mut cluster.max_pins, self.count(fields.take("max_pins"), 1_000_000));
         set(&mut cluster.max_pending, self.count(fields.take("max_pending"), 10_000_000));
         set(&mut cluster.max_memory, self.size(fields.take("max_memory"), 1 << 20));

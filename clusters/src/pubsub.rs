@@ -1,0 +1,748 @@
+//! Subscriptions that many clients share.
+//!
+//! [`PubSub`] stands in front of an upstream and takes the commands that subscribe and unsubscribe. On each worker and
+//! server it has at most one connection with subscriptions (a *link*), on which a name is subscribed to once, however many
+//! clients listen; what arrives is handed to each of them. The links speak version 2 of the protocol, which every server
+//! knows; for a client of version 3 the first byte of a message differs.
+//!
+//! **Where a name is subscribed to.** Messages of a Redis Cluster reach every server, so one server is enough (the
+//! *main* one). Servers that share keys by mecha's rule alone know nothing of each other: `PUBLISH` goes to the first,
+//! so that is the main one there. Notifications about keys come from the server that has the key, so channels and
+//! patterns that may mean them are subscribed to everywhere; what else arrives at another than the main server of a
+//! Redis Cluster is a copy, and dropped. Shard channels belong where their slot is.
+//!
+//! **When it is answered.** A command that subscribes is answered when every server concerned has confirmed every name,
+//! so nothing that is published after the answer is missed.
+//!
+//! **What is lost.** After a lost connection, a failover or the move of a slot the names are subscribed to again, as
+//! long as anybody listens. Messages of the time between are lost, as `PUBLISH` promises nothing else.
+//!
+//! A client that reads too slowly is closed, as a server would do it; it never keeps a link from being read.
+
+mod board;
+mod wire;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use mecha_core::{
+    Affinity, Batch, ConnKey, Cx, Decode, Framed, Limits, OpId, Outcome, Protocol, Refusal, Ticket,
+};
+use mecha_resp::{ReplyDecoder, Resp, args, op};
+
+use crate::news::Cause;
+use crate::{Cluster, Connection, Delivery, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};
+use board::{Board, Home, Pending};
+use wire::{Kind, Said, confirm, is_of_keys, meaning, said};
+
+/// Bytes of names that one door's clients of one worker may listen to.
+const MAX_BYTES: usize = 64 << 20;
+/// The largest message. A server closes a subscriber for half of it.
+const MAX_MESSAGE: usize = 64 << 20;
+/// How long a command waits for servers, if it has no limit of its own.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// First and longest time before places that could not be told are tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Somebody who wants to know when servers have come or gone.
+pub(crate) trait Watches {
+    fn members_changed(&self);
+}
+
+/// A command that was sent on a link.
+struct Sent {
+    kind: Kind,
+    is_subscribe: bool,
+    name: Rc<[u8]>,
+    token: u64,
+}
+
+/// A connection with subscriptions.
+struct Link {
+    connection: Rc<Connection<Resp>>,
+    epoch: u32,
+    /// Commands that have no answer, the oldest first.
+    sent: VecDeque<Sent>,
+    /// Names that are subscribed to here.
+    names: usize,
+    decoder: ReplyDecoder,
+    unread: Vec<u8>,
+}
+
+/// An answer to be given when nothing is borrowed.
+struct Ready {
+    sink: Rc<dyn ReplySink<Resp>>,
+    ticket: Ticket,
+    op: OpId,
+    bytes: Vec<u8>,
+    outcome: Outcome,
+}
+
+/// See the module.
+pub(crate) struct PubSub {
+    inner: Rc<dyn Upstream<Resp>>,
+    cluster: Rc<Cluster<Resp>>,
+    board: RefCell<Board>,
+    /// By position of the server.
+    links: RefCell<HashMap<usize, Link>>,
+    main: Cell<Option<usize>>,
+    epoch: Cell<u32>,
+    token: Cell<u64>,
+    ready: RefCell<Vec<Ready>>,
+    /// Sinks that have got messages from the present read.
+    touched: RefCell<Vec<Rc<dyn ReplySink<Resp>>>>,
+    /// `Some` while another try is due: the wait before the one after it.
+    retry: Cell<Option<Duration>>,
+    me: Weak<Self>,
+}
+
+/// What links talk to. Does not keep the subscriptions alive.
+struct Ear(Weak<PubSub>);
+
+// === impl PubSub ===
+
+impl PubSub {
+    /// Stands in front of `inner`, which leads to `cluster`.
+    pub(crate) fn new(inner: Rc<dyn Upstream<Resp>>, cluster: Rc<Cluster<Resp>>) -> Rc<Self> {
+        let pubsub = Rc::new_cyclic(|me| Self {
+            inner,
+            cluster,
+            board: RefCell::default(),
+            links: RefCell::default(),
+            main: Cell::new(None),
+            epoch: Cell::new(0),
+            token: Cell::new(0),
+            ready: RefCell::default(),
+            touched: RefCell::default(),
+            retry: Cell::new(None),
+            me: Weak::clone(me),
+        });
+        let watcher: Weak<dyn Watches> = pubsub.me.clone();
+        pubsub.cluster.watched_by(watcher);
+        pubsub
+    }
+
+    /// Serves a command about subscriptions.
+    fn take(&self, batch: &Batch<'_, Resp>, at: usize, cx: &SubmitCx<'_, Resp>) -> Submitted {
+        let Some(call) = batch.calls.get(at) else { return Submitted::Refused(1, Refusal::NoRoute) };
+        let (ticket, frame) = (call.ticket, batch.frame(at));
+        let Some((kind, is_subscribe)) = meaning(call.op) else {
+            // The only other one is `RESET`.
+            self.leave_all(ticket.conn);
+            self.answer(cx.sink, ticket, call.op, b"+RESET\r\n".to_vec(), Outcome::Ok);
+            return Submitted::Pending(1);
+        };
+        if is_subscribe && self.board.borrow().bytes + frame.len() > MAX_BYTES {
+            return Submitted::Refused(1, Refusal::TooLarge);
+        }
+        self.board.borrow_mut().listener(ticket.conn, cx.sink, cx.profile);
+        if is_subscribe {
+            self.subscribe(kind, frame, ticket, call.op, cx);
+            self.watch_over(ticket, call.timeout_ms);
+        } else {
+            let answer = self.unsubscribe(kind, frame, ticket.conn, cx.profile);
+            self.answer(cx.sink, ticket, call.op, answer, Outcome::Ok);
+        }
+        Submitted::Pending(1)
+    }
+
+    fn subscribe(&self, kind: Kind, frame: &[u8], ticket: Ticket, op: OpId, cx: &SubmitCx<'_, Resp>) {
+        let mut board = self.board.borrow_mut();
+        let mut pending = Pending { ticket, op, kind, answer: Vec::new(), fresh: Vec::new(), waits_for: 0 };
+        for name in args(frame).skip(1) {
+            if let Some(name) = board.join(ticket.conn, kind, name) {
+                self.place(&mut board, kind, &name);
+                pending.fresh.push(name);
+            }
+            if let Some(topic) = board.topic(kind, name)
+                && !topic.is_confirmed()
+                && !topic.waiting.contains(&ticket.conn)
+            {
+                topic.waiting.push(ticket.conn);
+                pending.waits_for += 1;
+            }
+            let count = board.listeners.get(&ticket.conn).map_or(0, |listener| listener.count(kind));
+            confirm(kind, true, Some(name), count, cx.profile, &mut pending.answer);
+        }
+        if pending.waits_for == 0 {
+            drop(board);
+            self.answer(cx.sink, ticket, op, pending.answer, Outcome::Ok);
+        } else if let Some(listener) = board.listeners.get_mut(&ticket.conn) {
+            listener.pending = Some(pending);
+        }
+    }
+
+    fn unsubscribe(&self, kind: Kind, frame: &[u8], conn: ConnKey, profile: u8) -> Vec<u8> {
+        let mut names: Vec<Rc<[u8]>> = args(frame).skip(1).map(Rc::from).collect();
+        let mut answer = Vec::new();
+        let count = |board: &Board| board.listeners.get(&conn).map_or(0, |listener| listener.count(kind));
+        if names.is_empty() {
+            let board = self.board.borrow();
+            let known = board.listeners.get(&conn).and_then(|listener| listener.names.get(kind as usize));
+            names.extend(known.into_iter().flatten().cloned());
+            if names.is_empty() {
+                confirm(kind, false, None, count(&board), profile, &mut answer);
+            }
+        }
+        for name in names {
+            self.leave(conn, kind, &name);
+            confirm(kind, false, Some(&name), count(&self.board.borrow()), profile, &mut answer);
+        }
+        self.board.borrow_mut().tidy(conn);
+        answer
+    }
+
+    fn leave(&self, conn: ConnKey, kind: Kind, name: &Rc<[u8]>) {
+        let homes = self.board.borrow_mut().leave(conn, kind, name);
+        homes.iter().for_each(|home| self.tell(home.at, kind, false, name, 0));
+        self.close_unused();
+    }
+
+    fn leave_all(&self, conn: ConnKey) {
+        for kind in Kind::ALL {
+            let names = {
+                let board = self.board.borrow();
+                let listener = board.listeners.get(&conn);
+                listener.and_then(|listener| listener.names.get(kind as usize)).cloned().unwrap_or_default()
+            };
+            names.iter().for_each(|name| self.leave(conn, kind, name));
+        }
+        self.board.borrow_mut().listeners.remove(&conn);
+    }
+
+    // --- where names belong ---
+
+    /// Positions of the servers that must be told of `name`.
+    fn places(&self, kind: Kind, name: &[u8]) -> Vec<usize> {
+        let shards = self.cluster.shards();
+        let has_rule = self.cluster.is_slotted() || self.cluster.is_balanced();
+        match kind {
+            Kind::Shard if has_rule => self.cluster.place(name).map(|(_, at)| at).into_iter().collect(),
+            // Without a rule, whoever publishes may do so anywhere.
+            _ if !has_rule || is_of_keys(kind, name) => shards,
+            _ => self.main.get().into_iter().collect(),
+        }
+    }
+
+    /// Chooses the server where all messages arrive. It is kept as long as it can be.
+    fn choose_main(&self) {
+        let shards = self.cluster.shards();
+        if !self.cluster.is_slotted() {
+            self.main.set(shards.first().copied());
+            return;
+        }
+        let is_well = |at: &usize| !self.cluster.is_down(*at);
+        let kept = self.main.get().filter(|at| shards.contains(at) && is_well(at));
+        let main = kept.or_else(|| shards.iter().copied().find(is_well)).or(shards.first().copied());
+        self.main.set(main);
+    }
+
+    /// Makes the places of one topic what they ought to be.
+    fn place(&self, board: &mut Board, kind: Kind, name: &Rc<[u8]>) {
+        if self.main.get().is_none() {
+            self.choose_main();
+        }
+        let places = self.places(kind, name);
+        let Some(topic) = board.topic(kind, name) else { return };
+        let (kept, gone): (Vec<Home>, Vec<Home>) =
+            std::mem::take(&mut topic.homes).into_iter().partition(|home| places.contains(&home.at));
+        topic.homes = kept;
+        topic.is_short = places.is_empty();
+        for at in places {
+            if topic.homes.iter().any(|home| home.at == at) {
+                continue;
+            }
+            if self.has_link(at) {
+                let token = self.token.get() + 1;
+                self.token.set(token);
+                self.tell(at, kind, true, name, token);
+                topic.homes.push(Home { at, token, is_confirmed: false });
+            } else {
+                topic.is_short = true;
+            }
+        }
+        if topic.is_short {
+            self.retry_later();
+        }
+        gone.iter().for_each(|home| self.tell(home.at, kind, false, name, 0));
+    }
+
+    /// Makes the places of all topics what they ought to be.
+    fn place_all(&self) {
+        self.choose_main();
+        let mut board = self.board.borrow_mut();
+        for kind in Kind::ALL {
+            let names: Vec<_> = board
+                .topics
+                .get(kind as usize)
+                .into_iter()
+                .flatten()
+                .map(|(name, _)| Rc::clone(name))
+                .collect();
+            for name in names {
+                self.place(&mut board, kind, &name);
+                let done = board.confirmed(kind, &name);
+                self.all_well(done);
+            }
+        }
+        drop(board);
+        self.close_unused();
+    }
+
+    /// What could not be placed is tried again, with growing waits.
+    fn retry_later(&self) {
+        if self.retry.get().is_some() {
+            return;
+        }
+        self.retry.set(Some(RETRY.0));
+        let me = self.me.clone();
+        tokio::task::spawn_local(async move {
+            let mut wait = RETRY.0;
+            loop {
+                tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
+                let Some(me) = me.upgrade() else { return };
+                me.place_all();
+                let board = me.board.borrow();
+                if !board.topics.iter().flatten().any(|(_, topic)| topic.is_short) {
+                    me.retry.set(None);
+                    return;
+                }
+                wait = (wait * 2).min(RETRY.1);
+                drop(board);
+            }
+        });
+    }
+
+    // --- links ---
+
+    /// Whether there is a link to the server at `at`, which is opened if need be.
+    fn has_link(&self, at: usize) -> bool {
+        let mut links = self.links.borrow_mut();
+        if links.contains_key(&at) {
+            return true;
+        }
+        let Ok(connection) = self.cluster.pin_at(at, 0) else { return false };
+        let epoch = self.epoch.get().wrapping_add(1);
+        self.epoch.set(epoch);
+        let ear: Rc<dyn ReplySink<Resp>> = Rc::new(Ear(self.me.clone()));
+        connection.set_owner(Some((ear, ConnKey { index: at as u32, epoch })), true);
+        let limits = Limits { stream_above: usize::MAX, max_frame: MAX_MESSAGE, ..Limits::default() };
+        links.insert(
+            at,
+            Link {
+                connection,
+                epoch,
+                sent: VecDeque::new(),
+                names: 0,
+                decoder: Resp::reply_decoder(limits, 0),
+                unread: Vec::new(),
+            },
+        );
+        true
+    }
+
+    /// Says on the link to `at` that we listen to `name`, or do not any more.
+    fn tell(&self, at: usize, kind: Kind, is_subscribe: bool, name: &Rc<[u8]>, token: u64) {
+        let mut links = self.links.borrow_mut();
+        let Some(link) = links.get_mut(&at) else { return };
+        let mut frame = Vec::with_capacity(name.len() + 40);
+        mecha_resp::write_request([kind.command(is_subscribe), name].into_iter(), &mut frame);
+        link.connection.submit_bytes(&frame);
+        link.sent.push_back(Sent { kind, is_subscribe, name: Rc::clone(name), token });
+        link.names = if is_subscribe { link.names + 1 } else { link.names.saturating_sub(1) };
+    }
+
+    /// Closes links that nothing is subscribed to on.
+    fn close_unused(&self) {
+        let mut unused = Vec::new();
+        self.links.borrow_mut().retain(|_, link| {
+            if link.names == 0 {
+                unused.push(Rc::clone(&link.connection));
+            }
+            link.names > 0
+        });
+        unused.into_iter().for_each(|connection| self.cluster.unpin(connection, false));
+    }
+
+    fn is_current(&self, link: ConnKey) -> bool {
+        self.links.borrow().get(&(link.index as usize)).is_some_and(|known| known.epoch == link.epoch)
+    }
+
+    /// The link is gone: what was subscribed to on it must be subscribed to again.
+    fn lost(&self, key: ConnKey) {
+        if !self.is_current(key) {
+            return;
+        }
+        let at = key.index as usize;
+        let link = self.links.borrow_mut().remove(&at);
+        if let Some(link) = link {
+            self.cluster.unpin(link.connection, false);
+        }
+        let mut board = self.board.borrow_mut();
+        for topic in board.topics.iter_mut().flat_map(HashMap::values_mut) {
+            let before = topic.homes.len();
+            topic.homes.retain(|home| home.at != at);
+            topic.is_short |= topic.homes.len() < before;
+        }
+        drop(board);
+        self.cluster.want(Cause::Failure);
+        self.retry_later();
+    }
+
+    /// Takes bytes from a link.
+    fn heard(&self, key: ConnKey, bytes: &[u8]) {
+        let at = key.index as usize;
+        let (unread, heads, consumed) = {
+            let mut links = self.links.borrow_mut();
+            let Some(link) = links.get_mut(&at).filter(|link| link.epoch == key.epoch) else { return };
+            link.unread.extend_from_slice(bytes);
+            let mut heads = Vec::new();
+            match link.decoder.decode(&link.unread, &mut heads) {
+                Ok(decoded) => (std::mem::take(&mut link.unread), heads, decoded.consumed),
+                Err(_) => {
+                    link.connection.close();
+                    return;
+                }
+            }
+        };
+        for head in &heads {
+            self.frame(at, Resp::reply_span(head).of(&unread, &[]));
+        }
+        if let Some(link) = self.links.borrow_mut().get_mut(&at).filter(|link| link.epoch == key.epoch) {
+            link.unread = unread;
+            link.unread.drain(..consumed);
+            if link.unread.is_empty() && link.unread.capacity() > 64 << 10 {
+                link.unread = Vec::new();
+            }
+        }
+    }
+
+    fn frame(&self, at: usize, frame: &[u8]) {
+        match said(frame) {
+            Some(Said::Message { kind, topic, channel }) => self.message(at, kind, topic, channel, frame),
+            Some(Said::Confirmed { kind, is_subscribe, name }) => {
+                let sent = {
+                    let mut links = self.links.borrow_mut();
+                    let Some(link) = links.get_mut(&at) else { return };
+                    let is_it = |sent: &Sent| {
+                        sent.kind == kind && sent.is_subscribe == is_subscribe && *sent.name == *name
+                    };
+                    if link.sent.front().is_some_and(is_it) { link.sent.pop_front() } else { None }
+                };
+                match sent {
+                    Some(sent) if is_subscribe => self.confirmed(at, &sent),
+                    Some(_) => {}
+                    // The slot has left this server.
+                    None if !is_subscribe => self.misplaced(at, kind, name),
+                    None => {}
+                }
+            }
+            None => {
+                let sent = self.links.borrow_mut().get_mut(&at).and_then(|link| link.sent.pop_front());
+                if let Some(sent) = sent.filter(|sent| sent.is_subscribe) {
+                    self.refused(at, &sent, frame);
+                }
+            }
+        }
+    }
+
+    fn confirmed(&self, at: usize, sent: &Sent) {
+        let mut board = self.board.borrow_mut();
+        let Some(topic) = board.topic(sent.kind, &sent.name) else { return };
+        for home in topic.homes.iter_mut().filter(|home| home.at == at && home.token == sent.token) {
+            home.is_confirmed = true;
+        }
+        let done = board.confirmed(sent.kind, &sent.name);
+        self.all_well(done);
+    }
+
+    /// The server at `at` does not have `name` any more.
+    fn misplaced(&self, at: usize, kind: Kind, name: &[u8]) {
+        if let Some(link) = self.links.borrow_mut().get_mut(&at) {
+            link.names = link.names.saturating_sub(1);
+        }
+        if let Some(topic) = self.board.borrow_mut().topic(kind, name) {
+            topic.homes.retain(|home| home.at != at);
+            topic.is_short = true;
+        }
+        self.cluster.want(Cause::Redirect);
+        self.retry_later();
+    }
+
+    /// The server at `at` has answered a subscription with an error.
+    fn refused(&self, at: usize, sent: &Sent, error: &[u8]) {
+        let is_current = {
+            let mut board = self.board.borrow_mut();
+            let homes = board.topic(sent.kind, &sent.name).map(|topic| &topic.homes);
+            homes.is_some_and(|homes| homes.iter().any(|home| home.at == at && home.token == sent.token))
+        };
+        if !is_current {
+            return;
+        }
+        // Its words would name a server, which is none of the client's business.
+        if mecha_resp::redirect(error).is_some() {
+            self.misplaced(at, sent.kind, &sent.name);
+            return;
+        }
+        self.misplaced(at, sent.kind, &sent.name);
+        let waiting = self.board.borrow_mut().topic(sent.kind, &sent.name).map(|topic| topic.waiting.clone());
+        for conn in waiting.unwrap_or_default() {
+            self.undo(conn, error.to_vec(), Outcome::ClientError);
+        }
+    }
+
+    /// Answers the client's command with an error, and takes back what it has added.
+    fn undo(&self, conn: ConnKey, error: Vec<u8>, outcome: Outcome) {
+        let taken = {
+            let mut board = self.board.borrow_mut();
+            let listener = board.listeners.get_mut(&conn);
+            listener.and_then(|listener| Some((Rc::clone(&listener.sink), listener.pending.take()?)))
+        };
+        let Some((sink, pending)) = taken else { return };
+        {
+            let mut board = self.board.borrow_mut();
+            for topic in board.topics.get_mut(pending.kind as usize).into_iter().flat_map(HashMap::values_mut)
+            {
+                topic.waiting.retain(|known| *known != conn);
+            }
+        }
+        pending.fresh.iter().for_each(|name| self.leave(conn, pending.kind, name));
+        self.board.borrow_mut().tidy(conn);
+        self.answer(&sink, pending.ticket, pending.op, error, outcome);
+    }
+
+    /// The command `ticket` is not waited for without end.
+    fn watch_over(&self, ticket: Ticket, timeout_ms: u32) {
+        let is_pending = move |me: &Self| {
+            let board = me.board.borrow();
+            let pending = board.listeners.get(&ticket.conn).and_then(|listener| listener.pending.as_ref());
+            pending.filter(|pending| pending.ticket == ticket).map(|pending| pending.op)
+        };
+        if is_pending(self).is_none() {
+            return;
+        }
+        let (limit, why) = match timeout_ms {
+            0 => (PATIENCE, Refusal::UpstreamUnreachable),
+            millis => (Duration::from_millis(u64::from(millis)), Refusal::TimedOut),
+        };
+        let me = self.me.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(limit).await;
+            let Some(me) = me.upgrade() else { return };
+            if let Some(op) = is_pending(&me) {
+                let mut error = Vec::new();
+                Resp::refuse(mecha_core::Asked { op, echo: 0 }, why, &mut error);
+                me.undo(ticket.conn, error, Outcome::Refused(why));
+            }
+        });
+    }
+
+    // --- to clients ---
+
+    fn message(&self, at: usize, kind: Kind, topic: &[u8], channel: &[u8], frame: &[u8]) {
+        // Every server of a Redis Cluster has a copy of what was published anywhere.
+        let is_copy = self.cluster.is_slotted()
+            && kind != Kind::Shard
+            && self.main.get() != Some(at)
+            && !is_of_keys(Kind::Channel, channel);
+        if is_copy {
+            return;
+        }
+        let board = self.board.borrow();
+        let Some(topic) = board.topics.get(kind as usize).and_then(|topics| topics.get(topic)) else {
+            return;
+        };
+        let mut touched = self.touched.borrow_mut();
+        for conn in &topic.listeners {
+            let Some(listener) = board.listeners.get(conn) else { continue };
+            let lead = if listener.profile > 0 { b'>' } else { b'*' };
+            listener.sink.message(*conn, lead, frame.get(1..).unwrap_or_default());
+            if !touched.iter().any(|known| Rc::ptr_eq(known, &listener.sink)) {
+                touched.push(Rc::clone(&listener.sink));
+            }
+        }
+    }
+
+    fn flush(&self, now_micros: u64) {
+        let touched = std::mem::take(&mut *self.touched.borrow_mut());
+        for sink in touched {
+            // Whoever is slow is closed by its engine; nobody is waited for here.
+            sink.flush(now_micros);
+        }
+    }
+
+    fn all_well(&self, done: Vec<(Rc<dyn ReplySink<Resp>>, Pending)>) {
+        for (sink, pending) in done {
+            self.answer(&sink, pending.ticket, pending.op, pending.answer, Outcome::Ok);
+        }
+    }
+
+    /// Answers in a task of its own: whoever calls may be in the middle of taking a batch.
+    fn answer(
+        &self,
+        sink: &Rc<dyn ReplySink<Resp>>,
+        ticket: Ticket,
+        op: OpId,
+        bytes: Vec<u8>,
+        outcome: Outcome,
+    ) {
+        let mut ready = self.ready.borrow_mut();
+        ready.push(Ready { sink: Rc::clone(sink), ticket, op, bytes, outcome });
+        if ready.len() > 1 {
+            return;
+        }
+        let me = self.me.clone();
+        tokio::task::spawn_local(async move {
+            let Some(me) = me.upgrade() else { return };
+            let now = me.cluster.now_micros();
+            let ready = std::mem::take(&mut *me.ready.borrow_mut());
+            for Ready { sink, ticket, op, bytes, outcome } in ready {
+                sink.answered(ticket, op, &bytes, outcome, now);
+                sink.flush(now);
+            }
+        });
+    }
+}
+
+impl Watches for PubSub {
+    fn members_changed(&self) {
+        // A position may stand for another server now.
+        let is_stray = |at: usize, link: &Link| self.cluster.position(&link.connection) != Some(at);
+        let stray: Vec<_> = (self.links.borrow().iter())
+            .filter(|(at, link)| is_stray(**at, link))
+            .map(|(at, link)| ConnKey { index: *at as u32, epoch: link.epoch })
+            .collect();
+        stray.into_iter().for_each(|key| self.lost(key));
+        self.place_all();
+    }
+}
+
+impl Drop for PubSub {
+    fn drop(&mut self) {
+        for (_, link) in self.links.get_mut().drain() {
+            self.cluster.unpin(link.connection, false);
+        }
+    }
+}
+
+impl Upstream<Resp> for PubSub {
+    fn submit(&self, batch: &mut Batch<'_, Resp>, range: Range<usize>, cx: SubmitCx<'_, Resp>) -> Submitted {
+        let call = batch.calls.get(range.start).filter(|_| range.len() == 1);
+        let Some(call) = call.filter(|call| matches!(call.affinity, Affinity::Aside | Affinity::Raw)) else {
+            return self.inner.submit(batch, range, cx);
+        };
+        if call.op == op::HELLO {
+            if let Some(listener) = self.board.borrow_mut().listeners.get_mut(&call.ticket.conn) {
+                listener.profile = cx.profile;
+            }
+            return self.inner.submit(batch, range, cx);
+        }
+        if self.cluster.is_empty() {
+            return self.inner.submit(batch, range, cx);
+        }
+        self.take(batch, range.start, &cx)
+    }
+
+    fn is_ready(&self, sink: &Rc<dyn ReplySink<Resp>>, wish: &Wish<'_>) -> bool {
+        self.inner.is_ready(sink, wish)
+    }
+
+    fn pin(&self, wish: &Wish<'_>) -> Result<Rc<Connection<Resp>>, Refusal> {
+        self.inner.pin(wish)
+    }
+
+    fn owns(&self, connection: &Connection<Resp>) -> bool {
+        self.inner.owns(connection)
+    }
+
+    fn taker(&self, connection: &Connection<Resp>, conn: ConnKey) -> Option<Rc<dyn ReplySink<Resp>>> {
+        self.inner.taker(connection, conn)
+    }
+
+    fn beside(&self, connection: &Connection<Resp>) -> Option<Rc<Connection<Resp>>> {
+        self.inner.beside(connection)
+    }
+
+    fn shape(&self, connection: &Connection<Resp>, batch: &mut Batch<'_, Resp>, at: usize, cx: &Cx<'_>) {
+        self.inner.shape(connection, batch, at, cx);
+    }
+
+    fn sees_to(&self, batch: &Batch<'_, Resp>, at: usize) -> bool {
+        let is_open = batch.heads.get(at).is_some_and(|head| head.is_open);
+        let op = batch.calls.get(at).map(|call| call.op).unwrap_or_default();
+        meaning(op).is_some() && !is_open || self.inner.sees_to(batch, at)
+    }
+
+    fn fits(&self, connection: &Connection<Resp>, batch: &Batch<'_, Resp>, at: usize) -> Result<(), Refusal> {
+        self.inner.fits(connection, batch, at)
+    }
+
+    fn settle(
+        &self,
+        connection: &Rc<Connection<Resp>>,
+        owner: (Rc<dyn ReplySink<Resp>>, ConnKey),
+        key: &[u8],
+    ) -> Result<Option<Rc<Connection<Resp>>>, Refusal> {
+        self.inner.settle(connection, owner, key)
+    }
+
+    fn waits_for_key(&self) -> bool {
+        self.inner.waits_for_key()
+    }
+
+    fn unpin(&self, connection: Rc<Connection<Resp>>, clean: bool) {
+        self.inner.unpin(connection, clean);
+    }
+
+    fn is_translated(&self) -> bool {
+        self.inner.is_translated()
+    }
+
+    fn is_timed_by_session(&self) -> bool {
+        self.inner.is_timed_by_session()
+    }
+
+    fn forget(&self, conn: ConnKey) {
+        self.leave_all(conn);
+        self.inner.forget(conn);
+    }
+}
+
+impl ReplySink<Resp> for Ear {
+    /// Nothing is asked for that would be delivered.
+    fn deliver(&self, _conn: ConnKey, _delivery: Delivery<'_, Resp>) {}
+
+    fn more(&self, _conn: ConnKey, _seq: u32, _bytes: &[u8], _done: Option<(Slip, Outcome, u32)>) {}
+
+    fn answered(&self, _ticket: Ticket, _op: OpId, _bytes: &[u8], _outcome: Outcome, _now_micros: u64) {}
+
+    fn fail(&self, _conn: ConnKey, _first: u32, _slips: &[Slip], _why: Refusal, _broken: bool) {}
+
+    fn push(&self, conn: ConnKey, bytes: &[u8]) {
+        if let Some(pubsub) = self.0.upgrade() {
+            pubsub.heard(conn, bytes);
+        }
+    }
+
+    fn unpinned(&self, conn: ConnKey) {
+        if let Some(pubsub) = self.0.upgrade() {
+            pubsub.lost(conn);
+        }
+    }
+
+    fn resume(&self, _conn: ConnKey) {}
+
+    fn flush(&self, now_micros: u64) -> Option<ConnKey> {
+        if let Some(pubsub) = self.0.upgrade() {
+            pubsub.flush(now_micros);
+        }
+        None
+    }
+
+    fn is_choking(&self, _conn: ConnKey, _now_micros: u64) -> bool {
+        false
+    }
+}
