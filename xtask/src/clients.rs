@@ -17,14 +17,14 @@ const CACHE: &str = ".cache/clients";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One program: how it is called, and the kind of conversation that it has with each back.
-struct Program {
-    name: &'static str,
+pub(crate) struct Program {
+    pub(crate) name: &'static str,
     /// The door's scheme.
-    door: &'static str,
+    pub(crate) door: &'static str,
     /// Of the command, with `{port}` and `{kind}`.
-    command: &'static [&'static str],
+    pub(crate) command: &'static [&'static str],
     /// Folder below `tests/clients`.
-    folder: &'static str,
+    pub(crate) folder: &'static str,
 }
 
 const PROGRAMS: &[Program] = &[
@@ -86,7 +86,7 @@ const TOOLS: &[(&[&str], &str)] = &[
 ];
 
 /// A child that ends with the part.
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -149,6 +149,7 @@ pub(crate) fn run() -> Result<(), String> {
             let _ = writeln!(table, "{:<12} {back:<10} {checks}, {calls} calls", program.name);
         }
     }
+    table += &crate::cluster_clients::run(&root, &cache, redis_port)?;
     println!("{table}");
     Ok(())
 }
@@ -179,7 +180,7 @@ fn build(root: &Path, cache: &Path) -> Result<(), String> {
             "requirements.txt",
         ],
     )?;
-    for program in ["redis", "memcached"] {
+    for program in ["redis", "memcached", "cluster"] {
         step("go", &["go", "build", "-o", &text(cache.join("go").join(program)), &format!("./{program}")])?;
     }
     step("node", &["npm", "ci", "--silent", "--no-audit", "--no-fund"])?;
@@ -196,7 +197,10 @@ fn build(root: &Path, cache: &Path) -> Result<(), String> {
         ],
     )?;
     let classes = text(cache.join("java/classes"));
-    step("java", &["javac", "-cp", &format!("{libs}/*"), "-d", &classes, "src/main/java/RedisProgram.java"])?;
+    let (path, sources) = (format!("{libs}/*"), "src/main/java");
+    for source in ["RedisProgram", "ClusterProgram"] {
+        step("java", &["javac", "-cp", &path, "-d", &classes, &format!("{sources}/{source}.java")])?;
+    }
     println!("$ cargo build --bin mecha");
     let status =
         Command::new("cargo").args(["build", "--quiet", "--bin", "mecha"]).current_dir(root).status();
@@ -204,7 +208,7 @@ fn build(root: &Path, cache: &Path) -> Result<(), String> {
 }
 
 /// Runs one program, and returns what it says of itself.
-fn talk(
+pub(crate) fn talk(
     program: &Program,
     root: &Path,
     cache: &Path,
@@ -245,9 +249,9 @@ fn talk(
     if status.success() { Ok(text) } else { Err(format!("{} on {back} ended with {status}", program.name)) }
 }
 
-struct Mecha {
+pub(crate) struct Mecha {
     _process: Process,
-    port: u16,
+    pub(crate) port: u16,
     admin: u16,
 }
 
@@ -270,15 +274,46 @@ impl Mecha {
         Ok(Self { _process: start(&program, &args, port)?, port, admin })
     }
 
+    /// Two listeners that announce each other as a cluster.
+    pub(crate) fn announced(root: &Path, folder: &Path, to: &str) -> Result<Self, String> {
+        let (port, other, admin) = (free_port()?, free_port()?, free_port()?);
+        let listener = |name: &str, own: u16| {
+            format!(
+                "  - {{ name: {name}, listen: \"redis://127.0.0.1:{own}\", to: back, \
+                 announce: [ \"127.0.0.1:{port}\", \"127.0.0.1:{other}\" ] }}\n"
+            )
+        };
+        let text = format!(
+            "listeners:\n{}{}clusters: {{ back: \"{to}\" }}\nworkers: 2\nadmin: 127.0.0.1:{admin}\n",
+            listener("one", port),
+            listener("two", other)
+        );
+        let file = folder.join("mecha.yaml");
+        std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+        let program = root.join("target/debug/mecha").display().to_string();
+        let args = ["--config", &file.display().to_string(), "--log-level", "error"];
+        Ok(Self { _process: start(&program, &args, port)?, port, admin })
+    }
+
     /// Calls that it has served so far.
     fn calls(&self) -> Result<f64, String> {
+        Ok(self.calls_by_listener(&[""])?.iter().sum())
+    }
+
+    /// As [`Mecha::calls`], by the listeners' names; an empty one stands for all.
+    pub(crate) fn calls_by_listener(&self, names: &[&str]) -> Result<Vec<f64>, String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).map_err(|error| error.to_string())?;
         let mut text = String::new();
         write!(stream, "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
             .and_then(|()| stream.read_to_string(&mut text))
             .map_err(|error| error.to_string())?;
-        let series = text.lines().filter(|line| line.starts_with("mecha_calls_total{"));
-        Ok(series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        let of = |name: &&str| {
+            let label = if name.is_empty() { String::new() } else { format!("listener=\"{name}\"") };
+            let series =
+                text.lines().filter(|line| line.starts_with("mecha_calls_total{") && line.contains(&label));
+            series.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        };
+        Ok(names.iter().map(of).collect())
     }
 }
 
@@ -297,7 +332,7 @@ pub(crate) fn free_port() -> Result<u16, String> {
     Err("no port is free".into())
 }
 
-fn start(program: &str, args: &[&str], port: u16) -> Result<Process, String> {
+pub(crate) fn start(program: &str, args: &[&str], port: u16) -> Result<Process, String> {
     let child = Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut process = Process(child.map_err(|error| format!("{program}: {error}"))?);
     for _ in 0..1000 {

@@ -2,6 +2,7 @@
 //! table.
 
 mod clients;
+mod cluster_clients;
 mod commands;
 mod newer;
 mod schema;
