@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::support::{Client, Mecha, RedisCluster, Sentinels, free_port, redis};
+use crate::support::{Client, Mecha, RedisCluster, Sentinels, eventually, free_port, redis};
 
 /// Two listeners that announce each other, over one back.
 fn pair(to: &str) -> (Mecha, [u16; 2]) {
@@ -95,6 +95,17 @@ fn what_sentinels_watch_is_announced_as_a_cluster() {
 #[test]
 fn the_embedded_store_is_announced_as_a_cluster() {
     is_told_of_both("embedded://", &[]);
+}
+
+#[test]
+fn a_subscription_to_a_slot_that_has_moved_tells_no_address() {
+    let Some(cluster) = RedisCluster::start() else { return };
+    let mecha = Mecha::start("redis", &cluster.to());
+    assert_eq!(mecha.client().call("SET foo 1"), "+OK\r\n");
+    cluster.move_slot(12182, 2, 0);
+    let reply = mecha.client().call("SSUBSCRIBE foo");
+    assert!(!reply.contains("127.0.0.1") && !reply.contains("MOVED"), "{reply}");
+    eventually("the subscription is accepted", || mecha.client().call("SSUBSCRIBE foo").starts_with("*3"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::rc::{Rc, Weak};
 
-use mecha_core::{Decode, Framed, Matched, Outcome, Redirect, Refusal};
+use mecha_core::{Asked, Decode, Framed, Matched, Outcome, Redirect, Refusal};
 
 use super::task::Reading;
 use super::{Connection, Inner, OpenReply};
@@ -133,7 +133,10 @@ impl<P: Framed> Connection<P> {
         }
         if inner.is_raw || P::matched(first) == Matched::Push {
             drop(inner);
-            self.pass_through(P::reply_span(first).of(wire, &[]), &mut reading.touched);
+            match self.hidden(first, wire) {
+                Some(error) => self.pass_through(&error, &mut reading.touched),
+                None => self.pass_through(P::reply_span(first).of(wire, &[]), &mut reading.touched),
+            }
             return Some(at + 1);
         }
         let run = inner.runs.front()?;
@@ -280,6 +283,22 @@ impl<P: Framed> Connection<P> {
             now.saturating_sub(sent),
             self.endpoint.options.patience_micros,
         )
+    }
+
+    /// What a client gets whose replies are not counted, in the place of an error that names another server.
+    fn hidden(&self, head: &P::Reply, wire: &[u8]) -> Option<Vec<u8>> {
+        if self.follower.is_none() || P::outcome(head) == Outcome::Ok {
+            return None;
+        }
+        let Some(Redirect::Ask { .. } | Redirect::Moved { .. }) = P::redirect(head, wire) else {
+            return None;
+        };
+        if let Some(news) = &self.endpoint.news {
+            news.want(crate::news::Cause::Redirect);
+        }
+        let mut error = Vec::new();
+        P::refuse(Asked::default(), Refusal::Moved, &mut error);
+        Some(error)
     }
 
     /// Sends a call where it belongs, or tells its client why not. The server's own words would name an address that
