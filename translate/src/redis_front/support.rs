@@ -172,8 +172,8 @@ const BY_COMPARE_AND_SWAP: &str = "loads the value, changes it, and stores it wi
 /// Commands of RESP that mecha does not simply pass on to servers of RESP.
 const NATIVE_EMULATED: &[(&str, &str)] = &[
     ("client|setinfo", "answered by mecha, as of Redis 7.2 on"),
-    ("psync", "mecha is no replica: ends the connection"),
-    ("sync", "mecha is no replica: ends the connection"),
+    ("psync", "on a connection of its own; its offsets and acknowledgements mean that connection"),
+    ("sync", "on a connection of its own; its offsets and acknowledgements mean that connection"),
 ];
 
 /// Commands of Memcached that are for one server alone, so that they are refused in front of servers of Memcached too.
