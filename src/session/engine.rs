@@ -386,19 +386,27 @@ impl<P: Framed> State<P> {
                 self.wants_write = true;
                 self.wake();
             }
+            if self.unread() <= self.output_limit() {
+                // It has caught up: when it falls behind again, its time begins anew.
+                self.choked = None;
+            }
         }
         if self.is_due() {
             self.wake();
         }
     }
 
+    /// Unread bytes at which a client falls behind.
+    fn output_limit(&self) -> usize {
+        let max_output = self.listener.limits.max_output;
+        // Messages that many get are no reason to wait for one of them.
+        if self.is_listening { max_output.max(MESSAGES_HARD) } else { max_output }
+    }
+
     /// Whether this client's unread replies keep an upstream from being read. A client that takes nothing for a
     /// moment, or too little for long, is closed.
     pub(super) fn is_choking(&mut self, now_micros: u64) -> bool {
-        let max_output = self.listener.limits.max_output;
-        // Messages that many get are no reason to wait for one of them.
-        let limit = if self.is_listening { max_output.max(MESSAGES_HARD) } else { max_output };
-        if self.is_broken || self.unread() <= limit {
+        if self.is_broken || self.unread() <= self.output_limit() {
             self.choked = None;
             return false;
         }

@@ -161,6 +161,21 @@ fn a_client_that_never_reads_harms_nobody() {
 }
 
 #[test]
+fn a_slow_reader_that_has_caught_up_begins_anew() {
+    let mecha = Mecha::start("redis", "embedded://");
+    let mut client = mecha.client();
+    assert_eq!(client.call(&format!("SET big {}", "x".repeat(1 << 20))), "+OK\r\n");
+    let ask = format!("MGET{}", " big".repeat(20));
+    for round in 0..3 {
+        // More than `max_output`, which nobody reads for longer than a client that keeps others waiting has.
+        client.send(&frame(&ask.split(' ').collect::<Vec<_>>()));
+        std::thread::sleep(Duration::from_millis(1200));
+        let reply = client.reply();
+        assert!(reply.len() > 20 << 20, "round {round}: {} bytes", reply.len());
+    }
+}
+
+#[test]
 fn a_reply_as_deep_as_a_script_can_make_it_disturbs_nobody() {
     let Some((_redis, redis)) = redis() else { return };
     let mecha = Mecha::start("redis", &format!("redis://127.0.0.1:{redis}"));
