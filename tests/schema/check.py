@@ -26,7 +26,9 @@ VALIDATOR = jsonschema.validators.validator_for(SCHEMA)
 VALIDATOR.check_schema(SCHEMA)
 # A piece of a file need not have a listener.
 PIECE = {key: value for key, value in SCHEMA.items() if key != "required"}
-FILTERS = copy.deepcopy(SCHEMA["properties"]["listeners"]["items"]["properties"]["filters"])
+LISTENER = {key: value for key, value in SCHEMA["properties"]["listeners"]["items"].items() if key != "required"}
+FILTERS = copy.deepcopy(LISTENER["properties"]["filters"])
+ROUTES = LISTENER["properties"]["routes"]
 checked = 0
 
 
@@ -56,11 +58,13 @@ for page in pages:
     for text in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.M | re.S):
         value = yaml.safe_load(text)
         if isinstance(value, list):
-            fits(page, value, FILTERS)
+            # A filter has one name and its options, a route conditions and where they lead.
+            is_routes = any(isinstance(item, dict) and "to" in item for item in value)
+            fits(page, value, ROUTES if is_routes else FILTERS)
         elif set(value) <= set(SCHEMA["properties"]):
             fits(page, value, PIECE)
-        elif "filters" in value:
-            fits(page, value["filters"], FILTERS)
+        elif set(value) <= set(LISTENER["properties"]):
+            fits(page, value, LISTENER)
         else:
             raise AssertionError(f"{page}: what is this? {text}")
         snippets += 1
