@@ -1,6 +1,8 @@
 //! Cluster-aware clients in other languages: they must find a cluster of mecha's addresses on every back, and use all of it.
 
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use crate::clients::{Mecha, Process, Program, free_port, start, talk};
 
@@ -55,6 +57,9 @@ pub(crate) fn run(root: &Path, cache: &Path, redis_port: u16) -> Result<String, 
         .chain(["--cluster-yes"])
         .collect();
     crate::call("redis-cli", &words, &[])?;
+    for (_, port) in &servers {
+        wait_until_up(*port)?;
+    }
     let first = servers.first().map_or(0, |(_, port)| *port);
     let backs = [
         ("cluster", "full", format!("redis-cluster://127.0.0.1:{first}")),
@@ -76,6 +81,19 @@ pub(crate) fn run(root: &Path, cache: &Path, redis_port: u16) -> Result<String, 
         }
     }
     Ok(table)
+}
+
+/// A cluster that was just made is down for a moment, on each of its servers for itself.
+fn wait_until_up(port: u16) -> Result<(), String> {
+    for _ in 0..200 {
+        let asked = Command::new("redis-cli").args(["-p", &port.to_string(), "cluster", "info"]).output();
+        let told = asked.map_err(|error| format!("redis-cli: {error}"))?.stdout;
+        if String::from_utf8_lossy(&told).contains("cluster_state:ok") {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Err(format!("the cluster's server on port {port} does not come up"))
 }
 
 /// One server of a cluster that is still to be made.
