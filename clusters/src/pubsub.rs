@@ -29,12 +29,12 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use mecha_core::{
-    Affinity, Batch, ConnKey, Cx, Decode, Framed, Limits, OpId, Outcome, Protocol, Refusal, Ticket,
+    Affinity, Batch, ConnKey, Decode, Framed, Limits, OpId, Outcome, Protocol, Refusal, Ticket,
 };
 use mecha_resp::{ReplyDecoder, Resp, args, op};
 
 use crate::news::Cause;
-use crate::{Cluster, Connection, Delivery, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};
+use crate::{Cluster, Connection, Delivery, ReplySink, Slip, SubmitCx, Submitted, Upstream};
 use board::{Board, Home, Pending};
 use wire::{Kind, Said, confirm, is_of_keys, meaning, said};
 
@@ -629,6 +629,10 @@ impl Drop for PubSub {
 }
 
 impl Upstream<Resp> for PubSub {
+    fn inner(&self) -> Option<&dyn Upstream<Resp>> {
+        Some(&*self.inner)
+    }
+
     fn submit(&self, batch: &mut Batch<'_, Resp>, range: Range<usize>, cx: SubmitCx<'_, Resp>) -> Submitted {
         let call = batch.calls.get(range.start).filter(|_| range.len() == 1);
         let Some(call) = call.filter(|call| matches!(call.affinity, Affinity::Aside | Affinity::Raw)) else {
@@ -646,63 +650,10 @@ impl Upstream<Resp> for PubSub {
         self.take(batch, range.start, &cx)
     }
 
-    fn is_ready(&self, sink: &Rc<dyn ReplySink<Resp>>, wish: &Wish<'_>) -> bool {
-        self.inner.is_ready(sink, wish)
-    }
-
-    fn pin(&self, wish: &Wish<'_>) -> Result<Rc<Connection<Resp>>, Refusal> {
-        self.inner.pin(wish)
-    }
-
-    fn owns(&self, connection: &Connection<Resp>) -> bool {
-        self.inner.owns(connection)
-    }
-
-    fn taker(&self, connection: &Connection<Resp>, conn: ConnKey) -> Option<Rc<dyn ReplySink<Resp>>> {
-        self.inner.taker(connection, conn)
-    }
-
-    fn beside(&self, connection: &Connection<Resp>) -> Option<Rc<Connection<Resp>>> {
-        self.inner.beside(connection)
-    }
-
-    fn shape(&self, connection: &Connection<Resp>, batch: &mut Batch<'_, Resp>, at: usize, cx: &Cx<'_>) {
-        self.inner.shape(connection, batch, at, cx);
-    }
-
     fn sees_to(&self, batch: &Batch<'_, Resp>, at: usize) -> bool {
         let is_open = batch.heads.get(at).is_some_and(|head| head.is_open);
         let op = batch.calls.get(at).map(|call| call.op).unwrap_or_default();
         meaning(op).is_some() && !is_open || self.inner.sees_to(batch, at)
-    }
-
-    fn fits(&self, connection: &Connection<Resp>, batch: &Batch<'_, Resp>, at: usize) -> Result<(), Refusal> {
-        self.inner.fits(connection, batch, at)
-    }
-
-    fn settle(
-        &self,
-        connection: &Rc<Connection<Resp>>,
-        owner: (Rc<dyn ReplySink<Resp>>, ConnKey),
-        key: &[u8],
-    ) -> Result<Option<Rc<Connection<Resp>>>, Refusal> {
-        self.inner.settle(connection, owner, key)
-    }
-
-    fn waits_for_key(&self) -> bool {
-        self.inner.waits_for_key()
-    }
-
-    fn unpin(&self, connection: Rc<Connection<Resp>>, clean: bool) {
-        self.inner.unpin(connection, clean);
-    }
-
-    fn is_translated(&self) -> bool {
-        self.inner.is_translated()
-    }
-
-    fn is_timed_by_session(&self) -> bool {
-        self.inner.is_timed_by_session()
     }
 
     fn forget(&self, conn: ConnKey) {

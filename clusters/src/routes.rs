@@ -351,7 +351,7 @@ impl<P: Rules> Upstream<P> for Routed<P> {
     }
 
     fn owns(&self, connection: &Connection<P>) -> bool {
-        self.legs.iter().any(|leg| leg.leg.upstream.owns(connection))
+        self.owner(connection).is_some()
     }
 
     fn shape(&self, _connection: &Connection<P>, batch: &mut Batch<'_, P>, at: usize, cx: &Cx<'_>) {
@@ -422,9 +422,12 @@ impl<P: Rules> Upstream<P> for Routed<P> {
         self.table.is_by_key() || self.legs.iter().any(|leg| leg.leg.upstream.waits_for_key())
     }
 
+    fn beside(&self, connection: &Connection<P>) -> Option<Rc<Connection<P>>> {
+        self.owner(connection)?.leg.upstream.beside(connection)
+    }
+
     fn unpin(&self, connection: Rc<Connection<P>>, clean: bool) {
-        let owner = self.legs.iter().find(|leg| leg.leg.upstream.owns(&connection));
-        match owner {
+        match self.owner(&connection) {
             Some(leg) => leg.leg.upstream.unpin(connection, clean),
             None => connection.close(),
         }
@@ -452,6 +455,11 @@ impl<P: Rules> Routed<P> {
             Some(key) => self.table.by_key(key, &asker),
             None => self.table.without_key(&asker),
         }
+    }
+
+    /// The end of the route that a dedicated connection belongs to.
+    fn owner(&self, connection: &Connection<P>) -> Option<&RoutedLeg<P>> {
+        self.legs.iter().find(|leg| leg.leg.upstream.owns(connection))
     }
 
     fn pinned(&self, conn: ConnKey) -> Option<&RoutedLeg<P>> {

@@ -27,7 +27,7 @@ use mecha_core::{
     ReplyCount, Span, Ticket, Verdict,
 };
 
-use crate::{Cluster, Connection, Delivery, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};
+use crate::{Cluster, Connection, Delivery, ReplySink, Slip, SubmitCx, Submitted, Upstream};
 pub use announced::{Announced, Announcement};
 use gather::{Gather, Gathers};
 
@@ -505,6 +505,10 @@ impl<P: Rules> Scattered<P> {
 }
 
 impl<P: Rules> Upstream<P> for Scattered<P> {
+    fn inner(&self) -> Option<&dyn Upstream<P>> {
+        Some(&*self.cluster)
+    }
+
     fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: SubmitCx<'_, P>) -> Submitted {
         if !self.cluster.is_sharded() && !self.cluster.is_slotted() {
             return self.cluster.submit(batch, range, cx);
@@ -519,39 +523,6 @@ impl<P: Rules> Upstream<P> for Scattered<P> {
             }
             way => self.submit_one(way, batch, range.start, cx),
         }
-    }
-
-    fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, wish: &Wish<'_>) -> bool {
-        self.cluster.is_ready(sink, wish)
-    }
-
-    fn pin(&self, wish: &Wish<'_>) -> Result<Rc<Connection<P>>, Refusal> {
-        self.cluster.pin(wish)
-    }
-
-    fn settle(
-        &self,
-        connection: &Rc<Connection<P>>,
-        owner: (Rc<dyn ReplySink<P>>, ConnKey),
-        key: &[u8],
-    ) -> Result<Option<Rc<Connection<P>>>, Refusal> {
-        self.cluster.settle(connection, owner, key)
-    }
-
-    fn owns(&self, connection: &Connection<P>) -> bool {
-        self.cluster.owns(connection)
-    }
-
-    fn beside(&self, connection: &Connection<P>) -> Option<Rc<Connection<P>>> {
-        self.cluster.beside(connection)
-    }
-
-    fn unpin(&self, connection: Rc<Connection<P>>, clean: bool) {
-        self.cluster.unpin(connection, clean);
-    }
-
-    fn waits_for_key(&self) -> bool {
-        self.cluster.waits_for_key()
     }
 
     fn sees_to(&self, batch: &Batch<'_, P>, at: usize) -> bool {

@@ -153,15 +153,22 @@ pub struct Wish<'a> {
 }
 
 /// Something that answers calls: a cluster, a translator in front of one, a store in this process.
+///
+/// One that stands before another ([`Upstream::inner`]) says only what it does otherwise: everything else is asked of the
+/// one behind it, also what this trait will have one day.
 pub trait Upstream<P: Framed> {
+    /// The upstream behind this one.
+    fn inner(&self) -> Option<&dyn Upstream<P>> {
+        None
+    }
+
     /// Takes leading calls of `batch.calls[range]`, all of whose verdicts are `Forward`. Never blocks.
     fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: SubmitCx<'_, P>) -> Submitted;
 
     /// Whether `wish` can be granted or refused. If not, its server is not known yet, or about to be replaced, and
     /// [`ReplySink::resume`] of `sink` will be called when that may have changed.
     fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, wish: &Wish<'_>) -> bool {
-        let _ = (sink, wish);
-        true
+        self.inner().is_none_or(|inner| inner.is_ready(sink, wish))
     }
 
     /// Opens, or takes from the idle ones, a connection for one client alone. Only upstreams that pass requests on have
@@ -170,33 +177,31 @@ pub trait Upstream<P: Framed> {
     /// # Errors
     /// The reason for which there is none.
     fn pin(&self, wish: &Wish<'_>) -> Result<Rc<Connection<P>>, Refusal> {
-        let _ = wish;
-        Err(Refusal::Unsupported)
+        self.inner().ok_or(Refusal::Unsupported)?.pin(wish)
     }
 
     /// Whether `connection` came from [`Upstream::pin`] of this upstream.
     fn owns(&self, connection: &Connection<P>) -> bool {
-        let _ = connection;
-        false
+        self.inner().is_some_and(|inner| inner.owns(connection))
     }
 
     /// Call `at` is about to be sent on the dedicated `connection`: what stands between (the filters of a route) sees it
     /// now, once, and may rewrite it or change its verdict.
     fn shape(&self, connection: &Connection<P>, batch: &mut Batch<'_, P>, at: usize, cx: &Cx<'_>) {
-        let _ = (connection, batch, at, cx);
+        if let Some(inner) = self.inner() {
+            inner.shape(connection, batch, at, cx);
+        }
     }
 
     /// Who takes the replies of the dedicated `connection` of the client `conn` in the session's place, and hands them on
     /// to it.
     fn taker(&self, connection: &Connection<P>, conn: ConnKey) -> Option<Rc<dyn ReplySink<P>>> {
-        let _ = (connection, conn);
-        None
+        self.inner()?.taker(connection, conn)
     }
 
     /// Whether call `at`, which must not share a connection with others, is seen to by [`Upstream::submit`] all the same.
     fn sees_to(&self, batch: &Batch<'_, P>, at: usize) -> bool {
-        let _ = (batch, at);
-        false
+        self.inner().is_some_and(|inner| inner.sees_to(batch, at))
     }
 
     /// Whether call `at` may go to the dedicated `connection` that its client holds.
@@ -204,8 +209,7 @@ pub trait Upstream<P: Framed> {
     /// # Errors
     /// The reason for which it may not: its keys are elsewhere.
     fn fits(&self, connection: &Connection<P>, batch: &Batch<'_, P>, at: usize) -> Result<(), Refusal> {
-        let _ = (connection, batch, at);
-        Ok(())
+        self.inner().map_or(Ok(()), |inner| inner.fits(connection, batch, at))
     }
 
     /// The transaction on the dedicated `connection`, on which nothing is in flight, has got its first key: returns the
@@ -219,40 +223,42 @@ pub trait Upstream<P: Framed> {
         owner: (Rc<dyn ReplySink<P>>, ConnKey),
         key: &[u8],
     ) -> Result<Option<Rc<Connection<P>>>, Refusal> {
-        let _ = (connection, owner, key);
-        Ok(None)
+        self.inner().map_or(Ok(None), |inner| inner.settle(connection, owner, key))
     }
 
     /// Whether a dedicated connection is better not chosen before a key is known: servers share the keys.
     fn waits_for_key(&self) -> bool {
-        false
+        self.inner().is_some_and(|inner| inner.waits_for_key())
     }
 
     /// Another dedicated connection to the server of `connection`, for a request of this process; to be given back with
     /// [`Upstream::unpin`].
     fn beside(&self, connection: &Connection<P>) -> Option<Rc<Connection<P>>> {
-        let _ = connection;
-        None
+        self.inner()?.beside(connection)
     }
 
     /// Takes a dedicated connection back. One that is not `clean` is closed.
     fn unpin(&self, connection: Rc<Connection<P>>, clean: bool) {
-        let _ = (connection, clean);
+        if let Some(inner) = self.inner() {
+            inner.unpin(connection, clean);
+        }
     }
 
     /// Whether protocol state of the client (transactions, names) is the upstream's business, because requests are
     /// translated and not forwarded.
     fn is_translated(&self) -> bool {
-        false
+        self.inner().is_some_and(|inner| inner.is_translated())
     }
 
     /// Whether answers may come through [`ReplySink::answered`], so that the session has to note when calls were submitted.
     fn is_timed_by_session(&self) -> bool {
-        self.is_translated()
+        self.inner().map_or_else(|| self.is_translated(), |inner| inner.is_timed_by_session())
     }
 
     /// The client is gone.
     fn forget(&self, conn: ConnKey) {
-        let _ = conn;
+        if let Some(inner) = self.inner() {
+            inner.forget(conn);
+        }
     }
 }

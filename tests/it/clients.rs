@@ -152,6 +152,23 @@ fn a_killed_client_is_closed_on_whatever_worker_it_is() {
 }
 
 #[test]
+fn a_client_is_unblocked_whatever_stands_before_its_server() {
+    let Some((_server, port)) = redis() else { return };
+    for before in ["announce: self", "routes: [{ prefix: 'l', to: back }]"] {
+        let mecha = Mecha::configured(&format!(
+            "listeners:\n  - {{ listen: \"redis://127.0.0.1:0\", to: back, {before} }}\nclusters: {{ back: \"redis://127.0.0.1:{port}\" }}\nworkers: 2\n"
+        ));
+        let (mut client, mut other) = (mecha.client(), mecha.client());
+        let id = id(&mut client);
+        client.send(b"*3\r\n$5\r\nBLPOP\r\n$1\r\nl\r\n$1\r\n0\r\n");
+        eventually("it is not unblocked", || other.call(&format!("CLIENT UNBLOCK {id}")) == ":1\r\n");
+        assert_eq!(client.reply(), "*-1\r\n", "{before}");
+        drop((client, other));
+        mecha.settles();
+    }
+}
+
+#[test]
 fn a_client_that_is_blocked_through_mecha_is_unblocked_from_any_worker() {
     let Some((_server, mecha)) = standalone() else { return };
     let mut others: Vec<Client> = (0..2).map(|_| mecha.client()).collect();

@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
 
-use mecha_core::{Affinity, Batch, ConnKey, Cx, Refusal, Span, Verdict};
+use mecha_core::{Affinity, Batch, Refusal, Span, Verdict};
 
 use super::{Itself, Rules};
-use crate::{Connection, ReplySink, SubmitCx, Submitted, Upstream, Wish};
+use crate::{Connection, SubmitCx, Submitted, Upstream};
 
 /// What clients are told of the cluster.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,6 +57,10 @@ impl<P: Rules> Announced<P> {
 }
 
 impl<P: Rules> Upstream<P> for Announced<P> {
+    fn inner(&self) -> Option<&dyn Upstream<P>> {
+        Some(&*self.inner)
+    }
+
     fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: SubmitCx<'_, P>) -> Submitted {
         if Self::is_asked(batch, range.start) {
             let only = range.start..range.start + 1;
@@ -80,54 +84,5 @@ impl<P: Rules> Upstream<P> for Announced<P> {
             return Err(Refusal::Unsupported);
         }
         self.inner.fits(connection, batch, at)
-    }
-
-    fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, wish: &Wish<'_>) -> bool {
-        self.inner.is_ready(sink, wish)
-    }
-
-    fn pin(&self, wish: &Wish<'_>) -> Result<Rc<Connection<P>>, Refusal> {
-        self.inner.pin(wish)
-    }
-
-    fn owns(&self, connection: &Connection<P>) -> bool {
-        self.inner.owns(connection)
-    }
-
-    fn shape(&self, connection: &Connection<P>, batch: &mut Batch<'_, P>, at: usize, cx: &Cx<'_>) {
-        self.inner.shape(connection, batch, at, cx);
-    }
-
-    fn taker(&self, connection: &Connection<P>, conn: ConnKey) -> Option<Rc<dyn ReplySink<P>>> {
-        self.inner.taker(connection, conn)
-    }
-
-    fn settle(
-        &self,
-        connection: &Rc<Connection<P>>,
-        owner: (Rc<dyn ReplySink<P>>, ConnKey),
-        key: &[u8],
-    ) -> Result<Option<Rc<Connection<P>>>, Refusal> {
-        self.inner.settle(connection, owner, key)
-    }
-
-    fn waits_for_key(&self) -> bool {
-        self.inner.waits_for_key()
-    }
-
-    fn unpin(&self, connection: Rc<Connection<P>>, clean: bool) {
-        self.inner.unpin(connection, clean);
-    }
-
-    fn is_translated(&self) -> bool {
-        self.inner.is_translated()
-    }
-
-    fn is_timed_by_session(&self) -> bool {
-        self.inner.is_timed_by_session()
-    }
-
-    fn forget(&self, conn: ConnKey) {
-        self.inner.forget(conn);
     }
 }
