@@ -278,27 +278,36 @@ fn take_known<T: Clone>(known: &mut Vec<(FilterSpec, T)>, spec: &FilterSpec) -> 
     Some(known.remove(at).1)
 }
 
+/// Builds what `specs` name, or takes over what is `known` with equal options.
+fn build_all<T: Clone>(
+    specs: &[FilterSpec],
+    known: &mut Vec<(FilterSpec, T)>,
+    errors: &mut Vec<ConfigError>,
+    build: impl Fn(&FilterSpec) -> Result<T, Vec<ConfigError>>,
+) -> Vec<T> {
+    let mut built = Vec::new();
+    for spec in specs {
+        match take_known(known, spec).map_or_else(|| build(spec), Ok) {
+            Ok(one) => built.push(one),
+            Err(more) => errors.extend(more),
+        }
+    }
+    built
+}
+
 fn build_policies(
     specs: &[FilterSpec],
     known: Option<&Vec<BuiltPolicy>>,
     cx: &BuildCx<'_>,
     errors: &mut Vec<ConfigError>,
 ) -> Vec<BuiltPolicy> {
-    let mut policies = Vec::new();
     let mut known = known.cloned().unwrap_or_default();
-    for spec in specs {
-        if let Some(policy) = take_known(&mut known, spec) {
-            policies.push((spec.clone(), policy));
-            continue;
+    let policies = build_all(specs, &mut known, errors, |spec| {
+        match mecha_filters::POLICIES.iter().find(|kind| kind.name == spec.name) {
+            Some(kind) => (kind.build)(&spec.options, cx).map(Arc::from),
+            None => Err(vec![spec.options.error("", format!("`{}` cannot be used on a cluster", spec.name))]),
         }
-        let Some(kind) = mecha_filters::POLICIES.iter().find(|kind| kind.name == spec.name) else {
-            errors.push(spec.options.error("", format!("`{}` cannot be used on a cluster", spec.name)));
-            continue;
-        };
-        match (kind.build)(&spec.options, cx) {
-            Ok(factory) => policies.push((spec.clone(), Arc::from(factory))),
-            Err(more) => errors.extend(more),
-        }
-    }
-    policies
+    });
+    // With an error they would not match, and nobody would see them.
+    specs.iter().cloned().zip(policies).collect()
 }

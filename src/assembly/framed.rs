@@ -16,7 +16,7 @@ use mecha_transport::Accepted;
 use mecha_users::{Gate, Guarded};
 
 use super::routed::{RoutesPlan, Routing};
-use super::{Door, DoorPlan, Scope, Shared, take_known};
+use super::{Door, DoorPlan, Scope, Shared, build_all};
 use crate::catalog;
 use crate::session::{ClientTask, EngineCell, Listener, ListenerLimits, serve, turn_away};
 use crate::upstream::{Embedded, Translated};
@@ -196,29 +196,7 @@ impl<P: Framed> Clone for Factory<P> {
 }
 
 impl<P: Framed> FramedEntry<P> {
-    /// Builds the filters of `specs`, or takes those over that are `known`.
-    pub(super) fn build_all(
-        &self,
-        specs: &[FilterSpec],
-        known: &mut Vec<(FilterSpec, Factory<P>)>,
-        cx: &BuildCx<'_>,
-        errors: &mut Vec<ConfigError>,
-    ) -> Vec<Factory<P>> {
-        let mut factories = Vec::new();
-        for spec in specs {
-            if let Some(factory) = take_known(known, spec) {
-                factories.push(factory);
-                continue;
-            }
-            match self.build(spec, cx) {
-                Ok(factory) => factories.push(factory),
-                Err(more) => errors.extend(more),
-            }
-        }
-        factories
-    }
-
-    fn build(
+    pub(super) fn build(
         &self,
         spec: &mecha_config::FilterSpec,
         cx: &BuildCx<'_>,
@@ -279,7 +257,8 @@ impl<P: Guarded> ProtocolEntry for FramedEntry<P> {
             ops: P::ops(),
             log: &shared.log,
         };
-        let mut factories = self.build_all(&listener.filters, &mut known, &cx, &mut errors);
+        let mut factories =
+            build_all(&listener.filters, &mut known, &mut errors, |spec| self.build(spec, &cx));
         let routes = match self.routing.as_ref().filter(|_| listener.is_routed()) {
             Some(routing) => {
                 let plan =

@@ -11,7 +11,7 @@ use mecha_core::{Peer, Policy};
 use mecha_filters::{BuildCx, PolicyFactory};
 use mecha_transport::Accepted;
 
-use super::{Door, DoorPlan, EngineView, ProtocolEntry, Scope, Shared, take_known};
+use super::{Door, DoorPlan, EngineView, ProtocolEntry, Scope, Shared, build_all};
 use crate::session::ConnectionInfo;
 use crate::session::opaque::{OPS, OpaqueEngine, OpaqueListener};
 use crate::worker::Seat;
@@ -58,13 +58,9 @@ impl ProtocolEntry for OpaqueEntry {
             ops: &OPS,
             log: &shared.log,
         };
-        let (mut factories, mut errors) = (Vec::new(), Vec::new());
-        for spec in &listener.filters {
-            match take_known(&mut known, spec).map_or_else(|| self.build(spec, &cx), Ok) {
-                Ok(factory) => factories.push(factory),
-                Err(more) => errors.extend(more),
-            }
-        }
+        let mut errors = Vec::new();
+        let mut factories =
+            build_all(&listener.filters, &mut known, &mut errors, |spec| self.build(spec, &cx));
         let Some(cluster) = snapshot.clusters.get(listener.cluster).cloned() else { return Err(errors) };
         let of_cluster = shared.cluster_policies.get(&cluster.name).into_iter().flatten();
         factories.extend(of_cluster.map(|(_, factory)| Arc::clone(factory)));

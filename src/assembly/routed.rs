@@ -17,7 +17,7 @@ use mecha_core::{Chain, Filter, Framed, OpClass};
 use mecha_filters::BuildCx;
 
 use super::framed::{Back, Factory, FramedEntry, Opening, policies_of};
-use super::{Scope, Shared};
+use super::{Scope, Shared, build_all};
 
 /// How listeners of protocol `P` lead to several clusters.
 pub struct Routing<P: Framed> {
@@ -106,7 +106,7 @@ impl<P: Framed> RoutesPlan<P> {
                 log: &shared.log,
             };
             let mut main = target(spec.cluster)?;
-            let mut factories = entry.build_all(&spec.filters, known, &cx, errors);
+            let mut factories = build_all(&spec.filters, known, errors, |spec| entry.build(spec, &cx));
             factories.append(&mut main.factories);
             main.factories = factories;
             let mirror = match &spec.mirror {
