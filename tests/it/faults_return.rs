@@ -98,6 +98,21 @@ impl Work {
     }
 }
 
+/// Clients are served before and after a time at which the server is bad, of which `harm` sees enough; then everything is
+/// as it was.
+#[track_caller]
+fn survives(mecha: &Mecha, size: usize, is_bad: &AtomicBool, harm: impl FnOnce(&Work)) {
+    let levels = mecha.warmed_up();
+    let work = Work::start(mecha, size);
+    work.goes_on(300);
+    is_bad.store(true, Ordering::SeqCst);
+    harm(&work);
+    is_bad.store(false, Ordering::SeqCst);
+    work.goes_on(300);
+    work.end();
+    mecha.returns_to(levels);
+}
+
 #[test]
 fn everything_returns_after_a_server_was_killed() {
     let Some((mut server, port)) = redis() else { return };
@@ -148,16 +163,7 @@ fn everything_returns_after_a_server_dribbled_byte_by_byte() {
         }
         Ok(())
     });
-    let mecha = before(fake.port);
-    let levels = mecha.warmed_up();
-    let work = Work::start(&mecha, 100);
-    work.goes_on(300);
-    is_slow.store(true, Ordering::SeqCst);
-    work.goes_on(200);
-    is_slow.store(false, Ordering::SeqCst);
-    work.goes_on(300);
-    work.end();
-    mecha.returns_to(levels);
+    survives(&before(fake.port), 100, &is_slow, |work| work.goes_on(200));
 }
 
 #[test]
@@ -172,17 +178,11 @@ fn everything_returns_after_a_server_answered_too_late() {
         stream.write_all(reply)
     });
     let mecha = impatient(fake.port);
-    let levels = mecha.warmed_up();
-    let work = Work::start(&mecha, 5_000);
-    work.goes_on(300);
-    is_slow.store(true, Ordering::SeqCst);
-    work.suffers(20);
-    work.goes_on(50);
-    is_slow.store(false, Ordering::SeqCst);
-    work.goes_on(300);
-    work.end();
+    survives(&mecha, 5_000, &is_slow, |work| {
+        work.suffers(20);
+        work.goes_on(50);
+    });
     assert!(mecha.metric("mecha_upstream_abandoned_total{") > 0.0, "no answer came too late");
-    mecha.returns_to(levels);
 }
 
 #[test]
@@ -196,16 +196,7 @@ fn everything_returns_after_a_server_closed_in_the_middle_of_replies() {
         }
         stream.write_all(reply)
     });
-    let mecha = before(fake.port);
-    let levels = mecha.warmed_up();
-    let work = Work::start(&mecha, 50_000);
-    work.goes_on(300);
-    is_bad.store(true, Ordering::SeqCst);
-    work.suffers(40);
-    is_bad.store(false, Ordering::SeqCst);
-    work.goes_on(300);
-    work.end();
-    mecha.returns_to(levels);
+    survives(&before(fake.port), 50_000, &is_bad, |work| work.suffers(40));
 }
 
 #[test]
@@ -225,16 +216,7 @@ fn everything_returns_after_a_server_sent_garbage() {
         }
         stream.write_all(reply)
     });
-    let mecha = before(fake.port);
-    let levels = mecha.warmed_up();
-    let work = Work::start(&mecha, 5_000);
-    work.goes_on(300);
-    is_bad.store(true, Ordering::SeqCst);
-    work.suffers(40);
-    is_bad.store(false, Ordering::SeqCst);
-    work.goes_on(300);
-    work.end();
-    mecha.returns_to(levels);
+    survives(&before(fake.port), 5_000, &is_bad, |work| work.suffers(40));
 }
 
 #[test]
