@@ -233,9 +233,13 @@ fn messages_never_stand_inside_a_reply() {
             count
         })
     };
-    let (mut replies, mut messages) = (0, 0);
-    client.send(&frame(&["GET", "big"]).repeat(40));
+    let (mut asked, mut replies, mut messages) = (0, 0, 0);
     while replies < 40 {
+        if replies == asked {
+            // Less than `max_output`: on a busy machine this reader may be slow, and that is another test's matter.
+            client.send(&frame(&["GET", "big"]).repeat(2));
+            asked += 2;
+        }
         let seen = client.reply();
         if seen.starts_with('$') {
             assert_eq!(seen.len(), (3 << 20) + 12);
