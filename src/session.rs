@@ -16,6 +16,7 @@ mod engine;
 mod errand;
 mod handover;
 mod ledger;
+mod located;
 pub mod opaque;
 mod places;
 mod replies;

@@ -151,11 +151,15 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
         false
     }
 
-    /// The request that asks a server for its number of the connection, where that may be needed once a call of this
-    /// kind is under way there. It gets one reply. Empty if it is not.
-    fn whoami(op: OpId) -> &'static [u8] {
-        let _ = op;
+    /// The request that asks a server for its number of the connection. It gets one reply. Empty if there is none.
+    fn whoami() -> &'static [u8] {
         &[]
+    }
+
+    /// Whether the server's number of the connection may be needed once a call of this kind is under way there.
+    fn is_sought(op: OpId) -> bool {
+        let _ = op;
+        false
     }
 
     /// The number that `reply`, a whole frame, is.
@@ -275,6 +279,18 @@ pub trait Session<P: Framed>: Default {
     /// Request `at` needed the server's number of another client's connection, and goes on with it.
     fn on_located(batch: &mut Batch<'_, P>, at: usize, located: Option<u64>) {
         let _ = (batch, at, located);
+    }
+
+    /// The client's own upstream connection is known to others by the server's number of it: from now on the client
+    /// keeps it.
+    fn keep(&mut self) {}
+
+    /// Looks at the whole reply to a call that waited alone ([`Affinity::Attempt`], [`Affinity::Barrier`]). Where mecha
+    /// knows better than the server, appends what the client gets instead, and returns `true`. `clients` are those of
+    /// its listener, on all workers.
+    fn amend(&self, op: OpId, reply: &[u8], clients: usize, out: &mut Vec<u8>) -> bool {
+        let _ = (op, reply, clients, out);
+        false
     }
 
     /// Appends the line that tells of this client.

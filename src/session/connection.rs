@@ -153,6 +153,8 @@ pub(super) struct State<P: Framed> {
     pub(super) errand: Option<super::errand::UnderWay>,
     /// Calls in flight whose answers the client does not want.
     pub(super) muted: std::collections::VecDeque<u32>,
+    /// Another client waits for this one to get a connection of its own, which nothing else may delay.
+    pub(super) is_sought: bool,
     /// The last call that may block.
     pub(super) blocked: Option<u32>,
     /// The last call.
@@ -216,6 +218,7 @@ impl<P: Framed> State<P> {
             waker: None,
             errand: None,
             muted: std::collections::VecDeque::new(),
+            is_sought: false,
             blocked: None,
             last_op: OpId::UNKNOWN,
             opened_micros: now_micros,

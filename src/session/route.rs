@@ -159,7 +159,7 @@ impl<P: Framed> State<P> {
     ) -> Result<usize, Wait> {
         let at = position.at;
         let is_drained = self.ledger.in_flight() == 0;
-        if (self.is_barred || self.is_releasing()) && !is_drained {
+        if (self.is_barred || self.is_releasing()) && !is_drained || self.is_sought {
             return Err(Wait::Drained);
         }
         self.release_if_due(batch.session);
@@ -329,8 +329,8 @@ impl<P: Framed> State<P> {
         // Once a call that waits, or whose replies are not counted, is under way, the server can be asked no more.
         let waits = matches!(call.affinity, Affinity::Once | Affinity::Waits);
         let is_new_raw = call.affinity == Affinity::Raw && !*is_raw;
-        let may_ask = waits || is_new_raw && !batch.session.is_noted();
-        let whoami = if may_ask { P::whoami(call.op) } else { &[] };
+        let may_ask = (waits || is_new_raw && !batch.session.is_noted()) && P::is_sought(call.op);
+        let whoami = if may_ask { P::whoami() } else { &[] };
         // Once replies are not counted, those in flight must have left.
         let goes_alone = call.affinity == Affinity::Attempt
             || is_new_raw

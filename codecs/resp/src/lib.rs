@@ -249,13 +249,12 @@ impl Framed for Resp {
         [b"-NOPERM".as_slice(), b"-NOAUTH", b"-ERR No such user"].iter().any(|start| reply.starts_with(start))
     }
 
-    fn whoami(op: OpId) -> &'static [u8] {
-        let is_awaited = op_info(op).has(flag::BLOCKING);
-        if is_awaited || matches!(op, op::PSUBSCRIBE | op::SSUBSCRIBE | op::SUBSCRIBE) {
-            b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n"
-        } else {
-            &[]
-        }
+    fn whoami() -> &'static [u8] {
+        b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n"
+    }
+
+    fn is_sought(op: OpId) -> bool {
+        op_info(op).has(flag::BLOCKING) || matches!(op, op::PSUBSCRIBE | op::SSUBSCRIBE | op::SUBSCRIBE)
     }
 
     fn number(reply: &[u8]) -> Option<u64> {

@@ -245,6 +245,7 @@ const fn is_stateful(name: &str) -> bool {
         "client|capa",
         "client|import-source",
         "function|kill",
+        "info",
         "monitor",
         "psync",
         "punsubscribe",
