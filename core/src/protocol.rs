@@ -330,6 +330,12 @@ pub trait Session<P: Framed>: Default {
         0
     }
 
+    /// What the server must be told before the client's replies are not counted any more. It gets no reply. Empty if there
+    /// is nothing.
+    fn hush(&self) -> &'static [u8] {
+        &[]
+    }
+
     /// A request to be sent on the dedicated connection right before the client's next call, whose reply nobody gets. Empty
     /// if there is none. It makes the server fail a transaction that had a command refused on its way.
     fn spoiler(&mut self) -> &'static [u8] {

@@ -357,6 +357,10 @@ impl<P: Framed> State<P> {
             Affinity::Once | Affinity::Release => *is_releasing = true,
             Affinity::Raw if !*is_raw => {
                 *is_raw = true;
+                let hush = batch.session.hush();
+                if !hush.is_empty() {
+                    connection.tell_aside(hush, 0);
+                }
                 connection.set_owner(Some((Rc::clone(&taker), call.ticket.conn)), true);
             }
             _ => {}

@@ -426,3 +426,25 @@ fn info_counts_the_clients_of_the_listener() {
     drop(clients);
     mecha.settles();
 }
+
+#[test]
+fn a_subscriber_that_wants_no_replies_gets_what_the_server_sends_it_all_the_same() {
+    let Some((_server, mecha)) = standalone() else { return };
+    for before in ["PING", "SELECT 1"] {
+        let (mut listening, mut other) = (mecha.client(), mecha.client());
+        listening.call("HELLO 3");
+        listening.call(before);
+        listening.send(b"CLIENT REPLY OFF\r\nGET k\r\nSUBSCRIBE news\r\n");
+        assert_eq!(listening.reply(), ">3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n", "{before}");
+        assert_eq!(other.call("PUBLISH news one"), ":1\r\n");
+        assert!(listening.reply().contains("one"));
+        // Its other replies are still kept from it.
+        listening.send(b"GET k\r\nPING\r\nCLIENT REPLY ON\r\n");
+        assert_eq!(listening.reply(), "+OK\r\n", "{before}");
+        assert_eq!(other.call("PUBLISH news two"), ":1\r\n");
+        assert!(listening.reply().contains("two"));
+        assert_eq!(listening.call("ECHO x"), "$1\r\nx\r\n");
+        drop((listening, other));
+        mecha.settles();
+    }
+}

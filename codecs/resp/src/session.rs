@@ -514,6 +514,13 @@ impl mecha_core::Session<Resp> for Session {
         replies + u32::from(is_catching_up)
     }
 
+    fn hush(&self) -> &'static [u8] {
+        match self.hears {
+            Hearing::Nothing if !self.multi => b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$3\r\nOFF\r\n",
+            _ => &[],
+        }
+    }
+
     fn spoiler(&mut self) -> &'static [u8] {
         // The server does not accept it, and so discards the transaction in its own words.
         if std::mem::take(&mut self.is_spoiling) { b"*1\r\n$3\r\nGET\r\n" } else { &[] }

@@ -5,8 +5,8 @@
 
 use mecha_core::Affinity;
 
+use super::Session;
 use super::look::{Seen, Step};
-use super::{Hearing, Session};
 use crate::ops::op;
 use crate::reply::Writer;
 use crate::{args, write_request};
@@ -119,11 +119,6 @@ impl Session {
             return 0;
         }
         let mut count = 0;
-        if self.raw && self.hears == Hearing::Nothing {
-            // From here on the server keeps its replies to itself.
-            write_request([b"CLIENT".as_slice(), b"REPLY", b"OFF"].into_iter(), out);
-            return 0;
-        }
         let mut write = |words: &[&[u8]]| {
             write_request(words.iter().copied(), out);
             count += 1;
