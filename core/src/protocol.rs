@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     Affinity, Asked, Batch, Call, ClientFacts, ClientKind, Decode, Errand, Found, Limits, OpId, OpInfo,
-    Outcome, ProtocolError, Redirect, Refusal, Ticket,
+    Outcome, ProtocolError, Redirect, Refusal, ScriptRole, Ticket,
 };
 
 /// A protocol that clients speak.
@@ -171,6 +171,37 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
     /// Appends the request that ends a blocking call on the server's connection `id`. Its reply is 1 if it did.
     fn unblock(id: u64, with_error: bool, out: &mut Vec<u8>) {
         let _ = (id, with_error, out);
+    }
+
+    /// What calls of this operation do with the scripts of their server. Asked for every call.
+    #[inline]
+    fn script_role(op: OpId) -> ScriptRole {
+        let _ = op;
+        ScriptRole::None
+    }
+
+    /// The script's text in a request that brings one, or its digest, in hex, in one that recalls it.
+    fn script(op: OpId, frame: &[u8]) -> Option<&[u8]> {
+        let _ = (op, frame);
+        None
+    }
+
+    /// Whether `reply`, a whole frame, says that the server does not have the script that it was to run. It has not run
+    /// then.
+    fn lacks_script(reply: &[u8]) -> bool {
+        let _ = reply;
+        false
+    }
+
+    /// Appends `frame`, which recalls a script, with the script's text in the place of its digest. It gets the same reply.
+    fn spell_out(op: OpId, frame: &[u8], text: &[u8], out: &mut Vec<u8>) {
+        let _ = (op, text);
+        out.extend_from_slice(frame);
+    }
+
+    /// Appends the request that has a server keep a script. It gets one reply.
+    fn load_script(text: &[u8], out: &mut Vec<u8>) {
+        let _ = (text, out);
     }
 
     /// Whether a call with [`crate::ReplyCount::Maybe`] keeps this reply from its client.

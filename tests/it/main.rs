@@ -31,6 +31,7 @@ mod replication;
 mod resharding;
 mod routes;
 mod rows;
+mod scripts;
 mod sentinel;
 mod sharded;
 mod soak;
