@@ -46,6 +46,8 @@ pub struct Listener<P: Framed> {
     pub chain: RefCell<Chain<P>>,
     /// Who sees every batch first, where clients must be somebody. A retired listener has its successor's.
     pub guard: RefCell<Option<Arc<dyn Guard<P>>>>,
+    /// Whether each client has a dedicated connection from its first call on.
+    pub is_private: bool,
     /// Whether a filter rewrites replies, so that even answers made in this process must be shown to it as frames.
     pub rewrites_replies: bool,
     /// Who may be here, over all workers.

@@ -180,6 +180,13 @@ impl<P: Framed> State<P> {
             return if is_drained { self.pin(batch, at, call, cx) } else { Err(Wait::Drained) };
         }
         match call.affinity {
+            Affinity::Shared | Affinity::Release | Affinity::Waits if self.listener.is_private => {
+                if is_drained {
+                    self.pin(batch, at, call, cx)
+                } else {
+                    Err(Wait::Drained)
+                }
+            }
             Affinity::Shared | Affinity::Release | Affinity::Waits => {
                 let end = run_end(batch.calls.get(..position.seen).unwrap_or_default(), at);
                 self.submit(batch, at..end, cx)

@@ -8,6 +8,7 @@ mod cli;
 mod clients;
 mod config;
 mod contention;
+mod dedicated;
 mod differential;
 mod discovery;
 mod docs;
