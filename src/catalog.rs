@@ -3,11 +3,14 @@
 use mecha_config::{ConfigError, FilterSpec, Known, KnownRoutes, Scheme, SchemeServers};
 use mecha_core::Protocol;
 use mecha_filters::{BuildCx, LogSink};
+use mecha_http::Http;
 use mecha_memcached::Memcached;
 use mecha_resp::Resp;
 use mecha_telemetry::Registry;
 
-use crate::assembly::{FramedEntry, OpaqueEntry, ProtocolEntry, announced, embedded, kv, routed, scattered};
+use crate::assembly::{
+    FramedEntry, HttpEntry, OpaqueEntry, ProtocolEntry, announced, embedded, kv, routed, scattered,
+};
 use crate::cli::{FilterHelp, Help, SupportRow};
 
 /// The back that needs no server.
@@ -15,6 +18,9 @@ pub const EMBEDDED: &str = "embedded";
 
 /// Bytes that are passed on as they are.
 pub const TCP: &str = "tcp";
+
+/// HTTP/2 from the first byte, as backs may want it; doors speak both.
+pub const HTTP2: &str = "http2";
 
 /// Every protocol that clients can speak, and where each can lead.
 pub const PROTOCOLS: &[&dyn ProtocolEntry] = &[
@@ -30,6 +36,7 @@ pub const PROTOCOLS: &[&dyn ProtocolEntry] = &[
         announce: None,
         routing: Some(routed(KnownRoutes { has_databases: false })),
     },
+    &HttpEntry { backs: &[Http::NAME, HTTP2] },
     &OpaqueEntry { name: TCP },
 ];
 
@@ -42,6 +49,8 @@ pub const DOORS: &[Scheme] = &[
     Scheme::tls("rediss", Resp::NAME, 6379),
     Scheme::tls("valkeys", Resp::NAME, 6379),
     Scheme::tls("memcacheds", Memcached::NAME, 11211),
+    Scheme::plain("http", Http::NAME, 80).streamed(),
+    Scheme::tls("https", Http::NAME, 443).streamed(),
     Scheme::plain("tcp", TCP, 0).opaque(),
     Scheme::tls("tls", TCP, 0).opaque(),
 ];
@@ -63,10 +72,24 @@ pub const BACKS: &[Scheme] = &[
     Scheme::tls("rediss", Resp::NAME, 6379),
     Scheme::tls("valkeys", Resp::NAME, 6379),
     Scheme::tls("memcacheds", Memcached::NAME, 11211),
+    Scheme::plain("http", Http::NAME, 80).streamed(),
+    Scheme::tls("https", Http::NAME, 443).streamed(),
+    Scheme::plain("h2c", HTTP2, 80).streamed(),
+    Scheme::plain("grpc", HTTP2, 80).streamed(),
+    Scheme::tls("grpcs", HTTP2, 443).streamed(),
     Scheme::plain("tcp", TCP, 0).opaque(),
     Scheme::tls("tls", TCP, 0).opaque(),
     Scheme::inside("embedded", EMBEDDED),
 ];
+
+/// What is offered in TLS handshakes where the configuration says nothing (RFC 7301).
+pub fn alpn(protocol: &str) -> &'static [&'static str] {
+    match protocol {
+        Http::NAME => &["h2", "http/1.1"],
+        HTTP2 => &["h2"],
+        _ => &[],
+    }
+}
 
 /// The entry of one protocol.
 pub fn entry(name: &str) -> Option<&'static dyn ProtocolEntry> {

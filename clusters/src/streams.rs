@@ -93,7 +93,6 @@ impl Streams {
                 limits: Limits::default(),
                 tls: options.tls,
                 login: CurrentLogin::default(),
-                scripts: crate::scripts::Scripts::default(),
             }),
             metrics: Arc::clone(&metrics),
             environment: environment.clone(),
@@ -143,17 +142,38 @@ impl Streams {
     }
 
     fn choose(&self, key: &[u8]) -> Option<usize> {
+        self.choose_by(key, |at| self.servers.get(at).map_or(0, |server| server.open.get()))
+    }
+
+    /// The server that comes first; `load` tells how busy one is.
+    pub(crate) fn choose_by(&self, key: &[u8], load: impl Fn(usize) -> usize) -> Option<usize> {
         let balance = self.balancer.balance();
         if balance.is_hashed() {
             return self.balancer.by_key(key);
         }
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
-        let load = |at: usize| {
-            let server = self.servers.get(at)?;
-            (!server.endpoint.is_down()).then(|| server.open.get())
-        };
-        balance.any(self.servers.len(), turn, load)
+        balance.any(self.servers.len(), turn, |at| (!self.is_down(at)).then(|| load(at)))
+    }
+
+    /// How many servers there are.
+    pub(crate) fn len(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// Their addresses, as people write them.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        self.servers.iter().map(|server| server.endpoint.address.to_string())
+    }
+
+    /// Whether this one is left alone after failures.
+    pub(crate) fn is_down(&self, at: usize) -> bool {
+        self.servers.get(at).is_none_or(|server| server.endpoint.is_down())
+    }
+
+    /// Connects to this one, for nobody in particular.
+    pub(crate) async fn reach(&self, at: usize) -> Option<Stream> {
+        self.connect(self.servers.get(at)?, &[]).await
     }
 
     async fn connect(&self, server: &Server, preface: &[u8]) -> Option<Stream> {
@@ -182,6 +202,11 @@ impl Streams {
 
     /// Its figures.
     pub fn metrics(&self) -> &ClusterMetrics {
+        &self.metrics
+    }
+
+    /// As [`Streams::metrics`], to be kept.
+    pub fn shared_metrics(&self) -> &Arc<ClusterMetrics> {
         &self.metrics
     }
 

@@ -104,6 +104,10 @@ pub struct ListenerSpec {
     pub max_frame: u64,
     /// Clients that are silent for longer are closed.
     pub idle_timeout: Option<Duration>,
+    /// How long a client may take for the head of a request, where requests have heads.
+    pub header_timeout: Duration,
+    /// How long nothing may come of a body that is waited for, or be read of an answer, where requests have bodies.
+    pub body_timeout: Duration,
     /// Whether clients are told that they talk to a cluster, and of which hosts and ports; none: where they have connected.
     pub announce: Option<Vec<(String, u16)>>,
     /// Certificates; `None` without TLS.
@@ -189,8 +193,6 @@ pub struct ClusterSpec {
     pub backoff: Backoff,
     /// Connection attempts per second, endpoint and worker.
     pub connect_rate: u32,
-    /// Whether each client has a connection of its own from its first call on.
-    pub is_private: bool,
     /// Whether clients that subscribe share connections.
     pub subscriptions: Subscriptions,
     /// Dedicated connections per worker.

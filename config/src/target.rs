@@ -21,6 +21,8 @@ pub struct Scheme {
     pub is_tls: bool,
     /// Whether bytes are passed on as they are, so that there are connections but no calls.
     pub is_opaque: bool,
+    /// Whether requests pass as they come, to any of the servers: nobody looks for keys, or asks clients who they are.
+    pub is_streamed: bool,
 }
 
 /// Whom the addresses of a target name.
@@ -44,6 +46,7 @@ pub(crate) struct Target {
     pub(crate) discovery: Discovery,
     pub(crate) is_tls: bool,
     pub(crate) is_opaque: bool,
+    pub(crate) is_streamed: bool,
 }
 
 impl Target {
@@ -60,7 +63,7 @@ impl Scheme {
     /// A scheme without TLS.
     pub const fn plain(scheme: &'static str, protocol: &'static str, port: u16) -> Self {
         let servers = SchemeServers::Listed;
-        Self { scheme, protocol, port, servers, is_tls: false, is_opaque: false }
+        Self { scheme, protocol, port, servers, is_tls: false, is_opaque: false, is_streamed: false }
     }
 
     /// A scheme without TLS whose servers are found.
@@ -96,6 +99,11 @@ impl Scheme {
     /// This scheme, for bytes that are passed on as they are, to and from any port.
     pub const fn opaque(self) -> Self {
         Self { port: 0, is_opaque: true, ..self }
+    }
+
+    /// This scheme, for requests that pass as they come.
+    pub const fn streamed(self) -> Self {
+        Self { is_streamed: true, ..self }
     }
 
     /// A port for examples.
@@ -136,6 +144,11 @@ fn cut<'t>(text: &'t str, schemes: &[Scheme]) -> Result<(Scheme, bool, &'t str),
 /// Whether an address stands for bytes that are passed on as they are.
 pub(crate) fn is_opaque(text: &str, schemes: &[Scheme]) -> bool {
     cut(text, schemes).is_ok_and(|(scheme, ..)| scheme.is_opaque)
+}
+
+/// Whether an address stands for requests that pass as they come.
+pub(crate) fn is_streamed(text: &str, schemes: &[Scheme]) -> bool {
+    cut(text, schemes).is_ok_and(|(scheme, ..)| scheme.is_streamed)
 }
 
 /// Understands where a door listens.
@@ -186,8 +199,8 @@ pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<Target, Complaint> 
     if is_unix {
         let paths = rest.split(',').map(unix_path).collect::<Result<Vec<_>, _>>()?;
         let endpoints = paths.into_iter().map(Endpoint::Unix).collect();
-        let is_opaque = scheme.is_opaque;
-        return Ok(Target { protocol: scheme.protocol, endpoints, is_opaque, ..Target::default() });
+        let Scheme { protocol, is_opaque, is_streamed, .. } = scheme;
+        return Ok(Target { protocol, endpoints, is_opaque, is_streamed, ..Target::default() });
     }
     let (rest, discovery) = match scheme.servers {
         SchemeServers::Cluster => (rest, Discovery::Cluster),
@@ -213,8 +226,8 @@ pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<Target, Complaint> 
         }
         endpoints.push(endpoint);
     }
-    let Scheme { protocol, is_tls, is_opaque, .. } = scheme;
-    Ok(Target { protocol, endpoints, discovery, is_tls, is_opaque })
+    let Scheme { protocol, is_tls, is_opaque, is_streamed, .. } = scheme;
+    Ok(Target { protocol, endpoints, discovery, is_tls, is_opaque, is_streamed })
 }
 
 fn needs_port(rest: &str, scheme: Scheme) -> Complaint {

@@ -16,7 +16,6 @@ mod errand;
 mod frame;
 mod protocol;
 mod redirect;
-mod script;
 
 pub use call::{
     Affinity, Asked, Call, ConnKey, Done, OpClass, OpId, OpInfo, Outcome, Refusal, ReplyCount, Ticket,
@@ -27,4 +26,3 @@ pub use errand::{Act, ClientFacts, ClientKind, Errand, Found, Selection, shown};
 pub use frame::{Decode, Decoded, Limits, ProtocolError, Span};
 pub use protocol::{Framed, Keys, Login, Looked, Matched, Protocol, Session};
 pub use redirect::Redirect;
-pub use script::ScriptRole;

@@ -6,6 +6,7 @@
 
 mod codec;
 mod config;
+mod http;
 mod translation;
 
 pub use codec::whole_frames;
@@ -23,6 +24,7 @@ pub struct Target {
 /// All of them.
 pub const TARGETS: &[Target] = &[
     Target { name: "config", check: config::any_text, seeds: config::SEEDS },
+    Target { name: "http_framing", check: http::framing, seeds: http::SEEDS },
     Target { name: "memcached_binary", check: codec::memcached_binary, seeds: codec::MEMCACHED_BINARY },
     Target { name: "memcached_reply", check: codec::memcached_reply, seeds: codec::MEMCACHED_REPLIES },
     Target { name: "memcached_request", check: codec::memcached_request, seeds: codec::MEMCACHED_REQUESTS },

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use mecha_clusters::Streams;
 use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
-use mecha_core::{Peer, Policy};
-use mecha_filters::{BuildCx, PolicyFactory};
+use mecha_core::Peer;
+use mecha_filters::BuildCx;
 use mecha_transport::Accepted;
 
-use super::{Door, DoorPlan, EngineView, ProtocolEntry, Scope, Shared, build_all};
+use super::policies::Policies;
+use super::{Door, DoorPlan, EngineView, ProtocolEntry, Scope, Shared};
 use crate::session::ConnectionInfo;
 use crate::session::opaque::{OPS, OpaqueEngine, OpaqueListener};
 use crate::worker::Seat;
@@ -36,7 +37,7 @@ impl ProtocolEntry for OpaqueEntry {
     }
 
     fn check_filter(&self, spec: &FilterSpec, cx: &BuildCx<'_>) -> Vec<ConfigError> {
-        self.build(spec, &BuildCx { ops: &OPS, ..*cx }).err().unwrap_or_default()
+        Policies::check(spec, self.name, &BuildCx { ops: &OPS, ..*cx })
     }
 
     fn plan(
@@ -47,42 +48,11 @@ impl ProtocolEntry for OpaqueEntry {
         previous: Option<&dyn DoorPlan>,
     ) -> Result<Box<dyn DoorPlan>, Vec<ConfigError>> {
         let previous = previous.and_then(|plan| (plan as &dyn Any).downcast_ref::<OpaquePlan>());
-        let mut known: Vec<_> = previous.map_or_else(Vec::new, |plan| {
-            plan.listener.filters.iter().cloned().zip(plan.factories.iter().cloned()).collect()
-        });
-        let scope = format!("listener:{}", listener.name);
-        let cx = BuildCx {
-            registry: &shared.registry,
-            scope: &scope,
-            workers: snapshot.workers,
-            ops: &OPS,
-            log: &shared.log,
-        };
-        let mut errors = Vec::new();
-        let mut factories =
-            build_all(&listener.filters, &mut known, &mut errors, |spec| self.build(spec, &cx));
-        let Some(cluster) = snapshot.clusters.get(listener.cluster).cloned() else { return Err(errors) };
-        let of_cluster = shared.cluster_policies.get(&cluster.name).into_iter().flatten();
-        factories.extend(of_cluster.map(|(_, factory)| Arc::clone(factory)));
-        if !errors.is_empty() {
-            return Err(errors);
-        }
+        let previous = previous.map(|plan| &plan.policies);
+        let policies = Policies::plan(listener, snapshot, shared, previous, (self.name, &OPS))?;
+        let Some(cluster) = snapshot.clusters.get(listener.cluster).cloned() else { return Err(Vec::new()) };
         let (listener, shared) = (listener.clone(), Arc::clone(shared));
-        Ok(Box::new(OpaquePlan { protocol: self.name, listener, cluster, factories, shared }))
-    }
-}
-
-impl OpaqueEntry {
-    fn build(&self, spec: &FilterSpec, cx: &BuildCx<'_>) -> Result<Arc<dyn PolicyFactory>, Vec<ConfigError>> {
-        match mecha_filters::POLICIES.iter().find(|kind| kind.name == spec.name) {
-            Some(kind) => (kind.build)(&spec.options, cx).map(Arc::from),
-            None => {
-                let message = format!("`{}` looks into requests, and {} has none", spec.name, self.name);
-                let names: Vec<_> = mecha_filters::POLICIES.iter().map(|kind| kind.name).collect();
-                let hint = format!("here can stand {}", names.join(", "));
-                Err(vec![spec.options.error("", message).hint(hint)])
-            }
-        }
+        Ok(Box::new(OpaquePlan { protocol: self.name, listener, cluster, policies, shared }))
     }
 }
 
@@ -90,7 +60,7 @@ struct OpaquePlan {
     protocol: &'static str,
     listener: ListenerSpec,
     cluster: ClusterSpec,
-    factories: Vec<Arc<dyn PolicyFactory>>,
+    policies: Policies,
     shared: Arc<Shared>,
 }
 
@@ -101,7 +71,7 @@ impl DoorPlan for OpaquePlan {
 
     fn open(&self, scope: &mut Scope) -> Rc<dyn Door> {
         let upstream: Rc<Streams> = scope.streams(&self.cluster, self.protocol, &self.shared);
-        let policies: Vec<Box<dyn Policy>> = self.factories.iter().map(|factory| factory.open()).collect();
+        let policies = self.policies.open();
         let is_ticked = !policies.is_empty();
         let name = &self.listener.name;
         let listener = Rc::new(OpaqueListener {

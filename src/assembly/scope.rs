@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use mecha_clusters::http::{HttpOptions, HttpServers, HttpVersion};
 use mecha_clusters::{
     Cluster, ClusterOptions, HashTag, LoginSource, ReadFrom, ReadPolicy, Servers, StreamOptions, Streams,
 };
@@ -17,10 +18,14 @@ use mecha_transport::{Address, ProxyVersion};
 use super::{EngineView, Shared, sharding};
 use crate::mesh::{Mesh, Order};
 use crate::session::EngineCell;
+use crate::session::http::HttpEngine;
 use crate::session::opaque::OpaqueEngine;
 
 /// Reads from clients: a batch is what fits here.
 const CLIENT_READ: usize = 16 << 10;
+
+/// How long a connection to an HTTP server is kept without a request.
+const KEPT_MICROS: u64 = 60_000_000;
 
 pub use mecha_clusters::Environment;
 
@@ -158,6 +163,45 @@ impl Scope {
         streams
     }
 
+    /// The worker's engine for HTTP.
+    pub fn http_engine(&mut self) -> Rc<HttpEngine> {
+        let known = self.by_type.get(&TypeId::of::<HttpEngine>()).cloned();
+        if let Some(engine) = known.and_then(|engine| engine.downcast::<HttpEngine>().ok()) {
+            return engine;
+        }
+        let engine = HttpEngine::new(self.environment.clock, Rc::clone(&self.environment.scratch));
+        self.by_type.insert(TypeId::of::<HttpEngine>(), Rc::clone(&engine) as _);
+        self.engines.push(Rc::clone(&engine) as _);
+        engine
+    }
+
+    /// The servers of `spec`, which speak HTTP of this version.
+    pub fn http_servers(
+        &mut self,
+        spec: &ClusterSpec,
+        version: HttpVersion,
+        shared: &Shared,
+    ) -> Rc<HttpServers> {
+        let key = (spec.name.clone(), TypeId::of::<HttpServers>(), 0);
+        let known = self.by_name.get(&key).filter(|(known, _)| known.is_same_but_login(spec));
+        if let Some(servers) = known.and_then(|(_, known)| Rc::clone(known).downcast::<HttpServers>().ok()) {
+            return servers;
+        }
+        let streams = self.streams(spec, mecha_http::Http::NAME, shared);
+        let options = HttpOptions {
+            version,
+            max_connections: spec.max_pins as usize,
+            shared: spec.connections as usize,
+            idle_micros: KEPT_MICROS,
+        };
+        let metrics = Arc::clone(streams.shared_metrics());
+        let servers = HttpServers::new(streams, options, metrics, self.environment.clock);
+        self.by_name.insert(key, (spec.clone(), Rc::clone(&servers) as _));
+        let swept = Rc::downgrade(&servers);
+        self.chains.push(Box::new(move |now| swept.upgrade().map(|servers| servers.sweep(now)).is_some()));
+        servers
+    }
+
     /// The worker's connections to `spec`, whose servers speak `P`. Doors that need frames whole have connections of
     /// their own.
     pub fn cluster<P: Framed>(
@@ -201,7 +245,6 @@ impl Scope {
             reads: reads(spec),
             tls: shared.trusts.get(&spec.name).map(|(_, tls)| Arc::clone(tls)),
             login: shared.logins.get(&spec.name).map(LoginSource::current).unwrap_or_default(),
-            scripts: shared.scripts.get(&spec.name).cloned().unwrap_or_default(),
         };
         let cluster = Cluster::<P>::new(options, metrics, &self.environment);
         self.by_name.insert(key, (spec.clone(), Rc::clone(&cluster) as _));

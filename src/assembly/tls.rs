@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use mecha_config::{
-    CertificateSpec, ClientTlsSpec, ConfigError, ListenerSpec, ServerTlsSpec, TlsComplaint, TlsSpec,
+    CertificateSpec, ClientTlsSpec, ClusterSpec, ConfigError, ListenerSpec, ServerTlsSpec, TlsComplaint,
+    TlsSpec,
 };
 use mecha_telemetry::Registry;
 use mecha_transport::tls::{
@@ -12,12 +13,13 @@ use mecha_transport::tls::{
 };
 
 use crate::acceptor::TlsDoor;
+use crate::catalog;
 
 /// What is wrong with the files of a `tls` block; what is only worth a warning is logged when they are used.
 pub fn check_tls(spec: TlsSpec<'_>) -> Vec<TlsComplaint> {
     let complaints = match spec {
-        TlsSpec::Client(spec) => client_options(spec).check(),
-        TlsSpec::Server(spec) => server_options(spec).check(),
+        TlsSpec::Client(spec) => client_options(spec, "").check(),
+        TlsSpec::Server(spec) => server_options(spec, "").check(),
     };
     let told = |complaint: Complaint| TlsComplaint {
         key: complaint.field,
@@ -37,7 +39,7 @@ pub(super) fn door(
     hint: Vec<u8>,
     registry: &Registry,
 ) -> Result<TlsDoor, Vec<ConfigError>> {
-    let (tls, warnings) = ServerTls::new(server_options(spec)).map_err(errors)?;
+    let (tls, warnings) = ServerTls::new(server_options(spec, &listener.protocol)).map_err(errors)?;
     warn(&listener.name, &warnings);
     note_ends(&listener.name, registry, &tls.ends());
     Ok(TlsDoor {
@@ -55,11 +57,12 @@ pub(super) fn door(
 /// # Errors
 /// Everything that is wrong with the files.
 pub(super) fn client(
-    cluster: &str,
+    cluster: &ClusterSpec,
     spec: &ClientTlsSpec,
     registry: &Registry,
 ) -> Result<ClientTls, Vec<ConfigError>> {
-    let (tls, warnings) = ClientTls::new(client_options(spec)).map_err(errors)?;
+    let (tls, warnings) = ClientTls::new(client_options(spec, &cluster.protocol)).map_err(errors)?;
+    let cluster = &*cluster.name;
     warn(cluster, &warnings);
     if spec.insecure_skip_verify {
         tracing::warn!(cluster, "certificates of servers are NOT verified (insecure_skip_verify)");
@@ -117,24 +120,32 @@ fn errors(complaints: Vec<Complaint>) -> Vec<ConfigError> {
     complaints.into_iter().filter(|complaint| !complaint.is_warning).map(error).collect()
 }
 
-fn server_options(spec: &ServerTlsSpec) -> ServerOptions {
+/// What is offered in the handshake: what the configuration says, else what the protocol is known to need.
+fn alpn(named: &[String], protocol: &str) -> Vec<String> {
+    if !named.is_empty() {
+        return named.to_vec();
+    }
+    catalog::alpn(protocol).iter().map(ToString::to_string).collect()
+}
+
+fn server_options(spec: &ServerTlsSpec, protocol: &str) -> ServerOptions {
     ServerOptions {
         certificates: spec.certificates.iter().map(certificate).collect(),
         client_ca: spec.client_ca.clone(),
         client_auth: if spec.is_client_required { ClientAuth::Required } else { ClientAuth::Optional },
         min_version: version(spec.is_1_3_only),
-        alpn: spec.alpn.clone(),
+        alpn: alpn(&spec.alpn, protocol),
     }
 }
 
-fn client_options(spec: &ClientTlsSpec) -> ClientOptions {
+fn client_options(spec: &ClientTlsSpec, protocol: &str) -> ClientOptions {
     ClientOptions {
         ca: spec.ca.clone(),
         server_name: spec.server_name.clone(),
         certificate: spec.certificate.as_ref().map(certificate),
         insecure_skip_verify: spec.insecure_skip_verify,
         min_version: version(spec.is_1_3_only),
-        alpn: spec.alpn.clone(),
+        alpn: alpn(&spec.alpn, protocol),
     }
 }
 

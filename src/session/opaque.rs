@@ -22,7 +22,7 @@ use mecha_transport::{Clock, ReadHalf, WriteHalf};
 use slab::Slab;
 
 use super::{ConnectionInfo, Place, Places};
-use relay::Relay;
+pub(super) use relay::Relay;
 
 /// What clients of such a door do.
 pub static OPS: [OpInfo; 2] = [

@@ -188,6 +188,14 @@ pub enum ReadHalf {
 }
 
 impl ReadHalf {
+    /// What both ends have agreed to speak in the TLS handshake (RFC 7301), if they have.
+    pub fn alpn(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Tls(half) => half.alpn(),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+
     /// Ready when the socket takes bytes again, or has failed.
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

@@ -229,7 +229,9 @@ static FACTS: [Facts; COUNT] = {
             is_reading: info.has(flag::READONLY)
                 && !info.keys.is_empty()
                 // What it does to the key's age must be done where keys are evicted.
-                && !equal(info.name.as_bytes(), b"touch"),
+                && !equal(info.name.as_bytes(), b"touch")
+                // Scripts are loaded where they are written.
+                && !equal(info.name.as_bytes(), b"evalsha_ro"),
         };
         index += 1;
     }
@@ -243,7 +245,6 @@ const fn is_stateful(name: &str) -> bool {
         "client|capa",
         "client|import-source",
         "function|kill",
-        "info",
         "monitor",
         "psync",
         "punsubscribe",

@@ -14,9 +14,9 @@ use crate::{
 
 /// What a cluster has unless the file says otherwise; flags have nothing else.
 pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
-    let Target { protocol, endpoints, discovery, is_tls, is_opaque, .. } = target;
+    let Target { protocol, endpoints, discovery, is_tls, is_opaque, is_streamed } = target;
     // Where nobody sees keys, servers are taken to be alike.
-    let is_keyed = endpoints.len() > 1 && !is_opaque;
+    let is_keyed = endpoints.len() > 1 && !is_opaque && !is_streamed;
     let balance = if is_keyed { Balance::Ketama } else { Balance::RoundRobin };
     ClusterSpec {
         name,
@@ -34,7 +34,6 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         connect_timeout: Duration::from_secs(1),
         backoff: Backoff { initial: Duration::from_millis(50), max: Duration::from_secs(5) },
         connect_rate: 100,
-        is_private: false,
         subscriptions: Subscriptions::default(),
         max_pins: 1024,
         max_pending: 16_384,
@@ -62,6 +61,10 @@ const OF_CALLS: [&str; 9] = [
     "park",
     "refresh",
 ];
+
+/// Keys that have no meaning where requests pass as they come.
+const OF_KEYS: [&str; 7] =
+    ["connect_rate", "hash_tag", "max_memory", "max_pending", "max_value", "park", "refresh"];
 
 impl Reader<'_> {
     /// Clusters with whether any listener leads to them.
@@ -102,6 +105,9 @@ impl Reader<'_> {
         let target = self.parsed(to, |text| target::back(text, backs));
         let mut cluster = default_cluster(name.into(), target.clone().unwrap_or_default());
         let proxy = fields.take("proxy_protocol");
+        if target.as_ref().is_some_and(|target| target.is_streamed) {
+            self.without(&mut fields, &OF_KEYS, "where requests pass as they come");
+        }
         if target.as_ref().is_some_and(|target| target.is_opaque) {
             self.without_calls(&mut fields, &OF_CALLS);
             let words = [("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
@@ -158,7 +164,6 @@ impl Reader<'_> {
             _ => Err((format!("`{text}` is neither `dedicated` nor `shared`"), None)),
         });
         set(&mut cluster.subscriptions, subscriptions);
-        self.privacy(fields, cluster);
         set(&mut cluster.max_pins, self.count(fields.take("max_pins"), 1_000_000));
         set(&mut cluster.max_pending, self.count(fields.take("max_pending"), 10_000_000));
         set(&mut cluster.max_memory, self.size(fields.take("max_memory"), 1 << 20));
@@ -184,25 +189,6 @@ impl Reader<'_> {
                 .map_err(|_| (format!("`{text}` is no number of a database"), Some("as in `db: 3`".into())))
         });
         set(&mut cluster.database, number);
-    }
-
-    /// `clients: dedicated`.
-    fn privacy(&mut self, fields: &mut Fields<'_>, cluster: &mut ClusterSpec) {
-        let clients = fields.take("clients");
-        let place = clients.as_ref().map(|(node, path)| (node.place, path.clone()));
-        set(&mut cluster.is_private, self.word(clients, &[("dedicated", true), ("shared", false)]));
-        let Some((place, path)) = place.filter(|_| cluster.is_private) else { return };
-        let is_one = match cluster.discovery {
-            Discovery::Cluster => false,
-            Discovery::Listed => cluster.endpoints.len() == 1 && cluster.reads.replicas.is_empty(),
-            Discovery::Sentinel(_) => true,
-        };
-        if cluster.protocol != "resp" {
-            self.error(place, &path, "only Redis clients have connections of their own", None);
-        } else if !is_one {
-            let hint = "a client's connection leads to one server".to_string();
-            self.error(place, &path, "there are several servers", Some(hint));
-        }
     }
 
     /// `sentinels: { auth: { password: x }, tls: false }`.

@@ -79,9 +79,14 @@ impl Reader<'_> {
     /// Complains about those of `names` that are there, and takes them: they say something about calls, where
     /// bytes are passed on as they are.
     pub(super) fn without_calls(&mut self, fields: &mut Fields<'_>, names: &[&'static str]) {
+        self.without(fields, names, "where bytes are passed on as they are");
+    }
+
+    /// Complains of keys that have no meaning `here`.
+    pub(super) fn without(&mut self, fields: &mut Fields<'_>, names: &[&'static str], here: &str) {
         for name in names {
             if let Some((node, path)) = fields.take(name) {
-                let message = format!("`{name}` has no meaning where bytes are passed on as they are");
+                let message = format!("`{name}` has no meaning {here}");
                 self.error(node.place, &path, message, Some("remove it".into()));
             }
         }

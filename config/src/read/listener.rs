@@ -14,6 +14,12 @@ use super::cluster::default_cluster;
 /// Addresses that a listener may announce.
 const MAX_ANNOUNCED: usize = 1000;
 
+/// Keys that concern calls whose replies mecha puts in order.
+const OF_CALLS: [&str; 3] = ["max_frame", "max_in_flight", "max_output"];
+
+/// Keys that concern requests with a head and a body.
+const OF_HEADS: [&str; 2] = ["body_timeout", "header_timeout"];
+
 /// What a listener has unless the file says otherwise; flags have nothing else.
 pub(crate) fn default_listener(
     name: String,
@@ -34,6 +40,8 @@ pub(crate) fn default_listener(
         max_output: 8 << 20,
         max_frame: 512 << 20,
         idle_timeout: None,
+        header_timeout: Duration::from_secs(10),
+        body_timeout: Duration::from_secs(60),
         announce: None,
         tls: None,
         proxy_protocol: false,
@@ -112,13 +120,19 @@ impl Reader<'_> {
         let unknown = Address::Unix(std::path::PathBuf::new());
         let mut listener = default_listener(name, protocol, address.unwrap_or(unknown), cluster.unwrap_or(0));
         let is_opaque = listen_text.is_some_and(|text| target::is_opaque(text, doors));
+        let is_streamed = listen_text.is_some_and(|text| target::is_streamed(text, doors));
         if is_opaque {
-            self.without_calls(&mut fields, &["max_frame", "max_in_flight", "max_output"]);
+            self.without_calls(&mut fields, &OF_CALLS);
+        } else if is_streamed {
+            self.without(&mut fields, &OF_CALLS, "where requests pass as they come");
+        }
+        if !is_streamed {
+            self.without(&mut fields, &OF_HEADS, "but on `http://` and `https://` listeners");
         }
         self.listener_keys(&mut fields, &mut listener);
         listener.users = self.users_of(fields.take("users"), users);
-        if is_opaque && listener.users.is_some() {
-            let message = "this listener passes bytes on and cannot ask who its clients are";
+        if (is_opaque || is_streamed) && listener.users.is_some() {
+            let message = "this listener passes on what comes and cannot ask who its clients are";
             self.error(node.place, path, message, Some("`users: none` lets everybody in".into()));
         }
         listener.routes = self.routes(fields.take("routes"), &listener, clusters);
@@ -145,6 +159,11 @@ impl Reader<'_> {
         let words = [("required", true), ("none", false)];
         set(&mut listener.proxy_protocol, self.word(fields.take("proxy_protocol"), &words));
         listener.announce = self.announce(fields.take("announce"), listener);
+        set(
+            &mut listener.header_timeout,
+            self.period(fields.take("header_timeout"), Duration::from_millis(100)),
+        );
+        set(&mut listener.body_timeout, self.period(fields.take("body_timeout"), Duration::from_millis(100)));
         listener.idle_timeout = self.period(fields.take("idle_timeout"), Duration::from_secs(1));
     }
 

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 const READS_PER_POLL: usize = 4;
 
 /// Two sockets, and what one sends the other.
-pub(super) struct Relay {
+pub(in crate::session) struct Relay {
     client: (ReadHalf, WriteHalf),
     server: (ReadHalf, WriteHalf),
     up: Way,
@@ -26,15 +26,15 @@ pub(super) struct Relay {
 
 /// Bytes since they were last asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Passed {
+pub(in crate::session) struct Passed {
     /// From the client.
-    pub(super) up: usize,
+    pub(in crate::session) up: usize,
     /// To the client.
-    pub(super) down: usize,
+    pub(in crate::session) down: usize,
 }
 
 impl Passed {
-    pub(super) fn is_some(self) -> bool {
+    pub(in crate::session) fn is_some(self) -> bool {
         self != Self::default()
     }
 }
@@ -61,12 +61,23 @@ enum Progress {
 }
 
 impl Relay {
-    pub(super) fn new(client: (ReadHalf, WriteHalf), server: (ReadHalf, WriteHalf)) -> Self {
-        Self { client, server, up: Way::default(), down: Way::default(), passed: Passed::default() }
+    pub(in crate::session) fn new(client: (ReadHalf, WriteHalf), server: (ReadHalf, WriteHalf)) -> Self {
+        Self::holding(client, server, Outbox::default(), Outbox::default())
+    }
+
+    /// As [`Relay::new`], with bytes that were read before: `up` for the server, `down` for the client.
+    pub(in crate::session) fn holding(
+        client: (ReadHalf, WriteHalf),
+        server: (ReadHalf, WriteHalf),
+        up: Outbox,
+        down: Outbox,
+    ) -> Self {
+        let way = |left| Way { left, ..Way::default() };
+        Self { client, server, up: way(up), down: way(down), passed: Passed::default() }
     }
 
     /// Passes on what can be passed on now. Ready when both sides have ended, or one has failed.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<CloseReason> {
+    pub(in crate::session) fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<CloseReason> {
         let (client, server) = (&mut self.client, &mut self.server);
         let up = self.up.pass(cx, &mut client.0, (&server.0, &server.1), scratch, &mut self.passed.up);
         let down = self.down.pass(cx, &mut server.0, (&client.0, &client.1), scratch, &mut self.passed.down);
@@ -84,17 +95,17 @@ impl Relay {
     }
 
     /// What was passed on since this was last asked.
-    pub(super) fn take_passed(&mut self) -> Passed {
+    pub(in crate::session) fn take_passed(&mut self) -> Passed {
         std::mem::take(&mut self.passed)
     }
 
     /// Bytes that wait for one of the two to read them.
-    pub(super) fn unread(&self) -> usize {
+    pub(in crate::session) fn unread(&self) -> usize {
         self.up.left.len() + self.down.left.len()
     }
 
     /// Both sides learn that this is not an orderly end.
-    pub(super) fn abort(self) {
+    pub(in crate::session) fn abort(self) {
         self.client.1.abort();
         self.server.1.abort();
     }

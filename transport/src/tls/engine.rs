@@ -104,6 +104,11 @@ impl Engine {
         }
     }
 
+    /// What the two have agreed to speak (RFC 7301).
+    pub(super) fn alpn(&self) -> Option<&[u8]> {
+        self.common().alpn_protocol()
+    }
+
     pub(super) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         self.common().peer_certificates()?.first()
     }

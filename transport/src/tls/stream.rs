@@ -102,6 +102,10 @@ impl TlsReadHalf {
         self.half.as_ref()
     }
 
+    pub(crate) fn alpn(&self) -> Option<Vec<u8>> {
+        self.engine.borrow().alpn().map(<[u8]>::to_vec)
+    }
+
     /// Reads plaintext. The end of the stream is the peer's farewell or, as many clients leave, the end of its TCP
     /// stream: what is carried has frames of its own, so a cut-off one is noticed.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

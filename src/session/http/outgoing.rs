@@ -1,0 +1,110 @@
+//! Bodies of answers on their way to a client.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use mecha_clusters::http::Lease;
+use mecha_core::{Cx, Done, OpId, Outcome, Refusal, Ticket};
+use mecha_transport::Clock;
+
+use super::HttpListener;
+use super::link::Link;
+
+/// The body of an answer.
+pub(super) enum Outgoing {
+    /// Ours.
+    Own(Bytes),
+    /// A server's, as it comes.
+    Passed(Passed),
+}
+
+/// A server's body on its way to the client.
+pub(super) struct Passed {
+    pub(super) body: Incoming,
+    pub(super) lease: Lease,
+    pub(super) call: Open,
+}
+
+/// A call that has not ended.
+pub(super) struct Open {
+    pub(super) link: Rc<Link>,
+    pub(super) listener: Rc<HttpListener>,
+    pub(super) clock: Clock,
+    pub(super) ticket: Ticket,
+    pub(super) op: OpId,
+    pub(super) started_micros: u64,
+    /// How it ends unless something else happens.
+    pub(super) outcome: Outcome,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.link.in_flight.set(self.link.in_flight.get().saturating_sub(1));
+        let now_micros = self.clock.micros();
+        let micros = u32::try_from(now_micros.saturating_sub(self.started_micros)).unwrap_or(u32::MAX);
+        let done = [Done { ticket: self.ticket, op: self.op, outcome: self.outcome, micros }];
+        self.listener.metrics.done(&done);
+        let cx = Cx { now_micros, peer: &self.link.peer };
+        for policy in self.listener.policies.borrow_mut().iter_mut().rev() {
+            policy.on_done(&done, &cx);
+        }
+    }
+}
+
+impl Drop for Passed {
+    fn drop(&mut self) {
+        // A body whose length is known is not asked for its end.
+        if self.body.is_end_stream() {
+            self.lease.finished();
+        }
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Passed(passed) => {
+                let polled = Pin::new(&mut passed.body).poll_frame(cx);
+                match &polled {
+                    Poll::Ready(None) => passed.lease.finished(),
+                    Poll::Ready(Some(Ok(frame))) => {
+                        let status = frame.trailers_ref().and_then(mecha_http::ops::grpc_outcome);
+                        if let Some(outcome) = status {
+                            passed.call.outcome = outcome;
+                        }
+                    }
+                    Poll::Ready(Some(Err(_))) => {
+                        passed.call.outcome = Outcome::Refused(Refusal::UpstreamGone);
+                    }
+                    Poll::Pending => {}
+                }
+                polled
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_empty(),
+            Self::Passed(passed) => passed.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Passed(passed) => passed.body.size_hint(),
+        }
+    }
+}
