@@ -177,16 +177,56 @@ fn every_form_of_stats_ends_where_it_ends_at_the_server() {
 }
 
 #[test]
-fn commands_for_one_server_alone_are_refused_and_the_connection_goes_on() {
-    let Some((_server, server)) = memcached() else { return };
-    let mecha = Mecha::start("memcached", &format!("memcached://127.0.0.1:{server}"));
+fn commands_for_one_server_alone_reach_it_and_several_servers_refuse_them() {
+    let Some(((_one, one), (_other, other))) = memcached().zip(memcached()) else { return };
+    let mecha = Mecha::start("memcached", &format!("memcached://127.0.0.1:{one}"));
     let mut client = mecha.client();
-    for command in ["watch", "lru_crawler metadump all", "shutdown", "cache_memlimit 100", "slabs automove 1"]
+    client.send(b"set a 0 0 1\r\nx\r\nlru_crawler metadump all\r\nmn\r\n");
+    assert_eq!(client.line(), "STORED\r\n");
+    assert!(client.line().starts_with("key=a exp=-1 "));
+    assert_eq!((client.line(), client.line()), ("END\r\n".into(), "MN\r\n".into()));
+    for (command, answer) in [
+        ("cache_memlimit 100", "OK\r\n"),
+        ("cache_memlimit 100 noreply", ""),
+        ("cache_memlimit 1", "MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\n"),
+        ("slabs automove 1 noreply", ""),
+        ("slabs reassign 1 1", "SAME src and dst class are identical\r\n"),
+        ("lru_crawler crawl 99", "BADCLASS invalid class id\r\n"),
+        ("shutdown", "ERROR: shutdown not enabled\r\n"),
+    ] {
+        client.send(format!("{command}\r\nmn\r\n").as_bytes());
+        if !answer.is_empty() {
+            assert_eq!(client.line(), answer, "{command}");
+        }
+        assert_eq!(client.line(), "MN\r\n", "{command}");
+    }
+    let sharded = Mecha::start("memcached", &format!("memcached://127.0.0.1:{one},127.0.0.1:{other}"));
+    let mut client = sharded.client();
+    for command in ["lru_crawler metadump all", "shutdown", "cache_memlimit 100", "slabs automove 1", "watch"]
     {
         client.send(format!("{command}\r\nmn\r\n").as_bytes());
-        assert!(client.line().starts_with("CLIENT_ERROR mecha: "), "{command}");
-        assert_eq!(client.line(), "MN\r\n");
+        let line = client.line();
+        assert!(line.contains("_ERROR mecha: "), "{command}: {line}");
+        // Who wanted a log has nothing to go on with.
+        assert_eq!(client.line(), if command == "watch" { "" } else { "MN\r\n" }, "{command}");
     }
+}
+
+#[test]
+fn a_client_that_watches_a_server_reads_its_log_and_nobody_else_does() {
+    let Some((_server, server)) = memcached() else { return };
+    let mecha = Mecha::start("memcached", &format!("memcached://127.0.0.1:{server}"));
+    let (mut watching, mut client) = (mecha.client(), mecha.client());
+    watching.send(b"watch mutations\r\n");
+    assert_eq!(watching.line(), "OK\r\n");
+    for turn in 0..3 {
+        client.send(format!("set key{turn} 0 0 1\r\nx\r\n").as_bytes());
+        assert_eq!(client.line(), "STORED\r\n");
+        let line = watching.line();
+        assert!(line.contains(" type=item_store ") && line.contains(&format!(" key=key{turn} ")), "{line}");
+    }
+    client.send(b"mn\r\n");
+    assert_eq!(client.line(), "MN\r\n");
 }
 
 /// One binary request; the opaque is the opcode.

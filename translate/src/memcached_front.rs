@@ -49,7 +49,7 @@ impl KvFront for Memcached {
             ops::QUIT => return Plan::Close,
             _ if request.fault() == Some(Fault::Http) => return Plan::Close,
             ops::MN => return answered("MN", Outcome::Ok, out),
-            op if request.fault().is_none() && (ops::SHUTDOWN.0..=ops::REFRESH_CERTS.0).contains(&op.0) => {
+            op if request.fault().is_none() && ops::is_of_one_server(op) => {
                 Self::refuse(Asked { op, echo: 0 }, Refusal::Unsupported, out);
                 return Plan::Answered(Outcome::Refused(Refusal::Unsupported));
             }

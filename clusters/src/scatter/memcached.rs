@@ -13,6 +13,7 @@ impl Rules for Memcached {
             }
             ops::FLUSH_ALL | ops::STATS | ops::VERBOSITY => Way::Every,
             ops::VERSION => Way::First,
+            op if ops::is_of_one_server(op) => Way::Refused,
             _ => Way::Keyed,
         }
     }

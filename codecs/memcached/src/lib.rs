@@ -77,6 +77,10 @@ impl Protocol for Memcached {
             // Who has said who it is must be served by a connection that knows.
             affinity: match request.op {
                 ops::BIN_SASL_AUTH | ops::BIN_SASL_STEP => Affinity::Pin,
+                // A log without end.
+                ops::WATCH => Affinity::Raw,
+                // Takes long, ends the server, or is answered in words that no other command is answered in.
+                op if ops::is_of_one_server(op) => Affinity::Once,
                 _ => Affinity::Shared,
             },
             replies: if request.quiet { ReplyCount::Maybe } else { ReplyCount::One },

@@ -35,22 +35,32 @@ table! {
     QUIT = "quit", Session, true;
     /// Meta no-op; answered here, in its place among the answers.
     MN = "mn", Session, true;
-    /// Refused: it would end a server that others use.
+    /// Ends the server, if it allows that; the rows from here to [`REFRESH_CERTS_NOREPLY`] concern one server alone.
     SHUTDOWN = "shutdown", Admin, false;
-    /// Refused: turns the connection into an endless log.
+    /// Turns the connection into an endless log.
     WATCH = "watch", Admin, false;
-    /// Refused: concerns one server's memory.
-    LRU = "lru", Admin, false;
-    /// Refused: concerns one server's memory, and dumps without end.
+    /// Looks through a server's memory for what has expired, or lists what is there.
     LRU_CRAWLER = "lru_crawler", Admin, false;
-    /// Refused: concerns one server's memory.
+    /// Tunes which items a server's memory keeps.
+    LRU = "lru", Admin, false;
+    /// Moves a server's memory between sizes of items.
     SLABS = "slabs", Admin, false;
-    /// Refused: concerns one server's memory.
+    /// Sets the size of a server's memory.
     CACHE_MEMLIMIT = "cache_memlimit", Admin, false;
-    /// Refused: concerns one server's storage.
+    /// Tunes a server's storage.
     EXTSTORE = "extstore", Admin, false;
-    /// Refused: concerns one server's certificates.
+    /// Makes a server read its certificates again.
     REFRESH_CERTS = "refresh_certs", Admin, false;
+    /// `lru` without answer; the rows from here on are in the order of those from [`LRU`].
+    LRU_NOREPLY = "lru|noreply", Admin, false;
+    /// `slabs` without answer.
+    SLABS_NOREPLY = "slabs|noreply", Admin, false;
+    /// `cache_memlimit` without answer.
+    CACHE_MEMLIMIT_NOREPLY = "cache_memlimit|noreply", Admin, false;
+    /// `extstore` without answer.
+    EXTSTORE_NOREPLY = "extstore|noreply", Admin, false;
+    /// `refresh_certs` without answer.
+    REFRESH_CERTS_NOREPLY = "refresh_certs|noreply", Admin, false;
     /// Reads values.
     GET = "get", Read, true;
     /// Reads values with cas uniques.
@@ -213,7 +223,13 @@ table! {
 
 /// Whether the session answers this operation in the server's place.
 pub(crate) fn is_local(op: OpId) -> bool {
-    op.0 <= REFRESH_CERTS.0 || (BIN_UNKNOWN.0..=BIN_VERBOSITY.0).contains(&op.0)
+    op.0 <= MN.0 || (BIN_UNKNOWN.0..=BIN_VERBOSITY.0).contains(&op.0)
+}
+
+/// Whether the operation is about one server: its life, its memory, its log. Where several servers share the keys none
+/// of them is meant.
+pub fn is_of_one_server(op: OpId) -> bool {
+    (SHUTDOWN.0..=REFRESH_CERTS_NOREPLY.0).contains(&op.0)
 }
 
 /// Whether the operation is a quiet one of the binary protocol.
@@ -229,6 +245,7 @@ pub fn is_binary(op: OpId) -> bool {
 /// Whether a request that wants no answer at all is of this operation.
 pub fn is_noreply(op: OpId) -> bool {
     (SET_NOREPLY.0..=TOUCH_NOREPLY.0).contains(&op.0)
+        || (LRU_NOREPLY.0..=REFRESH_CERTS_NOREPLY.0).contains(&op.0)
         || matches!(op, MALFORMED_NOREPLY | FLUSH_ALL_NOREPLY | VERBOSITY_NOREPLY)
 }
 
@@ -241,6 +258,9 @@ pub(crate) fn is_meta_store(frame: &[u8]) -> bool {
 pub fn spoken(op: OpId) -> OpId {
     if (SET_NOREPLY.0..=TOUCH_NOREPLY.0).contains(&op.0) {
         return OpId(op.0 - SET_NOREPLY.0 + SET.0);
+    }
+    if (LRU_NOREPLY.0..=REFRESH_CERTS_NOREPLY.0).contains(&op.0) {
+        return OpId(op.0 - LRU_NOREPLY.0 + LRU.0);
     }
     if (MG_QUIET.0..=MA_QUIET.0).contains(&op.0) {
         return OpId(op.0 - MG_QUIET.0 + MG.0);
@@ -258,6 +278,9 @@ pub fn spoken(op: OpId) -> OpId {
 pub(crate) fn quiet(op: OpId) -> OpId {
     if (SET.0..=TOUCH.0).contains(&op.0) {
         return OpId(op.0 - SET.0 + SET_NOREPLY.0);
+    }
+    if (LRU.0..=REFRESH_CERTS.0).contains(&op.0) {
+        return OpId(op.0 - LRU.0 + LRU_NOREPLY.0);
     }
     if (MG.0..=MA.0).contains(&op.0) {
         return OpId(op.0 - MG.0 + MG_QUIET.0);

@@ -22,13 +22,13 @@ pub enum ReplyKind {
     Missing,
     /// A number.
     Number,
-    /// `STORED`, `DELETED`, `TOUCHED`, `HD`, `OK` and the like.
+    /// `STORED`, `DELETED`, `TOUCHED`, `HD`, `OK` and the like; why one server's memory is not changed.
     Ok,
     /// `NS`, `EX`, `NOT_STORED`, `EXISTS`: the condition did not hold.
     Refused,
     /// `SERVER_ERROR`.
     ServerError,
-    /// `STAT` and other lines of a list that `END` closes.
+    /// `STAT` and other lines of a list that `END`, or `EN` for some, closes.
     Stat,
     /// `SERVER_ERROR object too large for cache`: the request was wrong.
     TooLarge,
@@ -253,8 +253,23 @@ fn kind(first: &[u8], line: &[u8]) -> Option<ReplyKind> {
         b"VERSION" | b"ME" | b"MN" => ReplyKind::Word,
         b"SERVER_ERROR" if line.starts_with(b"SERVER_ERROR object too large") => ReplyKind::TooLarge,
         b"SERVER_ERROR" => ReplyKind::ServerError,
-        // Some lines say more behind a colon.
-        b"CLIENT_ERROR" | b"ERROR" | b"ERROR:" => ReplyKind::ClientError,
+        // Some lines say more behind a colon; `refresh_certs` says `Error`.
+        b"CLIENT_ERROR" | b"ERROR" | b"ERROR:" | b"Error" => ReplyKind::ClientError,
+        // Lists of what a server has.
+        b"mg" => ReplyKind::Stat,
+        _ if first.starts_with(b"key=") => ReplyKind::Stat,
+        // To what is said to one server about its memory.
+        b"BADCLASS"
+        | b"BUSY"
+        | b"MEMLIMIT_ADJUST_FAILED"
+        | b"MEMLIMIT_TOO_SMALL"
+        | b"NOSPARE"
+        | b"NOTFULL"
+        | b"NOTSTARTED"
+        | b"SAME"
+        | b"UNSAFE"
+        | b"WATCHER_FAILED"
+        | b"WATCHER_TOO_MANY" => ReplyKind::Ok,
         // A number that a decrement made shorter is followed by nothing in the reply.
         _ if number(first).is_some() => ReplyKind::Number,
         _ => return None,

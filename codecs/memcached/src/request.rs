@@ -15,6 +15,8 @@ use crate::{binary, ops};
 pub const MAX_KEY: usize = 250;
 /// The longest command line that memcached waits for; only lists of keys may be longer.
 const MAX_SHORT_LINE: usize = 2048;
+/// The longest list of keys in bytes, where memcached has no limit. As it is held whole, less than a value may have.
+const MAX_KEYS_LINE: usize = 8 << 20;
 /// Largest announced data block.
 const MAX_DATA: u64 = i32::MAX as u64 - 2;
 /// The most words that a meta command may have.
@@ -200,7 +202,9 @@ impl RequestDecoder {
         let len = memchr(b'\n', unseen).map(|found| self.scanned + found + 1);
         let seen = len.unwrap_or(rest.len());
         // The end of a line is up to two bytes.
-        if seen > MAX_SHORT_LINE + 2 && !(is_retrieval(rest) && seen <= self.limits.max_line) {
+        if seen > MAX_SHORT_LINE + 2
+            && !(is_retrieval(rest) && seen <= MAX_KEYS_LINE.min(self.limits.max_frame))
+        {
             return Err(ProtocolError::LineTooLong { at });
         }
         self.scanned = if len.is_some() { 0 } else { rest.len() };
@@ -317,12 +321,12 @@ fn parse(full: &[u8], limits: &Limits) -> (Request, usize) {
         b"quit" => head.plain(ops::QUIT),
         b"shutdown" => head.plain(ops::SHUTDOWN),
         b"watch" => head.plain(ops::WATCH),
-        b"lru" => head.plain(ops::LRU),
+        b"lru" => head.tune(ops::LRU, words),
         b"lru_crawler" => head.plain(ops::LRU_CRAWLER),
-        b"slabs" => head.plain(ops::SLABS),
-        b"cache_memlimit" => head.plain(ops::CACHE_MEMLIMIT),
-        b"extstore" => head.plain(ops::EXTSTORE),
-        b"refresh_certs" => head.plain(ops::REFRESH_CERTS),
+        b"slabs" => head.tune(ops::SLABS, words),
+        b"cache_memlimit" => head.tune(ops::CACHE_MEMLIMIT, words),
+        b"extstore" => head.tune(ops::EXTSTORE, words),
+        b"refresh_certs" => head.tune(ops::REFRESH_CERTS, words),
         _ if Words::new(line).last().is_some_and(|word| word.bytes.starts_with(b"HTTP/")) => Err(Fault::Http),
         _ => Err(Fault::Unknown),
     };
@@ -474,6 +478,16 @@ impl Request {
         if second.is_some() && first.is_some_and(is_noreply) {
             return Err(Fault::BadLine);
         }
+        Ok(())
+    }
+
+    /// A command about one server's memory, whose words are for the server to understand.
+    fn tune(&mut self, op: OpId, words: Words<'_>) -> Result<(), Fault> {
+        self.op = op;
+        // `slabs reassign` does not read it, and complains.
+        let reads_noreply =
+            op != ops::SLABS || words.clone().next().is_some_and(|word| word.bytes == b"automove");
+        self.quiet = reads_noreply && words.last().is_some_and(is_noreply);
         Ok(())
     }
 

@@ -55,6 +55,20 @@ fn recorded_replies_end_where_their_requests_end() {
 }
 
 #[test]
+fn lists_of_one_server_are_one_reply_and_its_complaints_are_replies() {
+    let bytes = b"key=a exp=-1 la=1 cas=2 fetch=no cls=1 size=63\r\nkey=b exp=-1\r\nEND\r\nmg a\r\nmg b b\r\nEN\r\nEND\r\n\
+BUSY currently processing crawler request\r\nBADCLASS invalid class id\r\nNOTSTARTED no items to crawl\r\n\
+MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\nSAME src and dst class are identical\r\nError TLS not enabled\r\n";
+    let (frames, error) = feed(bytes, &[], Limits::default());
+    assert_eq!(error, None);
+    let parts: Vec<_> = frames.iter().map(|(head, _)| head.matched() == Matched::Part).collect();
+    assert_eq!(
+        parts,
+        [true, true, false, true, true, false, false, false, false, false, false, false, false]
+    );
+}
+
+#[test]
 fn what_no_memcached_sends_is_an_error() {
     for bytes in
         [b"+OK\r\n".as_slice(), b"hello\r\n", b"\r\n", b"HTTP/1.1 400\r\n", b"VALUE k 0 1\r\nxyz\r\n"]

@@ -176,18 +176,10 @@ const NATIVE_EMULATED: &[(&str, &str)] = &[
     ("sync", "on a connection of its own; its offsets and acknowledgements mean that connection"),
 ];
 
-/// Commands of Memcached that are for one server alone, so that they are refused in front of servers of Memcached too.
-const NATIVE_REFUSED: &[&str] = &[
-    "cache_memlimit",
-    "extstore",
-    "lru",
-    "lru_crawler",
-    "refresh_certs",
-    "shutdown",
-    "slabs",
-    "verbosity|bin_verbosity",
-    "watch",
-];
+/// Commands of Memcached that are for one server alone.
+const OF_ONE_SERVER: &[&str] =
+    &["cache_memlimit", "extstore", "lru", "lru_crawler", "refresh_certs", "shutdown", "slabs", "watch"];
+const REFUSED_BY_SEVERAL: &str = "on a connection of its own; refused where several servers share the keys";
 
 const MEMCACHED_REFUSED: &[&str] = &[
     "bin_sasl_auth",
@@ -254,11 +246,16 @@ fn is_memcached_command(name: &str) -> bool {
         && !name.ends_with("unknown")
 }
 
-/// Where nothing is translated, what mecha does not pass on.
+/// Where nothing is translated, what mecha does not simply pass on.
 fn native_row(command: &'static str, is_memcached: bool) -> Row {
     if is_memcached {
-        let support = if NATIVE_REFUSED.contains(&command) { Refused } else { Exact };
-        return Row { command, support, note: "" };
+        return if OF_ONE_SERVER.contains(&command) {
+            Row { command, support: Emulated, note: REFUSED_BY_SEVERAL }
+        } else if command == "verbosity|bin_verbosity" {
+            Row { command, support: Refused, note: "refused, as memcached knows no such opcode" }
+        } else {
+            Row { command, support: Exact, note: "" }
+        };
     }
     match NATIVE_EMULATED.iter().find(|(name, _)| *name == command) {
         Some((_, note)) => Row { command, support: Emulated, note },
@@ -382,9 +379,7 @@ mod tests {
         for (front, name) in [("resp", "resp"), ("memcached", "memcached")] {
             for row in supported(front, front).iter().filter(|row| row.support != Exact) {
                 let command = row.command.replace('|', " ").to_uppercase();
-                let note =
-                    if row.note.is_empty() { "refused, since it is for one server alone" } else { row.note };
-                text.push_str(&format!("- `{command}` of {name} clients: {note}.\n"));
+                text.push_str(&format!("- `{command}` of {name} clients: {}.\n", row.note));
             }
         }
         text
