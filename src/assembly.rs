@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mecha_clusters::LoginSource;
+use mecha_clusters::{LoginSource, ScriptStore};
 use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
 use mecha_core::Login;
 use mecha_filters::{BuildCx, LogSink, PolicyFactory};
@@ -62,6 +62,8 @@ pub struct Shared {
     pub discoveries: HashMap<String, Discovery>,
     /// Who mecha is to each cluster's servers; goes on from plan to plan while the cluster is the same.
     pub logins: HashMap<String, LoginSource>,
+    /// Texts of scripts by cluster; goes on from plan to plan while the cluster is the same.
+    pub scripts: HashMap<String, ScriptStore>,
     /// Clients by listener, for its limit; goes on from plan to plan.
     pub places: HashMap<String, Arc<Places>>,
     /// When the process started.
@@ -150,13 +152,21 @@ impl Plan {
             let policies = build_policies(&cluster.filters, known, &cx, &mut errors);
             cluster_policies.insert(cluster.name.clone(), policies);
         }
-        let logins = snapshot.clusters.iter().map(|cluster| {
-            let same = previous.filter(|plan| {
+        let same_but_login = |cluster: &ClusterSpec| {
+            previous.filter(|plan| {
                 plan.snapshot
                     .clusters
                     .iter()
                     .any(|old| old.name == cluster.name && old.is_same_but_login(cluster))
-            });
+            })
+        };
+        let scripts = snapshot.clusters.iter().map(|cluster| {
+            let known = same_but_login(cluster).and_then(|plan| plan.shared.scripts.get(&cluster.name));
+            (cluster.name.clone(), known.cloned().unwrap_or_default())
+        });
+        let scripts = scripts.collect();
+        let logins = snapshot.clusters.iter().map(|cluster| {
+            let same = same_but_login(cluster);
             let known = same.and_then(|plan| plan.shared.logins.get(&cluster.name)).cloned();
             (cluster.name.clone(), known.unwrap_or_else(|| LoginSource::new(login_of(cluster))))
         });
@@ -173,6 +183,7 @@ impl Plan {
             cluster_policies,
             discoveries,
             logins,
+            scripts,
             places,
             started,
             trusts,

@@ -17,6 +17,7 @@ mod errand;
 mod handover;
 pub mod http;
 mod ledger;
+mod located;
 pub mod opaque;
 mod places;
 mod replies;

@@ -85,6 +85,7 @@ impl Pump {
             upstream,
             chain: RefCell::new(if with_policies { crate::five_policies() } else { Default::default() }),
             guard: RefCell::new(None),
+            is_private: false,
             rewrites_replies: false,
             places: Default::default(),
             metrics: registry.listener("front", Resp::NAME, Resp::ops()),

@@ -30,6 +30,7 @@ use crate::news::{Cause, Subscription};
 use crate::pubsub::Watches;
 use crate::reads::{ReadPolicy, Reads};
 use crate::router::Router;
+use crate::scripts::{ScriptStore, Scripts};
 use crate::server::{Blueprint, Server};
 use crate::timers::Ticks;
 use crate::topology::Topology;
@@ -59,6 +60,8 @@ pub struct ClusterOptions {
     pub tls: Option<Arc<ClientTls>>,
     /// What new connections say first.
     pub login: CurrentLogin,
+    /// Texts of scripts that its servers may have to be told again.
+    pub scripts: ScriptStore,
     /// When servers of a list that keys are spread over are left out; never if there is nothing here.
     pub eject: Option<EjectOptions>,
     /// From where calls that change nothing are answered.
@@ -156,6 +159,7 @@ impl<P: Framed> Cluster<P> {
                 limits: options.limits,
                 tls: options.tls,
                 login: options.login,
+                scripts: Scripts::new(options.scripts),
             }),
             metrics,
             environment: environment.clone(),

@@ -5,6 +5,7 @@ mod aside;
 mod dedicated;
 mod kept;
 mod replies;
+mod scripts;
 mod task;
 
 use std::cell::RefCell;
@@ -23,6 +24,7 @@ use crate::CurrentLogin;
 use crate::detour::{Detour, Follow};
 use crate::endpoint::Endpoint;
 use crate::runs::{Failed, Run, Runs};
+use crate::scripts::Scripts;
 use crate::{ReplySink, Slip};
 
 /// Unsent bytes at which submissions must wait.
@@ -44,6 +46,8 @@ pub struct ConnectionOptions {
     pub tls: Option<Arc<ClientTls>>,
     /// What new connections say first.
     pub login: CurrentLogin,
+    /// Texts that servers may have to be told again.
+    pub(crate) scripts: Scripts,
 }
 
 /// What a connection is for.
@@ -101,6 +105,8 @@ struct Inner<P: Framed> {
     open: Option<OpenReply<P>>,
     /// Only where redirects are followed.
     kept: Kept,
+    /// Only where they are not.
+    recalls: scripts::Recalls,
     /// Clients one of whose calls waits while others are in flight behind it, and the number of answers at which those have
     /// theirs.
     held: Vec<(Rc<dyn ReplySink<P>>, ConnKey, u64)>,
@@ -162,6 +168,7 @@ impl<P: Framed> Connection<P> {
                 is_raw: false,
                 open: None,
                 kept: Kept::default(),
+                recalls: scripts::Recalls::default(),
                 held: Vec::new(),
                 tenancy: dedicated::Tenancy::default(),
                 asides: aside::Asides::default(),
@@ -211,9 +218,17 @@ impl<P: Framed> Connection<P> {
     ) {
         let calls = batch.calls.get(range.clone()).unwrap_or_default();
         let (Some(first), Some(last)) = (calls.first(), calls.last()) else { return };
-        let heads = batch.heads.get(range).unwrap_or_default();
+        let heads = batch.heads.get(range.clone()).unwrap_or_default();
         let mut inner = self.inner.borrow_mut();
         let inner = &mut *inner;
+        if self.is_reading() {
+            self.endpoint.metrics.replica_read(calls.len());
+        }
+        if Self::has_scripts(calls) {
+            self.submit_scripts(inner, batch, range, sink, now_micros);
+            self.wake_after_submit(inner);
+            return;
+        }
         let (mut bytes, mut is_plain) = (0, true);
         let slips = inner.runs.slips_mut();
         for call in calls {
@@ -235,9 +250,6 @@ impl<P: Framed> Connection<P> {
         if self.follower.is_some() {
             let lengths = calls.iter().map(|call| call.span.len());
             inner.kept.push(out.get(start..).unwrap_or_default(), lengths);
-        }
-        if self.is_reading() {
-            self.endpoint.metrics.replica_read(calls.len());
         }
         inner.push_run(sink, first.ticket, calls.len(), first.timeout_ms, now_micros);
         self.wake_after_submit(inner);
@@ -265,6 +277,7 @@ impl<P: Framed> Connection<P> {
         if self.is_reading() {
             self.endpoint.metrics.replica_read(1);
         }
+        self.note_script(inner, slip.op, frame);
         inner.runs.slips_mut().push_back(slip);
         if !inner.extend_last_run(sink, ticket, timeout_ms, now_micros) {
             inner.push_run(sink, ticket, 1, timeout_ms, now_micros);
@@ -289,24 +302,8 @@ impl<P: Framed> Connection<P> {
     /// Appends a request of the client `ticket` that nobody waits for.
     pub fn submit_unasked(&self, frame: &[u8], sink: &Rc<dyn ReplySink<P>>, ticket: Ticket, now_micros: u64) {
         let mut inner = self.inner.borrow_mut();
-        let inner = &mut *inner;
-        inner.outbox.extend(frame);
-        if self.follower.is_some() {
-            inner.kept.push(frame, std::iter::once(frame.len()));
-        }
-        inner.runs.slips_mut().push_back(Slip::of(mecha_core::OpId::UNKNOWN));
-        inner.runs.push(Run {
-            sink: Rc::clone(sink),
-            conn: ticket.conn,
-            first: ticket.seq,
-            count: 1,
-            sent_micros: now_micros,
-            deadline_micros: u64::MAX,
-            is_abandoned: true,
-            is_begun: false,
-            hops: 0,
-        });
-        self.wake_after_submit(inner);
+        inner.push_unasked(frame, sink, ticket, now_micros, self.follower.is_some());
+        self.wake_after_submit(&mut inner);
     }
 
     /// Moves what waits for the server to the end of `out`, for whoever carries it by hand.
@@ -517,11 +514,16 @@ impl<P: Framed> Inner<P> {
     }
 
     fn is_full(&self, options: &ConnectionOptions) -> bool {
-        self.outbox.len() >= OUTBOX_HIGH || self.runs.len() >= options.max_pending || self.kept.is_full()
+        self.outbox.len() >= OUTBOX_HIGH
+            || self.runs.len() >= options.max_pending
+            || self.kept.is_full()
+            || self.recalls.is_full(self.runs.answered())
     }
 
     fn has_room(&self, options: &ConnectionOptions) -> bool {
-        self.outbox.len() < OUTBOX_HIGH / 2 && self.runs.len() < options.max_pending - options.max_pending / 4
+        self.outbox.len() < OUTBOX_HIGH / 2
+            && self.runs.len() < options.max_pending - options.max_pending / 4
+            && !self.recalls.is_full(self.runs.answered())
     }
 
     /// Appends `frame` in the place of `call`. With `is_unasked`, nobody waits for the reply.
@@ -539,6 +541,33 @@ impl<P: Framed> Inner<P> {
             is_abandoned: is_unasked,
             is_begun: false,
             hops: call.hops,
+        });
+    }
+
+    /// Appends a request that nobody waits for.
+    fn push_unasked(
+        &mut self,
+        frame: &[u8],
+        sink: &Rc<dyn ReplySink<P>>,
+        ticket: Ticket,
+        now_micros: u64,
+        is_kept: bool,
+    ) {
+        self.outbox.extend(frame);
+        if is_kept {
+            self.kept.push(frame, std::iter::once(frame.len()));
+        }
+        self.runs.slips_mut().push_back(Slip::of(mecha_core::OpId::UNKNOWN));
+        self.runs.push(Run {
+            sink: Rc::clone(sink),
+            conn: ticket.conn,
+            first: ticket.seq,
+            count: 1,
+            sent_micros: now_micros,
+            deadline_micros: u64::MAX,
+            is_abandoned: true,
+            is_begun: false,
+            hops: 0,
         });
     }
 

@@ -93,6 +93,7 @@ impl Streams {
                 limits: Limits::default(),
                 tls: options.tls,
                 login: CurrentLogin::default(),
+                scripts: crate::scripts::Scripts::default(),
             }),
             metrics: Arc::clone(&metrics),
             environment: environment.clone(),

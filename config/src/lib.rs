@@ -193,6 +193,8 @@ pub struct ClusterSpec {
     pub backoff: Backoff,
     /// Connection attempts per second, endpoint and worker.
     pub connect_rate: u32,
+    /// Whether each client has a connection of its own from its first call on.
+    pub is_private: bool,
     /// Whether clients that subscribe share connections.
     pub subscriptions: Subscriptions,
     /// Dedicated connections per worker.

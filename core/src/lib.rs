@@ -16,6 +16,7 @@ mod errand;
 mod frame;
 mod protocol;
 mod redirect;
+mod script;
 
 pub use call::{
     Affinity, Asked, Call, ConnKey, Done, OpClass, OpId, OpInfo, Outcome, Refusal, ReplyCount, Ticket,
@@ -26,3 +27,4 @@ pub use errand::{Act, ClientFacts, ClientKind, Errand, Found, Selection, shown};
 pub use frame::{Decode, Decoded, Limits, ProtocolError, Span};
 pub use protocol::{Framed, Keys, Login, Looked, Matched, Protocol, Session};
 pub use redirect::Redirect;
+pub use script::ScriptRole;

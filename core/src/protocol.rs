@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     Affinity, Asked, Batch, Call, ClientFacts, ClientKind, Decode, Errand, Found, Limits, OpId, OpInfo,
-    Outcome, ProtocolError, Redirect, Refusal, Ticket,
+    Outcome, ProtocolError, Redirect, Refusal, ScriptRole, Ticket,
 };
 
 /// A protocol that clients speak.
@@ -151,11 +151,15 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
         false
     }
 
-    /// The request that asks a server for its number of the connection, where that may be needed once a call of this
-    /// kind is under way there. It gets one reply. Empty if it is not.
-    fn whoami(op: OpId) -> &'static [u8] {
-        let _ = op;
+    /// The request that asks a server for its number of the connection. It gets one reply. Empty if there is none.
+    fn whoami() -> &'static [u8] {
         &[]
+    }
+
+    /// Whether the server's number of the connection may be needed once a call of this kind is under way there.
+    fn is_sought(op: OpId) -> bool {
+        let _ = op;
+        false
     }
 
     /// The number that `reply`, a whole frame, is.
@@ -167,6 +171,37 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
     /// Appends the request that ends a blocking call on the server's connection `id`. Its reply is 1 if it did.
     fn unblock(id: u64, with_error: bool, out: &mut Vec<u8>) {
         let _ = (id, with_error, out);
+    }
+
+    /// What calls of this operation do with the scripts of their server. Asked for every call.
+    #[inline]
+    fn script_role(op: OpId) -> ScriptRole {
+        let _ = op;
+        ScriptRole::None
+    }
+
+    /// The script's text in a request that brings one, or its digest, in hex, in one that recalls it.
+    fn script(op: OpId, frame: &[u8]) -> Option<&[u8]> {
+        let _ = (op, frame);
+        None
+    }
+
+    /// Whether `reply`, a whole frame, says that the server does not have the script that it was to run. It has not run
+    /// then.
+    fn lacks_script(reply: &[u8]) -> bool {
+        let _ = reply;
+        false
+    }
+
+    /// Appends `frame`, which recalls a script, with the script's text in the place of its digest. It gets the same reply.
+    fn spell_out(op: OpId, frame: &[u8], text: &[u8], out: &mut Vec<u8>) {
+        let _ = (op, text);
+        out.extend_from_slice(frame);
+    }
+
+    /// Appends the request that has a server keep a script. It gets one reply.
+    fn load_script(text: &[u8], out: &mut Vec<u8>) {
+        let _ = (text, out);
     }
 
     /// Whether a call with [`crate::ReplyCount::Maybe`] keeps this reply from its client.
@@ -277,6 +312,18 @@ pub trait Session<P: Framed>: Default {
         let _ = (batch, at, located);
     }
 
+    /// The client's own upstream connection is known to others by the server's number of it: from now on the client
+    /// keeps it.
+    fn keep(&mut self) {}
+
+    /// Looks at the whole reply to a call that waited alone ([`Affinity::Attempt`], [`Affinity::Barrier`]). Where mecha
+    /// knows better than the server, appends what the client gets instead, and returns `true`. `clients` are those of
+    /// its listener, on all workers.
+    fn amend(&self, op: OpId, reply: &[u8], clients: usize, out: &mut Vec<u8>) -> bool {
+        let _ = (op, reply, clients, out);
+        false
+    }
+
     /// Appends the line that tells of this client.
     fn describe(&self, facts: &ClientFacts<'_>, out: &mut Vec<u8>) {
         let _ = (facts, out);
@@ -312,6 +359,12 @@ pub trait Session<P: Framed>: Default {
     fn introduction(&mut self, out: &mut Vec<u8>) -> u32 {
         let _ = out;
         0
+    }
+
+    /// What the server must be told before the client's replies are not counted any more. It gets no reply. Empty if there
+    /// is nothing.
+    fn hush(&self) -> &'static [u8] {
+        &[]
     }
 
     /// A request to be sent on the dedicated connection right before the client's next call, whose reply nobody gets. Empty

@@ -366,6 +366,7 @@ impl<P: Guarded> DoorPlan for FramedPlan<P> {
             upstream,
             chain: RefCell::new(Chain::new(filters)),
             guard: RefCell::new(self.gate.clone().map(|gate| gate as _)),
+            is_private: self.cluster.is_private && !self.back.is_translated && self.routes.is_none(),
             rewrites_replies: is_rewriting,
             // Made with the plan, for every listener that it has.
             places: self.shared.places.get(&self.listener.name).cloned().unwrap_or_default(),

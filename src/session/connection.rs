@@ -46,6 +46,8 @@ pub struct Listener<P: Framed> {
     pub chain: RefCell<Chain<P>>,
     /// Who sees every batch first, where clients must be somebody. A retired listener has its successor's.
     pub guard: RefCell<Option<Arc<dyn Guard<P>>>>,
+    /// Whether each client has a dedicated connection from its first call on.
+    pub is_private: bool,
     /// Whether a filter rewrites replies, so that even answers made in this process must be shown to it as frames.
     pub rewrites_replies: bool,
     /// Who may be here, over all workers.
@@ -153,6 +155,8 @@ pub(super) struct State<P: Framed> {
     pub(super) errand: Option<super::errand::UnderWay>,
     /// Calls in flight whose answers the client does not want.
     pub(super) muted: std::collections::VecDeque<u32>,
+    /// Another client waits for this one to get a connection of its own, which nothing else may delay.
+    pub(super) is_sought: bool,
     /// The last call that may block.
     pub(super) blocked: Option<u32>,
     /// The last call.
@@ -216,6 +220,7 @@ impl<P: Framed> State<P> {
             waker: None,
             errand: None,
             muted: std::collections::VecDeque::new(),
+            is_sought: false,
             blocked: None,
             last_op: OpId::UNKNOWN,
             opened_micros: now_micros,

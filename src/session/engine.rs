@@ -94,6 +94,9 @@ impl<P: Framed> EngineCell<P> {
         listener.metrics.opened();
         let mut session = P::Session::default();
         session.on_open(peer.id);
+        if listener.is_private {
+            session.keep();
+        }
         let mut state = State::new(Rc::clone(listener), place, peer, socket, now);
         state.recognise();
         let index = engine.clients.insert(Box::new(Client {

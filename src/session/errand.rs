@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mecha_clusters::{Connection, Upstream, Wish};
 use mecha_core::{
-    Act, Affinity, Asked, Batch, Call, ClientFacts, Errand, Found, Framed, Outcome, Refusal, Session,
+    Act, Affinity, Asked, Batch, Call, ClientFacts, ConnKey, Errand, Found, Framed, Outcome, Refusal, Session,
 };
 use mecha_telemetry::CloseReason;
 use tokio::sync::oneshot;
@@ -186,7 +186,7 @@ impl<P: Framed> State<P> {
     }
 
     /// The client's own upstream connection, and the server's number of it.
-    fn own_connection(&self) -> Option<(&Rc<Connection<P>>, u64)> {
+    pub(super) fn own_connection(&self) -> Option<(&Rc<Connection<P>>, u64)> {
         let Route::Pinned { connection, .. } = &self.route else { return None };
         Some((connection, connection.identity()?))
     }
@@ -198,11 +198,15 @@ impl<P: Framed> EngineCell<P> {
     /// Carries an errand out on this worker's clients.
     pub(crate) async fn carry_out(self: Rc<Self>, order: Arc<Order>, reply: oneshot::Sender<Found>) {
         let (mut found, mut blocked, mut from) = (Found::default(), Vec::new(), 0);
+        let mut sought = None;
         loop {
-            let next = self.0.borrow_mut().carry_out(&order, from, &mut found, &mut blocked);
+            let next = self.0.borrow_mut().carry_out(&order, from, &mut found, &mut blocked, &mut sought);
             let Some(next) = next else { break };
             from = next;
             tokio::task::yield_now().await;
+        }
+        if let Some(conn) = sought {
+            found.located = self.locate(conn).await;
         }
         let Act::Unblock { with_error } = order.errand.act else {
             // Nobody may be waiting any more.
@@ -243,13 +247,19 @@ impl<P: Framed> Engine<P> {
         from: usize,
         found: &mut Found,
         blocked: &mut Vec<Blocked<P>>,
+        sought: &mut Option<ConnKey>,
     ) -> Option<usize> {
         let now = self.clock_micros();
         let (clients, epochs) = self.clients_and_epochs();
         let end = (from + AT_ONCE).min(epochs.len());
         for index in from..end {
             let Some(client) = clients.get_mut(index) else { continue };
-            if client.state.listener.name == order.listener && client.is_meant(&order.errand, now) {
+            if client.state.listener.name != order.listener || !client.is_meant(&order.errand, now) {
+                continue;
+            }
+            if order.errand.act == Act::Locate {
+                *sought = epochs.get(index).map(|epoch| ConnKey { index: index as u32, epoch: *epoch });
+            } else {
                 client.carry_out(&order.errand, now, found, blocked);
             }
         }
@@ -294,14 +304,14 @@ impl<P: Framed> Client<P> {
                 self.session.describe(&state.facts(now_micros), &mut line);
                 found.lines.push((state.peer.id, line));
             }
-            Act::Locate => found.located = state.own_connection().map(|(_, id)| id),
             Act::Unblock { .. } if state.is_blocked() => {
                 let upstream = Rc::clone(&state.listener.upstream);
                 blocked.extend(
                     state.own_connection().map(|(connection, id)| (upstream, Rc::clone(connection), id)),
                 );
             }
-            Act::Unblock { .. } => {}
+            // Seen to by whoever looks for the client.
+            Act::Locate | Act::Unblock { .. } => {}
         }
     }
 }

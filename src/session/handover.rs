@@ -45,6 +45,9 @@ impl<P: Framed> Client<P> {
             }
             let frames = next.limits.frames;
             let old = std::mem::replace(&mut state.listener, next);
+            if state.listener.is_private {
+                self.session.keep();
+            }
             if !state.place.is_of(&state.listener.places) {
                 state.place = state.listener.places.enter();
             }

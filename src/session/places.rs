@@ -19,6 +19,11 @@ impl Places {
         is_free.then(|| Place(Arc::clone(self)))
     }
 
+    /// How many have one.
+    pub fn taken(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
     /// A place for a client who is here already, whatever the limit is.
     pub fn enter(self: &Arc<Self>) -> Place {
         self.0.fetch_add(1, Ordering::Relaxed);

@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use mecha_clusters::{Connection, Delivery, ReplySink, Slip};
 use mecha_core::{
-    ConnKey, Cx, Decode, Done, Framed, Matched, OpId, Outcome, Refusal, Replies, ReplyCount, Session, Ticket,
+    ConnKey, Cx, Decode, Done, Framed, Matched, OpId, Outcome, Refusal, Replies, ReplyCount, Session, Span,
+    Ticket,
 };
 use mecha_telemetry::CloseReason;
 
@@ -142,6 +143,15 @@ impl<P: Framed> Engine<P> {
         let Some(client) = self.client(conn) else { return };
         let (listener, peer) = (Rc::clone(&client.state.listener), client.state.peer.clone());
         listener.metrics.done(&done);
+        if client.state.is_barred
+            && complete == 1
+            && let ([done], [head]) = (&*done, &mut *heads)
+        {
+            let (reply, clients) = (P::reply_span(head).of(wire, &[]), listener.places.taken());
+            if client.session.amend(done.op, reply, clients, &mut local) {
+                P::set_reply_span(head, Span::local(0, local.len()));
+            }
+        }
         {
             let mut chain = listener.chain.borrow_mut();
             if !chain.is_empty() {
@@ -177,6 +187,9 @@ impl<P: Framed> Engine<P> {
         let shown = show_answer(&listener, bytes, &done, &mut local, &cx);
         let bytes = if shown { local.as_slice() } else { bytes };
         let Client { session, state, .. } = client;
+        let mut amended = Vec::new();
+        let is_amended = state.is_barred && session.amend(op, bytes, listener.places.taken(), &mut amended);
+        let bytes = if is_amended { &amended } else { bytes };
         if state.is_barred {
             session.on_answer(op, bytes);
             state.is_listening = session.is_listening();

@@ -25,6 +25,7 @@ pub struct ClusterMetrics {
     pub(crate) ejections: Counter,
     pub(crate) parked: Counter,
     pub(crate) replica_reads: Counter,
+    pub(crate) scripts_told: Counter,
     pub(crate) splits: Counter,
     pub(crate) parts: Counter,
     pub(crate) received_bytes: Counter,
@@ -117,6 +118,11 @@ impl ClusterMetrics {
     /// Calls of a client wait for a server that is lost or in the middle of a change.
     pub fn parked(&self) {
         self.parked.add(1);
+    }
+
+    /// A server lacked the script of a call, which was sent again with its text.
+    pub fn script_told(&self) {
+        self.scripts_told.add(1);
     }
 
     /// A call was taken apart.

@@ -153,6 +153,11 @@ impl Exporter {
                     &cluster.parked,
                 ),
                 ("mecha_upstream_stalls_total", "Times that a client waited for room.", &cluster.stalls),
+                (
+                    "mecha_upstream_scripts_told_total",
+                    "Calls of scripts that a server lacked and was told again.",
+                    &cluster.scripts_told,
+                ),
                 ("mecha_upstream_pins_total", "Dedicated connections given out.", &cluster.pins_opened),
                 (
                     "mecha_upstream_pins_refused_total",

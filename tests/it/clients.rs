@@ -253,3 +253,198 @@ fn replies_that_a_client_does_not_want_are_kept_from_it_in_any_pipeline() {
     drop(client);
     mecha.settles();
 }
+
+/// The number behind `name` in a reply to `HELLO` or `CLIENT TRACKINGINFO`.
+fn told(reply: &str, name: &str) -> u64 {
+    let (_, behind) = reply.split_once(&format!("\r\n{name}\r\n:")).unwrap_or_else(|| panic!("{reply}"));
+    behind.split("\r\n").next().unwrap().parse().unwrap_or_else(|_| panic!("{reply}"))
+}
+
+#[test]
+fn a_client_has_one_number_wherever_it_is_told() {
+    let Some((_server, mecha)) = standalone() else { return };
+    // So that the server's numbers are others.
+    let others: Vec<Client> = (0..4).map(|_| mecha.client()).collect();
+    let mut client = mecha.client();
+    let mine = id(&mut client);
+    for greeting in ["HELLO", "HELLO 2", "HELLO 3", "HELLO 3 SETNAME me"] {
+        assert_eq!(told(&client.call(greeting), "id"), mine, "{greeting}");
+    }
+    let line = client.call("CLIENT INFO");
+    assert_eq!(
+        (field(&line[line.find("id=").unwrap()..], "id"), field(&line, "name")),
+        (&*mine.to_string(), "me")
+    );
+    // And on a connection of its own, in whose greeting the version counts as much.
+    client.call("SELECT 1");
+    assert_eq!((told(&client.call("HELLO 2"), "id"), id(&mut client)), (mine, mine));
+    assert!(client.call("CLIENT INFO").starts_with('$'), "not of the type that RESP3 has for it");
+    assert_eq!(told(&client.call("HELLO 3 SETNAME you"), "id"), mine);
+    assert!(client.call("CLIENT INFO").starts_with('='));
+    assert_eq!(client.call("CLIENT GETNAME"), "$3\r\nyou\r\n");
+    assert!(client.call("HELLO 4").starts_with("-NOPROTO"));
+    assert!(client.call("CLIENT INFO").starts_with('='), "what fails changes nothing");
+    client.send(b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n*2\r\n$4\r\nECHO\r\n$1\r\nx\r\n*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n");
+    assert_eq!(
+        [client.reply(), client.reply(), client.reply()].concat(),
+        format!(":{mine}\r\n$1\r\nx\r\n:{mine}\r\n")
+    );
+    // The server has the last word on who may ask.
+    let mut admin = mecha.client();
+    assert_eq!(admin.call("ACL SETUSER narrow on nopass +@all -client|id"), "+OK\r\n");
+    assert_eq!(client.call("AUTH narrow x"), "+OK\r\n");
+    assert!(client.call("CLIENT ID").starts_with("-NOPERM"));
+    drop((others, client, admin));
+    mecha.settles();
+}
+
+#[test]
+fn a_client_that_messages_are_redirected_to_is_named_by_its_number() {
+    let Some((_server, mecha)) = standalone() else { return };
+    let others: Vec<Client> = (0..4).map(|_| mecha.client()).collect();
+    let (mut listening, mut tracking) = (mecha.client(), mecha.client());
+    let theirs = id(&mut listening);
+    assert!(listening.call("SUBSCRIBE __redis__:invalidate").starts_with('*'));
+    assert_eq!(tracking.call("CLIENT GETREDIR"), ":-1\r\n");
+    for greeting in ["HELLO 2", "HELLO 3"] {
+        tracking.call(greeting);
+        assert_eq!(tracking.call(&format!("CLIENT TRACKING ON REDIRECT {theirs} NOLOOP")), "+OK\r\n");
+        assert_eq!(tracking.call("CLIENT GETREDIR"), format!(":{theirs}\r\n"));
+        let info = tracking.call("CLIENT TRACKINGINFO");
+        assert!(info.contains("noloop") && told(&info, "redirect") == theirs, "{info}");
+    }
+    assert_eq!(tracking.call("CLIENT TRACKING OFF"), "+OK\r\n");
+    assert_eq!(tracking.call("CLIENT GETREDIR"), ":-1\r\n");
+    assert_eq!(tracking.call("CLIENT TRACKING ON"), "+OK\r\n");
+    assert_eq!(tracking.call("CLIENT GETREDIR"), ":0\r\n");
+    let nobody = tracking.call("CLIENT TRACKING ON REDIRECT 999999");
+    assert!(nobody.starts_with("-ERR The client ID you want redirect to does not exist"), "{nobody}");
+    drop((others, listening, tracking));
+    mecha.settles();
+}
+
+/// A client that another one redirects its messages to, in whatever state it is, gets them.
+fn gets_redirected_messages(mecha: &Mecha, state: &str, mut listening: Client, then: &str) {
+    let (mut tracking, mut writing) = (mecha.client(), mecha.client());
+    let theirs = listening.call("CLIENT ID").trim_start_matches(':').trim_end().to_owned();
+    assert_eq!(tracking.call(&format!("CLIENT TRACKING ON REDIRECT {theirs}")), "+OK\r\n", "{state}");
+    tracking.call("GET tracked");
+    if !then.is_empty() {
+        assert!(!listening.call(then).starts_with('-'), "{state}");
+    }
+    writing.call("SET tracked 1");
+    let message = listening.reply();
+    assert!(message.contains("invalidate") && message.contains("tracked"), "{state}: {message}");
+}
+
+#[test]
+fn messages_are_redirected_to_clients_without_a_connection_of_their_own() {
+    let Some((_server, mecha)) = standalone() else { return };
+    let in_version_3 = || {
+        let mut client = mecha.client();
+        assert!(client.call("HELLO 3").starts_with('%'));
+        client
+    };
+    // Clients spread over both workers: each kind is met on the worker that asks, and on the other.
+    for _ in 0..4 {
+        gets_redirected_messages(&mecha, "idle", in_version_3(), "");
+        let mut named = in_version_3();
+        named.call("CLIENT SETNAME listener");
+        gets_redirected_messages(&mecha, "named", named, "GET other");
+        let mut elsewhere = in_version_3();
+        elsewhere.call("SELECT 2");
+        gets_redirected_messages(&mecha, "in another database", elsewhere, "");
+        gets_redirected_messages(
+            &mecha,
+            "subscribes later",
+            mecha.client(),
+            "SUBSCRIBE __redis__:invalidate",
+        );
+    }
+    mecha.settles();
+}
+
+#[test]
+fn a_client_that_is_redirected_to_in_the_middle_of_something_keeps_its_order() {
+    let Some((_server, mecha)) = standalone() else { return };
+    let (mut listening, mut tracking, mut writing) = (mecha.client(), mecha.client(), mecha.client());
+    listening.call("HELLO 3");
+    let theirs = id(&mut listening);
+    listening.send(b"*3\r\n$5\r\nBLPOP\r\n$4\r\nlist\r\n$1\r\n0\r\n");
+    eventually("the client is blocked", || is_blocked(&mut writing, theirs));
+    assert_eq!(tracking.call(&format!("CLIENT TRACKING ON REDIRECT {theirs}")), "+OK\r\n");
+    tracking.call("GET tracked");
+    assert_eq!(writing.call("RPUSH list x"), ":1\r\n");
+    assert_eq!(listening.reply(), "*2\r\n$4\r\nlist\r\n$1\r\nx\r\n");
+    // The connection has been its own for one call, and must not go to somebody else now.
+    let mut other = mecha.client();
+    other.call("HELLO 3");
+    other.send(b"*3\r\n$5\r\nBLPOP\r\n$4\r\nlist\r\n$1\r\n0\r\n");
+    writing.call("SET tracked 1");
+    let message = listening.reply();
+    assert!(message.contains("invalidate"), "{message}");
+    writing.call("RPUSH list y");
+    assert_eq!(other.reply(), "*2\r\n$4\r\nlist\r\n$1\r\ny\r\n");
+    // And one that sends without waiting.
+    let mut busy = mecha.client();
+    busy.call("HELLO 3");
+    let theirs = id(&mut busy);
+    for round in 0..200 {
+        busy.send(format!("*2\r\n$4\r\nECHO\r\n$3\r\n{round:03}\r\n").as_bytes());
+        if round == 100 {
+            tracking.send(format!("*5\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n$8\r\nREDIRECT\r\n${}\r\n{theirs}\r\n", theirs.to_string().len()).as_bytes());
+        }
+    }
+    for round in 0..200 {
+        assert_eq!(busy.reply(), format!("$3\r\n{round:03}\r\n"));
+    }
+    assert_eq!(tracking.reply(), "+OK\r\n");
+    tracking.call("GET tracked");
+    writing.call("SET tracked 2");
+    assert!(busy.reply().contains("invalidate"));
+    drop((listening, busy, other, tracking, writing));
+    mecha.settles();
+}
+
+#[test]
+fn info_counts_the_clients_of_the_listener() {
+    let Some((_server, mecha)) = standalone() else { return };
+    let mut clients: Vec<Client> = (0..7).map(|_| mecha.client()).collect();
+    clients.iter_mut().for_each(|client| drop(client.call("PING")));
+    let line = |text: &str, name: &str| {
+        let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        found.unwrap_or_else(|| panic!("no {name} in {text}")).to_owned()
+    };
+    for before in ["PING", "SELECT 1", "HELLO 3", "SELECT 0"] {
+        clients[0].call(before);
+        let text = clients[0].call("INFO clients");
+        assert_eq!(line(&text, "connected_clients"), "7", "{before}");
+        assert_ne!(line(&text, "mecha_server_connections"), "7", "{before}");
+    }
+    assert!(!clients[1].call("INFO server").contains("connected"));
+    assert_eq!(clients[2].call("CLIENT KILL SKIPME yes"), ":6\r\n");
+    drop(clients);
+    mecha.settles();
+}
+
+#[test]
+fn a_subscriber_that_wants_no_replies_gets_what_the_server_sends_it_all_the_same() {
+    let Some((_server, mecha)) = standalone() else { return };
+    for before in ["PING", "SELECT 1"] {
+        let (mut listening, mut other) = (mecha.client(), mecha.client());
+        listening.call("HELLO 3");
+        listening.call(before);
+        listening.send(b"CLIENT REPLY OFF\r\nGET k\r\nSUBSCRIBE news\r\n");
+        assert_eq!(listening.reply(), ">3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n", "{before}");
+        assert_eq!(other.call("PUBLISH news one"), ":1\r\n");
+        assert!(listening.reply().contains("one"));
+        // Its other replies are still kept from it.
+        listening.send(b"GET k\r\nPING\r\nCLIENT REPLY ON\r\n");
+        assert_eq!(listening.reply(), "+OK\r\n", "{before}");
+        assert_eq!(other.call("PUBLISH news two"), ":1\r\n");
+        assert!(listening.reply().contains("two"));
+        assert_eq!(listening.call("ECHO x"), "$1\r\nx\r\n");
+        drop((listening, other));
+        mecha.settles();
+    }
+}

@@ -27,10 +27,15 @@ impl Twins {
 
     /// As [`Twins::start`], with subscriptions that clients share.
     pub(super) fn sharing() -> Option<Self> {
+        Self::with("subscriptions: shared")
+    }
+
+    /// As [`Twins::start`], with an option of the cluster.
+    pub(super) fn with(option: &str) -> Option<Self> {
         let ((one, direct), (other, behind)) = redis().zip(redis())?;
         let mecha = Mecha::configured(&format!(
             "listeners:\n  - listen: redis://127.0.0.1:0\n    to: back\nclusters:\n  back:\n    to: redis://127.0.0.1:{behind}\n    \
-             subscriptions: shared\nworkers: 2\n"
+             {option}\nworkers: 2\n"
         ));
         Some(Self { direct, mecha, _servers: [one, other] })
     }

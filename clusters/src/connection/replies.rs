@@ -148,20 +148,35 @@ impl<P: Framed> Connection<P> {
         let is_held = !inner.held.is_empty() && inner.is_held(&sink, conn);
         let count = if is_held { 1 } else { count };
         let (mut end, mut complete, mut parts_open) = (at, 0, false);
-        let mut is_redirected = false;
+        let (mut is_redirected, mut is_lacking) = (false, false);
         while complete < count
             && let Some(head) = heads.get(end)
         {
             match P::matched(head) {
-                Matched::Last if self.is_redirect(head, wire, sent, now, &inner) => {
-                    is_redirected = true;
-                    break;
+                Matched::Last if P::outcome(head) != Outcome::Ok => {
+                    let reply = P::reply_span(head).of(wire, &[]);
+                    is_lacking = !is_held && self.is_to_be_spelled(&inner, complete, reply);
+                    is_redirected = self.is_redirect(head, wire, sent, now, &inner);
+                    if is_lacking || is_redirected {
+                        break;
+                    }
+                    (complete, parts_open) = (complete + 1, false);
                 }
                 Matched::Last => (complete, parts_open) = (complete + 1, false),
                 Matched::Part => parts_open = true,
                 Matched::Push => break,
             }
             end += 1;
+        }
+        if is_lacking && end == at {
+            if self.spell(&mut inner, &mut reading.slips) {
+                self.wake_after_submit(&mut inner);
+                return Some(at + 1);
+            }
+            if !is_redirected {
+                // What nobody can tell the server again is the client's to know.
+                (complete, end) = (1, at + 1);
+            }
         }
         if is_redirected && end == at {
             let slip = inner.runs.slip_at(0)?;
@@ -265,16 +280,18 @@ impl<P: Framed> Connection<P> {
         Some(end)
     }
 
-    /// Whether a reply says that its call belongs elsewhere, and is to be believed. One comparison for each reply
-    /// that is no error.
-    #[inline]
+    /// Whether a reply, which is an error, says that its call belongs elsewhere, and is to be believed.
     fn is_redirect(&self, head: &P::Reply, wire: &[u8], sent: u64, now: u64, inner: &Inner<P>) -> bool {
-        if self.follower.is_none() || P::outcome(head) == Outcome::Ok {
+        if self.follower.is_none() {
             return false;
         }
         let redirect = match P::redirect(head, wire) {
             _ if inner.tenancy.is_spoiled => Redirect::Later,
             Some(redirect) => redirect,
+            // The primary may have what the replica lacks.
+            None if self.is_reading() && P::lacks_script(P::reply_span(head).of(wire, &[])) => {
+                Redirect::Later
+            }
             None => return false,
         };
         is_followed(
@@ -317,7 +334,9 @@ impl<P: Framed> Connection<P> {
             std::iter::once(&call).chain(&call.behind).map(|call| (call.conn, call.seq, call.slip)).collect();
         let is_spoiled = self.inner.borrow().tenancy.is_spoiled;
         // One that is behind a call that waits, waits too.
-        let redirect = if is_spoiled || is_held { Some(Redirect::Later) } else { P::redirect(head, wire) };
+        let is_lacking = self.is_reading() && P::lacks_script(P::reply_span(head).of(wire, &[]));
+        let is_later = is_spoiled || is_held || is_lacking;
+        let redirect = if is_later { Some(Redirect::Later) } else { P::redirect(head, wire) };
         let follower = self.follower.as_ref().and_then(Weak::upgrade);
         let followed = match (follower, redirect) {
             (Some(follower), Some(redirect)) => follower.follow(self, call, redirect, now),

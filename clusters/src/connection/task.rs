@@ -304,6 +304,7 @@ impl<P: Framed> Connection<P> {
             (inner.swallow, inner.unwelcomed, inner.denied) = (0, 0, None);
             inner.asides = super::aside::Asides::default();
             inner.kept = super::kept::Kept::default();
+            inner.recalls.clear();
             (
                 unsent,
                 inner.runs.fail_all(),

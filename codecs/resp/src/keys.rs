@@ -27,9 +27,33 @@ pub fn each_touched<'w>(op: OpId, frame: &'w [u8], each: &mut dyn FnMut(&'w [u8]
     for (at, spec) in info.keys.iter().enumerate() {
         let touched =
             touched_here(op, &words, touched.get(at).copied().unwrap_or(touch::READ | touch::WRITE));
-        is_known &= keys_of(info, spec, &words, &mut |key| each(key, touched));
+        match spec.begin {
+            // A destination may be given several times, and an option's argument may look like one.
+            Begin::Keyword(..) if op == op::SORT => {
+                sort_destination(&words).iter().for_each(|key| each(key, touched));
+            }
+            _ => is_known &= keys_of(info, spec, &words, &mut |key| each(key, touched)),
+        }
     }
     if is_known { Keys::Known } else { Keys::Unknown }
+}
+
+/// Where a `SORT` stores: the last of its destinations counts, as it does for the server.
+fn sort_destination<'w>(words: &[&'w [u8]]) -> Option<&'w [u8]> {
+    let (mut at, mut destination) = (2, None);
+    while let Some(word) = words.get(at) {
+        let says = |what: &str| word.eq_ignore_ascii_case(what.as_bytes());
+        at += match () {
+            () if says("STORE") => {
+                destination = words.get(at + 1).copied();
+                2
+            }
+            () if says("LIMIT") => 3,
+            () if says("BY") || says("GET") => 2,
+            () => 1,
+        };
+    }
+    destination
 }
 
 /// Where the arguments decide what a command does to its keys.
@@ -160,6 +184,9 @@ mod tests {
         check("BITFIELD a SET u4 0 1", &[("a", READ | WRITE)]);
         check("COPY a b", &[("a", READ), ("b", WRITE)]);
         check("SUNIONSTORE d a b", &[("d", WRITE), ("a", READ), ("b", READ)]);
+        check("SORT a STORE x STORE y STORE d", &[("a", READ), ("d", WRITE)]);
+        check("SORT a BY STORE GET STORE ALPHA STORE d", &[("a", READ), ("d", WRITE)]);
+        check("SORT a BY STORE LIMIT 0 STORE", &[("a", READ)]);
         check("SORT a STORE d", &[("a", READ), ("d", WRITE)]);
         check("EXISTS a", &[("a", 0)]);
         check("SPUBLISH c m", &[("c", CHANNEL)]);

@@ -35,13 +35,14 @@ mod ops;
 pub mod reply;
 mod request;
 mod response;
+mod scripts;
 mod session;
 mod slot;
 mod value;
 
 use mecha_core::{
     Affinity, Asked, Call, Decode, Framed, Keys, Limits, Login, Matched, OpId, OpInfo, Outcome, Protocol,
-    ProtocolError, Redirect, Refusal, ReplyCount, Span, Ticket, Verdict,
+    ProtocolError, Redirect, Refusal, ReplyCount, ScriptRole, Span, Ticket, Verdict,
 };
 
 pub use args::{Args, args, inline_to_array, write_request};
@@ -249,13 +250,12 @@ impl Framed for Resp {
         [b"-NOPERM".as_slice(), b"-NOAUTH", b"-ERR No such user"].iter().any(|start| reply.starts_with(start))
     }
 
-    fn whoami(op: OpId) -> &'static [u8] {
-        let is_awaited = op_info(op).has(flag::BLOCKING);
-        if is_awaited || matches!(op, op::PSUBSCRIBE | op::SSUBSCRIBE | op::SUBSCRIBE) {
-            b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n"
-        } else {
-            &[]
-        }
+    fn whoami() -> &'static [u8] {
+        b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n"
+    }
+
+    fn is_sought(op: OpId) -> bool {
+        op_info(op).has(flag::BLOCKING) || matches!(op, op::PSUBSCRIBE | op::SSUBSCRIBE | op::SUBSCRIBE)
     }
 
     fn number(reply: &[u8]) -> Option<u64> {
@@ -266,6 +266,27 @@ impl Framed for Resp {
     fn unblock(id: u64, with_error: bool, out: &mut Vec<u8>) {
         let (id, how) = (id.to_string(), if with_error { "ERROR" } else { "TIMEOUT" });
         write_request(["CLIENT", "UNBLOCK", &id, how].into_iter().map(str::as_bytes), out);
+    }
+
+    #[inline]
+    fn script_role(op: OpId) -> ScriptRole {
+        scripts::role(op)
+    }
+
+    fn script(op: OpId, frame: &[u8]) -> Option<&[u8]> {
+        scripts::script(op, frame)
+    }
+
+    fn lacks_script(reply: &[u8]) -> bool {
+        reply.starts_with(scripts::LACKING)
+    }
+
+    fn spell_out(op: OpId, frame: &[u8], text: &[u8], out: &mut Vec<u8>) {
+        scripts::spell_out(op, frame, text, out);
+    }
+
+    fn load_script(text: &[u8], out: &mut Vec<u8>) {
+        write_request([b"SCRIPT".as_slice(), b"LOAD", text].into_iter(), out);
     }
 
     fn deferral(op: OpId) -> Option<&'static [u8]> {

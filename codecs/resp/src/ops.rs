@@ -229,9 +229,7 @@ static FACTS: [Facts; COUNT] = {
             is_reading: info.has(flag::READONLY)
                 && !info.keys.is_empty()
                 // What it does to the key's age must be done where keys are evicted.
-                && !equal(info.name.as_bytes(), b"touch")
-                // Scripts are loaded where they are written.
-                && !equal(info.name.as_bytes(), b"evalsha_ro"),
+                && !equal(info.name.as_bytes(), b"touch"),
         };
         index += 1;
     }
@@ -245,6 +243,7 @@ const fn is_stateful(name: &str) -> bool {
         "client|capa",
         "client|import-source",
         "function|kill",
+        "info",
         "monitor",
         "psync",
         "punsubscribe",

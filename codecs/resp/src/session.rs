@@ -13,13 +13,14 @@
 //! | `AUTH`, `HELLO` with `AUTH` | dedicated to the end, if the server accepts it |
 //! | `CLIENT TRACKING`, `NO-EVICT`, `NO-TOUCH`, `READONLY`, `ASKING` | dedicated to the end |
 //! | `CLIENT LIST`, `INFO`, `KILL`, `UNBLOCK` | none: they are about mecha's clients (the module `clients`) |
+//! | `CLIENT ID`, `GETREDIR`, `TRACKINGINFO`, `HELLO`, `INFO` | where the client's others go, alone: the reply is amended (the module `numbers`) |
 //! | `SUBSCRIBE` and its like, `MONITOR`, `SYNC`, `PSYNC`, `REPLCONF`, `SCRIPT DEBUG` | dedicated to the end, replies not counted |
 //! | the same where the upstream shares subscriptions | none, see [`subscriptions`] |
 //! | `HELLO 2`, `HELLO 3` | shared, one kind for each version |
 //! | `WAIT`, `WAITAOF` | dedicated for the call, behind a `PING`: they wait for what was written before that |
 //!
 //! `QUIT`, `RESET`, `SELECT 0`, `UNSUBSCRIBE`, `CLIENT SETNAME`, `GETNAME` and `SETINFO` of a client without such state
-//! are answered here; `CLIENT ID` always, and `CLIENT REPLY` where replies are counted. The name is told to a dedicated connection before the client's first command there, unless it is
+//! are answered here, and `CLIENT REPLY` where replies are counted. The name is told to a dedicated connection before the client's first command there, unless it is
 //! for one call, and taken back before the next client gets it. With the wrong number of arguments, nothing changes any
 //! state, and the server says so.
 //!
@@ -29,6 +30,7 @@
 mod clients;
 mod identity;
 mod look;
+mod numbers;
 mod subscriptions;
 mod transaction;
 
@@ -41,6 +43,7 @@ pub(crate) use clients::permission;
 use identity::Greeting;
 use look::{Seen, Step, is_fence};
 pub use look::{normalise, replace};
+use numbers::Redirected;
 use subscriptions::Subscriptions;
 pub use transaction::{Progress, Transaction};
 
@@ -61,6 +64,8 @@ pub struct Session {
     chosen: u32,
     /// mecha's number of the client.
     id: u64,
+    /// The client that messages about keys are redirected to.
+    redirect: Option<Redirected>,
     /// What the client wants to hear.
     hears: Hearing,
     /// It has wanted less than everything at some time.
@@ -139,6 +144,7 @@ impl Default for Session {
             db: 0,
             chosen: 0,
             id: 0,
+            redirect: None,
             hears: Hearing::Everything,
             was_deaf: false,
             login: None,
@@ -204,6 +210,11 @@ impl Session {
         Step::Go(Affinity::Raw)
     }
 
+    /// It goes where the client's others go, with nothing else in flight, so that its reply can be amended.
+    fn alone(&self) -> Step {
+        Step::Go(if self.is_pinned() { Affinity::Attempt } else { Affinity::Barrier })
+    }
+
     /// The way of a call that means nothing here.
     fn plain(&self, seen: &Seen<'_>) -> Step {
         // A shared connection must not wait for the rest of one client's request.
@@ -241,9 +252,10 @@ impl Session {
             }
             op::CLIENT_REPLY if self.multi => self.let_go(),
             op::CLIENT_REPLY => self.reply(seen, writer),
-            op::CLIENT_ID if !self.multi => {
-                writer.int(self.id as i64);
-                Step::Answered
+            op::CLIENT_GETREDIR | op::CLIENT_ID | op::CLIENT_TRACKINGINFO | op::INFO
+                if !self.multi && !seen.is_open =>
+            {
+                self.alone()
             }
             op::CLIENT_INFO | op::CLIENT_KILL | op::CLIENT_LIST | op::CLIENT_UNBLOCK
                 if !self.multi && !seen.is_open =>
@@ -289,9 +301,8 @@ impl Session {
                 self.plain(seen)
             }
             // Nobody knows whether a queued one will run.
-            op::SELECT | op::HELLO | op::CLIENT_SETNAME | op::CLIENT_SETINFO if self.multi || self.held => {
-                self.hold()
-            }
+            op::SELECT | op::CLIENT_SETNAME | op::CLIENT_SETINFO if self.multi || self.held => self.hold(),
+            op::HELLO if self.multi => self.hold(),
             op::SELECT => self.select(seen, writer),
             op::HELLO => self.hello(seen, out),
             op::CLIENT_SETNAME | op::CLIENT_SETINFO if seen.is_open => self.hold(),
@@ -419,8 +430,19 @@ impl mecha_core::Session<Resp> for Session {
         self.tell(frame, errand, found, out);
     }
 
+    fn keep(&mut self) {
+        self.held = true;
+        // What has been sent may fail, and brings the rest back.
+        self.before.iter_mut().for_each(|before| before.held = true);
+    }
+
+    fn amend(&self, op: OpId, reply: &[u8], clients: usize, out: &mut Vec<u8>) -> bool {
+        self.amended(op, reply, clients, out).is_some()
+    }
+
     fn on_located(batch: &mut Batch<'_, Resp>, at: usize, located: Option<u64>) {
         let frame = batch.frame(at).to_vec();
+        batch.session.redirect = Redirected::of(&frame, located);
         look::rewrite(batch, at, |out| clients::redirected(&frame, located, out));
         if let Some(call) = batch.calls.get_mut(at) {
             call.affinity = Affinity::Pin;
@@ -469,14 +491,15 @@ impl mecha_core::Session<Resp> for Session {
         }
         match (outcome, greeting) {
             (Outcome::Ok, Some(greeting)) => {
+                self.proto = greeting.proto;
                 self.name = greeting.name.unwrap_or(std::mem::take(&mut self.name))
             }
             (Outcome::Ok, None) => {}
-            (_, Some(greeting)) => self.proto = greeting.proto_before,
-            (_, None) => {
+            (_, greeting) => {
                 if let Some(before) = self.before.take() {
                     self.restore(before);
                 }
+                self.proto = greeting.map_or(self.proto, |greeting| greeting.proto_before);
             }
         }
         self.is_pinned()
@@ -489,6 +512,13 @@ impl mecha_core::Session<Resp> for Session {
             out.extend_from_slice(crate::CATCH_UP);
         }
         replies + u32::from(is_catching_up)
+    }
+
+    fn hush(&self) -> &'static [u8] {
+        match self.hears {
+            Hearing::Nothing if !self.multi => b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$3\r\nOFF\r\n",
+            _ => &[],
+        }
     }
 
     fn spoiler(&mut self) -> &'static [u8] {

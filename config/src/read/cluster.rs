@@ -34,6 +34,7 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         connect_timeout: Duration::from_secs(1),
         backoff: Backoff { initial: Duration::from_millis(50), max: Duration::from_secs(5) },
         connect_rate: 100,
+        is_private: false,
         subscriptions: Subscriptions::default(),
         max_pins: 1024,
         max_pending: 16_384,
@@ -164,6 +165,7 @@ impl Reader<'_> {
             _ => Err((format!("`{text}` is neither `dedicated` nor `shared`"), None)),
         });
         set(&mut cluster.subscriptions, subscriptions);
+        self.privacy(fields, cluster);
         set(&mut cluster.max_pins, self.count(fields.take("max_pins"), 1_000_000));
         set(&mut cluster.max_pending, self.count(fields.take("max_pending"), 10_000_000));
         set(&mut cluster.max_memory, self.size(fields.take("max_memory"), 1 << 20));
@@ -189,6 +191,25 @@ impl Reader<'_> {
                 .map_err(|_| (format!("`{text}` is no number of a database"), Some("as in `db: 3`".into())))
         });
         set(&mut cluster.database, number);
+    }
+
+    /// `clients: dedicated`.
+    fn privacy(&mut self, fields: &mut Fields<'_>, cluster: &mut ClusterSpec) {
+        let clients = fields.take("clients");
+        let place = clients.as_ref().map(|(node, path)| (node.place, path.clone()));
+        set(&mut cluster.is_private, self.word(clients, &[("dedicated", true), ("shared", false)]));
+        let Some((place, path)) = place.filter(|_| cluster.is_private) else { return };
+        let is_one = match cluster.discovery {
+            Discovery::Cluster => false,
+            Discovery::Listed => cluster.endpoints.len() == 1 && cluster.reads.replicas.is_empty(),
+            Discovery::Sentinel(_) => true,
+        };
+        if cluster.protocol != "resp" {
+            self.error(place, &path, "only Redis clients have connections of their own", None);
+        } else if !is_one {
+            let hint = "a client's connection leads to one server".to_string();
+            self.error(place, &path, "there are several servers", Some(hint));
+        }
     }
 
     /// `sentinels: { auth: { password: x }, tls: false }`.

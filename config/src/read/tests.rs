@@ -290,3 +290,20 @@ fn what_is_wrong_with_routes_is_told_with_its_place() {
         ],
     );
 }
+
+#[test]
+fn a_connection_for_each_client_leads_to_one_redis_server() {
+    let with = |to: &str| {
+        format!(
+            "listeners:\n  - listen: redis://:1\n    to: x\nclusters:\n  x:\n    to: {to}\n    clients: dedicated\n"
+        )
+    };
+    assert!(read(&with("redis://a")).unwrap().clusters[0].is_private);
+    assert!(!read(&with("redis://a").replace("dedicated", "shared")).unwrap().clusters[0].is_private);
+    let several =
+        "7:14 clusters.x.clients there are several servers => a client's connection leads to one server";
+    check(&with("redis://a,b"), &[several]);
+    let others = "7:14 clusters.x.clients only Redis clients have connections of their own";
+    check(&with("memcached://a"), &[others]);
+    check(&with("redis://a").replace("dedicated", "mine"), &["7:14 clusters.x.clients"]);
+}

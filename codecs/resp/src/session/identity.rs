@@ -5,16 +5,17 @@
 
 use mecha_core::Affinity;
 
+use super::Session;
 use super::look::{Seen, Step};
-use super::{Hearing, Session};
 use crate::ops::op;
 use crate::reply::Writer;
 use crate::{args, write_request};
 
-/// A `HELLO` on its way: what holds if it fails, and the name that it gives if it succeeds.
+/// A `HELLO` on its way: what holds if it fails, and the version and the name that it gives if it succeeds.
 #[derive(Clone, Debug)]
 pub(super) struct Greeting {
     pub(super) proto_before: u8,
+    pub(super) proto: u8,
     pub(super) name: Option<Vec<u8>>,
 }
 
@@ -26,24 +27,32 @@ impl Session {
         let version = match words.next().map(crate::args::decimal) {
             Some(Some(2)) => 2,
             Some(Some(3)) => 3,
+            None => return self.alone(),
             // The server finds the right words for it.
-            _ => return self.plain(seen),
+            Some(_) => return self.plain(seen),
         };
-        let mut name = None;
+        let (mut name, mut user) = (None, None);
         while let Some(word) = words.next() {
             if word.eq_ignore_ascii_case(b"AUTH") {
-                // Credentials belong to the connection that they were given on, and so does the version.
-                return self.attempt();
+                user = words.next();
+                words.next();
+                continue;
             }
             name = words.next().filter(|name| word.eq_ignore_ascii_case(b"SETNAME") && is_clean(name));
             if name.is_none() {
                 return self.plain(seen);
             }
         }
-        if self.is_pinned() || seen.is_open {
+        if seen.is_open {
             return self.hold();
         }
-        self.greeting = Some(Box::new(Greeting { proto_before: self.proto, name: name.map(<[u8]>::to_vec) }));
+        let name = name.map(<[u8]>::to_vec);
+        self.greeting = Some(Box::new(Greeting { proto_before: self.proto, proto: version, name }));
+        if user.is_some() || self.is_pinned() {
+            // Credentials belong to the connection that they were given on, and so does the version.
+            self.next_login = user.map(|user| String::from_utf8_lossy(user).into());
+            return self.attempt();
+        }
         self.proto = version;
         // The name is not the shared connection's.
         let version: &[u8] = if version == 3 { b"3" } else { b"2" };
@@ -110,11 +119,6 @@ impl Session {
             return 0;
         }
         let mut count = 0;
-        if self.raw && self.hears == Hearing::Nothing {
-            // From here on the server keeps its replies to itself.
-            write_request([b"CLIENT".as_slice(), b"REPLY", b"OFF"].into_iter(), out);
-            return 0;
-        }
         let mut write = |words: &[&[u8]]| {
             write_request(words.iter().copied(), out);
             count += 1;

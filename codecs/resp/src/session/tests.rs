@@ -51,6 +51,18 @@ fn state_gets_a_dedicated_connection_for_as_long_as_it_lasts() {
 }
 
 #[test]
+fn replies_with_numbers_are_waited_for_alone() {
+    check(
+        &["CLIENT ID", "HELLO", "INFO", "CLIENT GETREDIR", "CLIENT TRACKINGINFO"],
+        &["Barrier", "Barrier", "Barrier", "Barrier", "Barrier"],
+    );
+    check(
+        &["SELECT 1", "CLIENT ID", "INFO clients", "MULTI", "CLIENT ID", "INFO"],
+        &["Attempt", "Attempt", "Attempt", "Pin", "Shared", "Shared"],
+    );
+}
+
+#[test]
 fn what_the_server_refuses_needs_no_connection_any_more() {
     for (line, op) in [("SELECT 99", op::SELECT), ("AUTH x", op::AUTH), ("HELLO 3 AUTH a b", op::HELLO)] {
         let mut session = Session::default();
@@ -147,7 +159,7 @@ fn replies_that_nobody_wants_need_no_connection_of_their_own() {
             "CLIENT ID",
             "GET a",
         ],
-        &["", "Shared", ":0\r\n", "+OK\r\n", "", ":0\r\n", "Shared"],
+        &["", "Shared", "Barrier", "+OK\r\n", "", "Barrier", "Shared"],
     );
     check(&["CLIENT REPLY NOSUCH"], &["Shared"]);
 }
@@ -207,6 +219,16 @@ fn hello_changes_the_kind_of_connection_unless_the_server_refuses() {
     assert_eq!(show(&mut session, &["HELLO 9"]), ["Shared"]);
     assert_eq!(show(&mut session, &["HELLO 3 AUTH default x"]), ["Attempt"]);
     assert_eq!(session.profile(), 0, "the connection is opened as the client knows it");
+    assert!(session.on_barrier_done(op::HELLO, Outcome::Ok));
+    assert_eq!((session.profile(), mecha_core::Session::<Resp>::shown_user(&session)), (1, "default"));
+    // And on it.
+    assert_eq!(show(&mut session, &["HELLO 2 AUTH app x"]), ["Attempt"]);
+    session.on_barrier_done(op::HELLO, Outcome::ClientError);
+    assert_eq!((session.profile(), mecha_core::Session::<Resp>::shown_user(&session)), (1, "default"));
+    assert_eq!(show(&mut session, &["HELLO 2 AUTH app x SETNAME me"]), ["Attempt"]);
+    session.on_barrier_done(op::HELLO, Outcome::Ok);
+    assert_eq!((session.profile(), mecha_core::Session::<Resp>::shown_user(&session)), (0, "app"));
+    assert_eq!(session.name, b"me");
 }
 
 #[test]
