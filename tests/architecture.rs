@@ -5,11 +5,12 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Level of each crate; an edge goes to a lower level only.
-const LEVELS: [(&str, u8); 12] = [
+const LEVELS: [(&str, u8); 13] = [
     ("mecha-core", 1),
     ("mecha-resp", 2),
     ("mecha-memcached", 2),
     ("mecha-http", 2),
+    ("mecha-kafka", 2),
     ("mecha-transport", 2),
     ("mecha-config", 2),
     ("mecha-telemetry", 2),
@@ -21,11 +22,12 @@ const LEVELS: [(&str, u8); 12] = [
 ];
 
 /// Crates that may not name a runtime.
-const SANS_IO: [&str; 7] = [
+const SANS_IO: [&str; 8] = [
     "mecha-core",
     "mecha-http",
     "mecha-resp",
     "mecha-memcached",
+    "mecha-kafka",
     "mecha-translate",
     "mecha-filters",
     "mecha-users",

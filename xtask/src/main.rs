@@ -1,9 +1,10 @@
 //! Chores: `cargo xtask test` prepares the machine and runs every check; `cargo xtask commands` writes the RESP command
-//! table.
+//! table, `cargo xtask kafka-schemas` the messages of Kafka.
 
 mod clients;
 mod cluster_clients;
 mod commands;
+mod kafka_schemas;
 mod newer;
 mod schema;
 mod servers;
@@ -15,6 +16,7 @@ use std::process::{Command, ExitCode};
 const HELP: &str = "\
 cargo xtask test [--only NAME] [--list]   installs what the tests need, builds, runs every test
 cargo xtask commands                      writes codecs/resp/src/ops/table.rs from real servers
+cargo xtask kafka-schemas [FOLDER]        writes codecs/kafka/src/schema/messages.rs from Kafka's descriptions
 cargo xtask vectors                       records conversations with real servers for the tests of the codecs
 ";
 
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let result = match args.first().map(String::as_str) {
         Some("test") => test::run(rest),
         Some("commands") => commands::run(rest),
+        Some("kafka-schemas") => kafka_schemas::run(rest),
         Some("vectors") => vectors::run(rest),
         _ => Err(HELP.into()),
     };
