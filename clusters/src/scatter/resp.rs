@@ -11,6 +11,7 @@
 
 mod info;
 mod itself;
+mod slowlog;
 
 use std::rc::Rc;
 
@@ -32,6 +33,8 @@ enum Merge {
     Concat,
     /// Numbers of the report added up where that makes sense.
     Info,
+    /// The newest entries of all logs.
+    Latest,
     /// The smallest number.
     Least,
     /// The largest number.
@@ -51,7 +54,8 @@ enum Merge {
 /// What is said to all servers.
 fn merge_of(op: OpId) -> Option<Merge> {
     Some(match op {
-        op::KEYS | op::LATENCY_LATEST | op::LATENCY_HISTORY | op::SLOWLOG_GET => Merge::Concat,
+        op::KEYS | op::LATENCY_LATEST | op::LATENCY_HISTORY => Merge::Concat,
+        op::SLOWLOG_GET => Merge::Latest,
         op::PUBSUB_CHANNELS | op::PUBSUB_SHARDCHANNELS => Merge::Union,
         op::PUBSUB_NUMPAT => Merge::Most,
         op::DBSIZE | op::LATENCY_RESET | op::SLOWLOG_LEN => Merge::Sum,
@@ -212,6 +216,9 @@ impl Rules for Resp {
             (_, Some(Merge::AnyValue)) => any_value(gathered, &mut writer),
             (_, Some(Merge::Concat)) => concat(gathered, &mut writer).is_some(),
             (_, Some(Merge::Info)) => info::merge(gathered.replies, &mut writer).is_some(),
+            (_, Some(Merge::Latest)) => {
+                slowlog::merge(gathered.frame, gathered.replies, &mut writer).is_some()
+            }
             (_, Some(Merge::Least)) => {
                 let least = gathered.replies.iter().map(|reply| integer(reply)).min().flatten();
                 least.map(|least| writer.int(least)).is_some()
