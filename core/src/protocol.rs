@@ -380,6 +380,11 @@ pub trait Session<P: Framed>: Default {
         0
     }
 
+    /// Whether the dedicated connection that this client gives back, with nothing in flight, is fit for no other one.
+    fn is_spent(&mut self) -> bool {
+        false
+    }
+
     /// Called with the outcome of each call of [`Affinity::Attempt`] and [`Affinity::Barrier`]. Returns whether a
     /// dedicated connection that the client has is still needed.
     fn on_barrier_done(&mut self, op: OpId, outcome: Outcome) -> bool {

@@ -456,11 +456,11 @@ impl<P: Framed> State<P> {
             && let Route::Pinned { connection, .. } = std::mem::replace(&mut self.route, Route::Shared)
         {
             let mut last = Vec::new();
-            let replies = session.farewell(&mut last);
-            if replies > 0 {
+            let (replies, is_clean) = (session.farewell(&mut last), !session.is_spent());
+            if replies > 0 && is_clean {
                 connection.tell_aside(&last, replies);
             }
-            self.listener.upstream.unpin(connection, true);
+            self.listener.upstream.unpin(connection, is_clean);
         }
     }
 

@@ -268,3 +268,20 @@ fn without_a_server_to_ask_the_client_is_told() {
     let mecha = Mecha::start("redis", "redis-cluster://127.0.0.1:1");
     assert!(mecha.client().call("GET a").starts_with("-ERR mecha: backend is unreachable"));
 }
+
+#[test]
+fn a_client_that_is_made_like_new_is_bound_to_no_server() {
+    let Some(cluster) = RedisCluster::start() else { return };
+    let mecha = Mecha::start("redis", &cluster.to());
+    let mut client = mecha.client();
+    let refused = |client: &mut Client| {
+        (0..12).filter(|key| client.call(&format!("SET key:{key} v")).starts_with('-')).count()
+    };
+    assert_eq!(refused(&mut client), 0);
+    assert_eq!(client.call("CLIENT NO-EVICT ON"), "+OK\r\n");
+    assert!(refused(&mut client) > 0, "the server of its connection has not all keys");
+    assert_eq!(client.call("RESET"), "+RESET\r\n");
+    assert_eq!(refused(&mut client), 0);
+    drop(client);
+    mecha.settles();
+}

@@ -89,6 +89,10 @@ pub struct Session {
     pub transaction: Option<Box<Transaction>>,
     /// The dedicated connection is kept to the client's end.
     held: bool,
+    /// Also by a client that is made like new.
+    kept: bool,
+    /// The dedicated connection that is given back is not like new.
+    is_spent: bool,
     /// Its replies are not counted any more, so nothing may be answered here.
     raw: bool,
     /// It becomes a replica's: the server starts a replication only where nothing else is to be answered.
@@ -157,6 +161,8 @@ impl Default for Session {
             watching: false,
             transaction: None,
             held: false,
+            kept: false,
+            is_spent: false,
             raw: false,
             is_replica: false,
             doomed: false,
@@ -179,7 +185,7 @@ impl Session {
 
     /// The state of the same client as it was when it came.
     pub fn fresh(&self) -> Self {
-        Self { id: self.id, ..Self::default() }
+        Self { id: self.id, held: self.kept, kept: self.kept, ..Self::default() }
     }
 
     /// Whether the client has, or is about to have, a dedicated connection.
@@ -330,10 +336,10 @@ impl Session {
             return Step::Answered;
         }
         // The server makes the dedicated connection like new. One that was opened for version 3 is not that any more,
-        // and what a held one may keep is not for us to know.
-        let is_like_new = !self.held && self.proto == 2;
-        *self = Self { held: !is_like_new, before: self.before, ..self.fresh() };
-        Step::Go(if is_like_new { Affinity::Release } else { Affinity::Pin })
+        // and what a held one may keep is not for us to know: nobody else gets it.
+        let is_spent = self.held || self.proto != 2;
+        *self = Self { is_spent, before: self.before, ..self.fresh() };
+        Step::Go(if self.kept { Affinity::Pin } else { Affinity::Release })
     }
 
     fn select(&mut self, seen: &Seen<'_>, mut writer: Writer<'_>) -> Step {
@@ -431,7 +437,7 @@ impl mecha_core::Session<Resp> for Session {
     }
 
     fn keep(&mut self) {
-        self.held = true;
+        (self.held, self.kept) = (true, true);
         // What has been sent may fail, and brings the rest back.
         self.before.iter_mut().for_each(|before| before.held = true);
     }
@@ -528,6 +534,10 @@ impl mecha_core::Session<Resp> for Session {
 
     fn farewell(&mut self, out: &mut Vec<u8>) -> u32 {
         self.take_back(out)
+    }
+
+    fn is_spent(&mut self) -> bool {
+        std::mem::take(&mut self.is_spent)
     }
 
     fn is_portable(&self) -> bool {

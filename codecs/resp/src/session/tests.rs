@@ -113,6 +113,18 @@ fn what_concerns_the_connection_only_is_answered_here() {
     check(&["RESET", "QUIT", "GET a"], &["+RESET\r\n", "+OK\r\n", "over"]);
     check(&["MULTI", "RESET"], &["Pin", "Release"]);
     check(
+        &["AUTH x", "RESET", "GET a", "MULTI", "EXEC"],
+        &["Attempt", "Release", "Shared", "Pin", "Release"],
+    );
+    let mut session = Session::default();
+    for (line, is_spent) in [("MULTI", false), ("CLIENT NO-EVICT ON", true), ("SELECT 1", false)] {
+        assert_eq!(show(&mut session, &[line, "RESET"])[1], "Release", "{line}");
+        assert_eq!((session.is_spent(), session.is_spent()), (is_spent, false), "{line}");
+    }
+    // One that others know by its number stays where it is.
+    session.keep();
+    assert_eq!(show(&mut session, &["RESET", "SELECT 1", "RESET"]), ["Pin", "Pin", "Pin"]);
+    check(
         &["UNSUBSCRIBE a b", "PUNSUBSCRIBE"],
         &[
             "*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n*3\r\n$11\r\nunsubscribe\r\n$1\r\nb\r\n:0\r\n",
