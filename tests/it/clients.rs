@@ -429,8 +429,13 @@ fn info_counts_the_clients_of_the_listener() {
 
 #[test]
 fn a_subscriber_that_wants_no_replies_gets_what_the_server_sends_it_all_the_same() {
-    let Some((_server, mecha)) = standalone() else { return };
-    for before in ["PING", "SELECT 1"] {
+    let Some((_server, port)) = redis() else { return };
+    for before in ["PING", "SELECT 1", "shared"] {
+        let subscriptions = if before == "shared" { "shared" } else { "dedicated" };
+        let mecha = Mecha::configured(&format!(
+            "listeners:\n  - listen: redis://127.0.0.1:0\n    to: back\nclusters:\n  back:\n    \
+             to: redis://127.0.0.1:{port}\n    subscriptions: {subscriptions}\nworkers: 2\n"
+        ));
         let (mut listening, mut other) = (mecha.client(), mecha.client());
         listening.call("HELLO 3");
         listening.call(before);
@@ -444,6 +449,9 @@ fn a_subscriber_that_wants_no_replies_gets_what_the_server_sends_it_all_the_same
         assert_eq!(other.call("PUBLISH news two"), ":1\r\n");
         assert!(listening.reply().contains("two"));
         assert_eq!(listening.call("ECHO x"), "$1\r\nx\r\n");
+        listening.send(b"CLIENT REPLY SKIP\r\nUNSUBSCRIBE news\r\nECHO y\r\n");
+        assert_eq!(listening.reply(), ">3\r\n$11\r\nunsubscribe\r\n$4\r\nnews\r\n:0\r\n", "{before}");
+        assert_eq!(listening.reply(), "$1\r\ny\r\n", "{before}");
         drop((listening, other));
         mecha.settles();
     }

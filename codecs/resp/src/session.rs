@@ -384,10 +384,11 @@ impl Session {
             Hearing::Everything => false,
             // What it says about replies itself is for the step to decide.
             _ if op == op::CLIENT_REPLY && !self.multi && !self.raw => false,
-            Hearing::Nothing => true,
+            // Their answers are messages, which such a client gets all the same.
+            Hearing::Nothing => !subscriptions::is_about(op),
             Hearing::Then => {
                 self.hears = Hearing::Everything;
-                true
+                !subscriptions::is_about(op)
             }
         }
     }

@@ -82,6 +82,7 @@ impl Session {
                 });
             }
             OpId::UNKNOWN => return None,
+            op::CLIENT_REPLY if self.proto >= 3 && !self.multi => return None,
             // Their replies could not be told from messages.
             op if is_about(op)
                 || matches!(
