@@ -8,6 +8,7 @@
 //! answered; see [`Lane`].
 
 mod ejection;
+mod learning;
 pub(crate) mod parking;
 mod submit;
 
@@ -23,6 +24,7 @@ use mecha_transport::{Address, Clock};
 
 use self::ejection::Ejection;
 pub use self::ejection::{EjectOptions, Gutter};
+use self::learning::Learning;
 use self::parking::{Parked, Parking};
 use crate::CurrentLogin;
 use crate::detour::{Detour, Follow, PATIENCE_MICROS};
@@ -122,6 +124,7 @@ pub struct Cluster<P: Framed> {
     /// Empty but for the time of a tick; kept for its memory.
     ticked: RefCell<Vec<Rc<Connection<P>>>>,
     pub(crate) parking: Parking<P>,
+    learning: Learning<P>,
     ejection: Option<Ejection>,
 }
 
@@ -210,6 +213,7 @@ impl<P: Framed> Cluster<P> {
             ticked: RefCell::default(),
             watchers: RefCell::default(),
             parking,
+            learning: Learning::default(),
             ejection,
         });
         let member = Rc::downgrade(&cluster);

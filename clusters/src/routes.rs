@@ -336,6 +336,11 @@ impl<P: Rules> Upstream<P> for Routed<P> {
         }
     }
 
+    /// The first cluster that knows an operation tells what it is.
+    fn recognise(&self, batch: &mut Batch<'_, P>, from: usize, sink: &Rc<dyn ReplySink<P>>) -> bool {
+        self.legs.iter().all(|leg| leg.leg.upstream.recognise(batch, from, sink))
+    }
+
     fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, wish: &Wish<'_>) -> bool {
         self.leg(self.wished(wish)).is_none_or(|leg| leg.leg.upstream.is_ready(sink, wish))
     }

@@ -165,6 +165,12 @@ pub trait Upstream<P: Framed> {
     /// Takes leading calls of `batch.calls[range]`, all of whose verdicts are `Forward`. Never blocks.
     fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: SubmitCx<'_, P>) -> Submitted;
 
+    /// Finds out what the calls from `from` on are whose operations the table lacks. `false`: that is not known so far, and
+    /// [`ReplySink::resume`] of `sink` will be called. Idempotent.
+    fn recognise(&self, batch: &mut Batch<'_, P>, from: usize, sink: &Rc<dyn ReplySink<P>>) -> bool {
+        self.inner().is_none_or(|inner| inner.recognise(batch, from, sink))
+    }
+
     /// Whether `wish` can be granted or refused. If not, its server is not known yet, or about to be replaced, and
     /// [`ReplySink::resume`] of `sink` will be called when that may have changed.
     fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, wish: &Wish<'_>) -> bool {

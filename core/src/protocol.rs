@@ -20,6 +20,11 @@ pub trait Protocol: Sized + 'static {
     /// The operation table. Row 0 stands for every operation that the table lacks.
     fn ops() -> &'static [OpInfo];
 
+    /// The name of an operation, also of one that is not in the table but was learned of a server.
+    fn op_name(op: OpId) -> &'static str {
+        Self::ops().get(usize::from(op.0)).map_or("unknown", |info| info.name)
+    }
+
     /// The neutral view of `request`.
     fn call(request: &Self::Request, ticket: Ticket) -> Call;
 
@@ -171,6 +176,30 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
     /// Appends the request that ends a blocking call on the server's connection `id`. Its reply is 1 if it did.
     fn unblock(id: u64, with_error: bool, out: &mut Vec<u8>) {
         let _ = (id, with_error, out);
+    }
+
+    /// Whether the table lacks the operation of request `index`; puts its name, as [`Framed::ask_about`] wants it, in the place
+    /// of `name`. May put the request into another form.
+    fn unknown(batch: &mut Batch<'_, Self>, index: usize, name: &mut Vec<u8>) -> bool {
+        let _ = (batch, index, name);
+        false
+    }
+
+    /// Appends the request that asks a server what operations with these names are. It gets one reply.
+    fn ask_about(names: &[Box<[u8]>], out: &mut Vec<u8>) {
+        let _ = (names, out);
+    }
+
+    /// What a server has answered to [`Framed::ask_about`]: for each name the operation that it means from now on, or nothing
+    /// if there is none.
+    fn learn(names: &[Box<[u8]>], answer: &[u8]) -> Vec<Option<OpId>> {
+        let _ = answer;
+        names.iter().map(|_| None).collect()
+    }
+
+    /// Request `index` is of the operation `op`, which was learned.
+    fn recognise(batch: &mut Batch<'_, Self>, index: usize, op: OpId) {
+        let _ = (batch, index, op);
     }
 
     /// What calls of this operation do with the scripts of their server. Asked for every call.

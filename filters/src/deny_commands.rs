@@ -3,10 +3,10 @@
 //! Written once for every protocol, since the operation tables tell all that it needs; registered by each.
 
 use mecha_config::{ConfigError, FilterOption, Options, Takes, Without};
-use mecha_core::{Batch, Cx, Filter, Framed, Refusal, Verdict};
+use mecha_core::{Batch, Cx, Filter, Framed, OpId, Refusal, Verdict};
 use serde::Deserialize;
 
-use crate::select::Selection;
+use crate::select::{Foreign, Selection};
 use crate::{BuildCx, FilterFactory, FilterKind, Help};
 
 /// The kind, for protocol `P`.
@@ -30,7 +30,8 @@ pub(crate) const fn kind<P: Framed>() -> FilterKind<P> {
                 },
             ],
             docs: "A command is a name (flushall), a subcommand (config|set), a container with all its subcommands (config), or a\n\
-                   class (@admin, @read, @session, @write).",
+                   class (@admin, @read, @session, @write). A command of a module, or of a server newer than mecha, is named as\n\
+                   clients name it (json.set).",
             example: "- deny_commands: { commands: [flushall, \"@admin\"] }",
         },
         build: |options, cx| build(options, cx).map(|deny| Box::new(deny) as Box<dyn FilterFactory<P>>),
@@ -61,25 +62,44 @@ fn build(options: &Options, cx: &BuildCx<'_>) -> Result<DenyCommands, Vec<Config
                     .hint("as in `commands: [flushall, \"@admin\"]`"),
             );
         }
-        selection = Selection::read(&raw.commands, cx.ops, options, "commands", errors);
+        selection = Selection::read(&raw.commands, cx.ops, options, "commands", Foreign::Named, errors);
     })?;
     Ok(DenyCommands { selection, is_allow_list: raw.only })
 }
 
 impl<P: Framed> FilterFactory<P> for DenyCommands {
     fn open(&self) -> Box<dyn Filter<P>> {
-        Box::new(Instance(self.clone()))
+        Box::new(Instance { deny: self.clone(), name: Vec::new() })
     }
 }
 
-struct Instance(DenyCommands);
+struct Instance {
+    deny: DenyCommands,
+    /// Reused.
+    name: Vec<u8>,
+}
+
+impl Instance {
+    /// Whether call `index`, whose operation may be none of the table's, is one of those that are named.
+    fn is_named<P: Framed>(&mut self, batch: &mut Batch<'_, P>, index: usize) -> bool {
+        let Some(op) = batch.calls.get(index).map(|call| call.op) else { return false };
+        if op != OpId::UNKNOWN {
+            return usize::from(op.0) >= P::ops().len() && self.deny.selection.has_named(P::op_name(op));
+        }
+        let is_name = P::unknown(batch, index, &mut self.name);
+        is_name && std::str::from_utf8(&self.name).is_ok_and(|name| self.deny.selection.has_named(name))
+    }
+}
 
 impl<P: Framed> Filter<P> for Instance {
     fn on_requests(&mut self, batch: &mut Batch<'_, P>, _cx: &Cx<'_>) {
-        for call in batch.calls.iter_mut() {
+        let has_foreign = self.deny.selection.has_foreign();
+        for index in 0..batch.calls.len() {
+            let is_named = has_foreign && self.is_named(batch, index);
+            let Some(call) = batch.calls.get_mut(index) else { break };
             // What mecha answers itself is denied too: the client asked for it.
             let is_open = !matches!(call.verdict, Verdict::Refuse(_));
-            if is_open && self.0.selection.has(call) != self.0.is_allow_list {
+            if is_open && (is_named || self.deny.selection.has(call)) != self.deny.is_allow_list {
                 call.verdict = Verdict::Refuse(Refusal::Denied);
             }
         }
@@ -132,5 +152,28 @@ mod tests {
             verdicts("- deny_commands: { commands: [\"@read\"], only: true }", &lines),
             [false, true, true]
         );
+    }
+
+    #[test]
+    fn commands_that_the_table_lacks_are_named_as_clients_name_them() {
+        let example = "- deny_commands: { commands: [JSON.SET, flushall, \"ft.config\"] }";
+        let lines =
+            ["json.set k $ 1", "JSON.GET k", "Ft.Config GET x", "FT.CONFIGURE x", "FLUSHALL", "GET a"];
+        assert_eq!(verdicts(example, &lines), [true, false, true, false, true, false]);
+        let example = "- deny_commands: { commands: [json.get, get], only: true }";
+        assert_eq!(
+            verdicts(example, &["JSON.GET k", "JSON.SET k $ 1", "GET a", "SET a b"]),
+            [false, true, false, true]
+        );
+    }
+
+    #[test]
+    fn what_is_close_to_a_name_of_the_table_is_taken_for_a_mistake() {
+        let build = |example: &str| {
+            with_cx(&Registry::new(), |cx| (kind::<Resp>().build)(&options(example), cx)).map(|_| ())
+        };
+        let errors = build("- deny_commands: { commands: [flushal] }").unwrap_err();
+        assert!(format!("{errors:?}").contains("flushall"), "{errors:?}");
+        assert!(build("- deny_commands: { commands: [x.y, \"@nosuch\"] }").is_err());
     }
 }

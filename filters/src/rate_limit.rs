@@ -15,7 +15,7 @@ use mecha_config::{ConfigError, FilterOption, Options, Takes, Without};
 use mecha_core::{Call, Cx, Policy, Refusal, Verdict};
 use serde::Deserialize;
 
-use crate::select::Selection;
+use crate::select::{Foreign, Selection};
 use crate::{BuildCx, Help, PolicyFactory, PolicyKind};
 
 pub(crate) static KIND: PolicyKind = PolicyKind {
@@ -110,7 +110,7 @@ fn build(options: &Options, cx: &BuildCx<'_>) -> Result<RateLimit, Vec<ConfigErr
         if raw.burst == Some(0) {
             errors.push(options.error("burst", "must be at least 1").hint("without it as many as `permits`"));
         }
-        selection = Selection::read(&raw.commands, cx.ops, options, "commands", errors);
+        selection = Selection::read(&raw.commands, cx.ops, options, "commands", Foreign::Refused, errors);
     })?;
     let per = Duration::from(raw.per);
     let interval_nanos =

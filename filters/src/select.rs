@@ -9,6 +9,8 @@ pub(crate) struct Selection {
     /// One bit for each row of the table.
     rows: Vec<u64>,
     classes: Vec<OpClass>,
+    /// Operations that the table lacks, in lower case.
+    names: Vec<String>,
 }
 
 impl Selection {
@@ -21,6 +23,7 @@ impl Selection {
         ops: &[OpInfo],
         options: &Options,
         path: &str,
+        foreign: Foreign,
     ) -> Result<Self, Vec<ConfigError>> {
         let (mut selection, mut errors) = (Self::default(), Vec::new());
         for (index, name) in names.iter().enumerate() {
@@ -37,6 +40,10 @@ impl Selection {
                     is_known = true;
                     selection.set(row);
                 }
+            }
+            if !is_known && foreign == Foreign::Named && is_foreign(&lower, ops) {
+                selection.names.push(lower);
+                continue;
             }
             if !is_known {
                 let path = format!("{path}[{index}]");
@@ -64,9 +71,10 @@ impl Selection {
         ops: &[OpInfo],
         options: &Options,
         path: &str,
+        foreign: Foreign,
         errors: &mut Vec<ConfigError>,
     ) -> Self {
-        Self::new(names, ops, options, path).unwrap_or_else(|more| {
+        Self::new(names, ops, options, path, foreign).unwrap_or_else(|more| {
             errors.extend(more);
             Self::default()
         })
@@ -82,7 +90,21 @@ impl Selection {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.classes.is_empty()
+        self.rows.is_empty() && self.classes.is_empty() && self.names.is_empty()
+    }
+
+    /// Whether it has operations that the table lacks.
+    pub(crate) fn has_foreign(&self) -> bool {
+        !self.names.is_empty()
+    }
+
+    /// Whether an operation with this name, which the table lacks, is one of them.
+    pub(crate) fn has_named(&self, name: &str) -> bool {
+        let is_it = |known: &String| {
+            let rest = name.get(known.len()..).unwrap_or("x");
+            name.get(..known.len()) == Some(known) && (rest.is_empty() || rest.starts_with('|'))
+        };
+        self.names.iter().any(is_it)
     }
 
     /// Whether `call` is one of them.
@@ -91,6 +113,23 @@ impl Selection {
         self.rows.get(row / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
             || self.classes.contains(&call.class)
     }
+}
+
+/// Whether operations may be named that the table lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    /// They may: whoever asks tells them by their names.
+    Named,
+    /// They may not.
+    Refused,
+}
+
+/// Whether a name that the table lacks is likely to be meant, and no mistake: it has a dot, as commands of modules have, or is
+/// like no other.
+fn is_foreign(name: &str, ops: &[OpInfo]) -> bool {
+    let is_name =
+        !name.is_empty() && !name.starts_with('@') && name.bytes().all(|byte| byte.is_ascii_graphic());
+    is_name && !ops.is_empty() && (name.contains('.') || nearest(name, ops).is_none())
 }
 
 /// The operation whose name differs from `name` by at most two edits.

@@ -11,7 +11,7 @@ use mecha_config::{ConfigError, FilterOption, Options, Takes, Without};
 use mecha_core::{Affinity, Call, Cx, Policy, Verdict};
 use serde::Deserialize;
 
-use crate::select::Selection;
+use crate::select::{Foreign, Selection};
 use crate::{BuildCx, Help, PolicyFactory, PolicyKind};
 
 pub(crate) static KIND: PolicyKind = PolicyKind {
@@ -63,7 +63,7 @@ fn build(options: &Options, cx: &BuildCx<'_>) -> Result<Timeout, Vec<ConfigError
                     .hint("as in `after: 250ms`"),
             );
         }
-        selection = Selection::read(&raw.commands, cx.ops, options, "commands", errors);
+        selection = Selection::read(&raw.commands, cx.ops, options, "commands", Foreign::Refused, errors);
     })?;
     let after = Duration::from(raw.after);
     Ok(Timeout { millis: u32::try_from(after.as_millis()).unwrap_or(u32::MAX), selection })

@@ -53,6 +53,9 @@ impl<P: Framed> State<P> {
                 if self.is_barred && self.ledger.in_flight() > 0 {
                     return Progress::Stalled(Wait::Drained);
                 }
+                if position.is_special && !self.listener.upstream.recognise(batch, position.seen, cx.sink) {
+                    return Progress::Stalled(Wait::Room);
+                }
                 self.look(batch, position, cx);
             }
             if let Progress::Stalled(wait) = self.process(batch, position, cx) {

@@ -20,6 +20,7 @@ mod faults_return;
 mod hostile;
 mod http;
 mod isolation;
+mod learned;
 mod limits;
 mod memcached;
 mod pins;

@@ -45,6 +45,8 @@ pub struct User {
     pub(crate) command_words: String,
     /// A bit for each row.
     rows: Vec<u64>,
+    /// Rows of the table.
+    count: usize,
 }
 
 /// The users of one listener.
@@ -90,13 +92,15 @@ impl User {
             // Redis shows what a user without rules has.
             command_words: if words.is_empty() { "-@all".into() } else { words.join(" ") },
             rows,
+            count: names.len(),
         }
     }
 
     /// Whether it may run this command at all.
     #[inline]
     pub(crate) fn may_run(&self, op: OpId) -> bool {
-        let row = usize::from(op.0);
+        // What was learned of a server is known to no rule, as is what nobody knows.
+        let row = Some(usize::from(op.0)).filter(|row| *row < self.count).unwrap_or_default();
         self.rows.get(row / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
     }
 

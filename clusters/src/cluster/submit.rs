@@ -353,6 +353,10 @@ impl<P: Framed> Upstream<P> for Cluster<P> {
         self.submit_to(&members, (index, None), batch, range, &cx)
     }
 
+    fn recognise(&self, batch: &mut Batch<'_, P>, from: usize, sink: &Rc<dyn ReplySink<P>>) -> bool {
+        self.recognise_all(batch, from, sink)
+    }
+
     fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, wish: &Wish<'_>) -> bool {
         let (members, now_micros) = (self.members(), self.now_micros());
         if let Router::Unknown(false) = members.router {

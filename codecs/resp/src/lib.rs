@@ -31,6 +31,7 @@ mod args;
 mod cluster;
 pub mod glob;
 mod keys;
+mod learning;
 mod ops;
 pub mod reply;
 mod request;
@@ -41,8 +42,8 @@ mod slot;
 mod value;
 
 use mecha_core::{
-    Affinity, Asked, Call, Decode, Framed, Keys, Limits, Login, Matched, OpId, OpInfo, Outcome, Protocol,
-    ProtocolError, Redirect, Refusal, ReplyCount, ScriptRole, Span, Ticket, Verdict,
+    Affinity, Asked, Batch, Call, Decode, Framed, Keys, Limits, Login, Matched, OpId, OpInfo, Outcome,
+    Protocol, ProtocolError, Redirect, Refusal, ReplyCount, ScriptRole, Span, Ticket, Verdict,
 };
 
 pub use args::{Args, args, inline_to_array, write_request};
@@ -51,8 +52,8 @@ pub use cluster::{
 };
 pub use keys::each_touched;
 pub use ops::{
-    Access, Begin, CATEGORIES, COMMANDS, CommandInfo, Find, KeySpec, access, flag, op, op_info, op_named,
-    ops, sub_named, touch,
+    Access, Begin, CATEGORIES, COMMANDS, CommandInfo, Find, KeySpec, access, flag, is_learned, op, op_info,
+    op_named, ops, sub_named, touch,
 };
 pub use request::{Request, RequestDecoder};
 pub use response::{Reply, ReplyDecoder};
@@ -76,6 +77,10 @@ impl Protocol for Resp {
 
     fn ops() -> &'static [OpInfo] {
         ops::ops()
+    }
+
+    fn op_name(op: OpId) -> &'static str {
+        op_info(op).name
     }
 
     #[inline]
@@ -287,6 +292,22 @@ impl Framed for Resp {
 
     fn load_script(text: &[u8], out: &mut Vec<u8>) {
         write_request([b"SCRIPT".as_slice(), b"LOAD", text].into_iter(), out);
+    }
+
+    fn unknown(batch: &mut Batch<'_, Self>, index: usize, name: &mut Vec<u8>) -> bool {
+        learning::unknown(batch, index, name)
+    }
+
+    fn ask_about(names: &[Box<[u8]>], out: &mut Vec<u8>) {
+        learning::ask_about(names, out);
+    }
+
+    fn learn(names: &[Box<[u8]>], answer: &[u8]) -> Vec<Option<OpId>> {
+        learning::learn(names, answer)
+    }
+
+    fn recognise(batch: &mut Batch<'_, Self>, index: usize, op: OpId) {
+        learning::recognise(batch, index, op);
     }
 
     fn deferral(op: OpId) -> Option<&'static [u8]> {

@@ -4,11 +4,13 @@
 //! folded, into a table that the compiler builds; subcommands (`CLIENT SETNAME` is `client|setname`) have the same.
 
 mod access;
+pub(crate) mod learned;
 mod table;
 
 use mecha_core::{OpClass, OpId, OpInfo};
 
 pub use self::access::CATEGORIES;
+pub use self::learned::is_learned;
 pub use table::{COMMANDS, op};
 
 /// Bits of [`CommandInfo::flags`], named as the server names them.
@@ -133,7 +135,9 @@ impl CommandInfo {
     /// The argument that is the first key, if that can be told from the table alone. 0 if not.
     const fn first_key(&self) -> u8 {
         match self.keys.first() {
-            Some(KeySpec { begin: Begin::Index(index), find: Find::Range { .. } }) if *index > 0 => {
+            Some(KeySpec { begin: Begin::Index(index), find: Find::Range { .. } })
+                if *index > 0 && *index <= u8::MAX as i16 =>
+            {
                 *index as u8
             }
             _ => 0,
@@ -164,7 +168,8 @@ pub mod touch {
 
 /// What a rule about access needs to know of `op`.
 pub fn access(op: OpId) -> Access {
-    access::ACCESS.get(usize::from(op.0)).copied().unwrap_or(Access { categories: 0, keys: &[] })
+    let known = access::ACCESS.get(usize::from(op.0)).copied();
+    known.or_else(|| Some(learned::row(op)?.access)).unwrap_or(Access { categories: 0, keys: &[] })
 }
 
 /// The neutral rows.
@@ -186,11 +191,14 @@ pub fn ops() -> &'static [OpInfo] {
 
 /// What is known of `op`.
 pub fn op_info(op: OpId) -> &'static CommandInfo {
-    COMMANDS.get(usize::from(op.0)).unwrap_or(&CommandInfo::UNKNOWN)
+    match COMMANDS.get(usize::from(op.0)) {
+        Some(info) => info,
+        None => learned::row(op).map_or(&CommandInfo::UNKNOWN, |row| &row.info),
+    }
 }
 
 /// What the decoder needs of a row, packed so that it stays in the cache.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
     pub(crate) class: OpClass,
     pub(crate) first_key: u8,
@@ -201,6 +209,22 @@ pub(crate) struct Facts {
     pub(crate) is_special: bool,
     /// Whether a replica may answer it.
     pub(crate) is_reading: bool,
+}
+
+impl Facts {
+    const fn of(info: &CommandInfo, is_stateful: bool) -> Self {
+        Self {
+            class: info.class,
+            first_key: info.first_key(),
+            is_container: info.is_container,
+            is_single_key: info.is_single_key(),
+            is_special: info.has(flag::BLOCKING) || matches!(info.class, OpClass::Session) || is_stateful,
+            is_reading: info.has(flag::READONLY)
+                && !info.keys.is_empty()
+                // What it does to the key's age must be done where keys are evicted.
+                && !equal(info.name.as_bytes(), b"touch"),
+        }
+    }
 }
 
 /// A name that the table lacks may be one that the session knows (`POST`).
@@ -218,19 +242,7 @@ static FACTS: [Facts; COUNT] = {
     let mut index = 1;
     while index < COUNT {
         let info = &COMMANDS[index];
-        facts[index] = Facts {
-            class: info.class,
-            first_key: info.first_key(),
-            is_container: info.is_container,
-            is_single_key: info.is_single_key(),
-            is_special: info.has(flag::BLOCKING)
-                || matches!(info.class, OpClass::Session)
-                || is_stateful(info.name),
-            is_reading: info.has(flag::READONLY)
-                && !info.keys.is_empty()
-                // What it does to the key's age must be done where keys are evicted.
-                && !equal(info.name.as_bytes(), b"touch"),
-        };
+        facts[index] = Facts::of(info, is_stateful(info.name));
         index += 1;
     }
     facts
@@ -286,7 +298,10 @@ const fn equal(one: &[u8], other: &[u8]) -> bool {
 }
 
 pub(crate) fn facts(op: OpId) -> Facts {
-    FACTS.get(usize::from(op.0)).copied().unwrap_or(UNKNOWN_FACTS)
+    match FACTS.get(usize::from(op.0)) {
+        Some(facts) => *facts,
+        None => learned::row(op).map_or(UNKNOWN_FACTS, |row| row.facts),
+    }
 }
 
 /// Whether the session must look at it.

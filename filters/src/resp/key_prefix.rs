@@ -10,7 +10,7 @@ use std::sync::Arc;
 use mecha_config::{ConfigError, FilterOption, Options, Takes, Without};
 use mecha_core::{Batch, Cx, Filter, Framed, Keys, OpId, Refusal, Replies, Span, Verdict};
 use mecha_resp::reply::write_int;
-use mecha_resp::{Resp, args, head_of, op, op_info, write_request};
+use mecha_resp::{Resp, args, head_of, is_learned, op, op_info, write_request};
 use serde::Deserialize;
 
 use super::replies::{NameShape, strip};
@@ -111,7 +111,8 @@ impl KeyPrefix {
     /// Appends the rewritten request to `out`. `false` if it cannot be done honestly.
     fn rewrite(&self, op: OpId, head: &mecha_resp::Request, frame: &[u8], out: &mut Vec<u8>) -> bool {
         let info = op_info(op);
-        if op == OpId::UNKNOWN || reaches_beyond(info.name) {
+        // What a server has told of its modules does not tell that they keep to the keys that they are given.
+        if op == OpId::UNKNOWN || is_learned(op) || reaches_beyond(info.name) {
             return false;
         }
         match op {
