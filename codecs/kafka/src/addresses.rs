@@ -93,10 +93,10 @@ struct Editor<'a, 'o> {
     is_end: bool,
     tags_at: Option<usize>,
     tag_count: u32,
-    /// Whether endpoints are left out; whether it is among some; what there was before them.
+    /// Whether endpoints are left out; whether it is among some; what of `out` was there before them.
     leaves_out: bool,
     is_left_out: bool,
-    before_tag: usize,
+    kept: usize,
 }
 
 impl<'a, 'o> Editor<'a, 'o> {
@@ -116,7 +116,7 @@ impl<'a, 'o> Editor<'a, 'o> {
             tag_count: 0,
             leaves_out: false,
             is_left_out: false,
-            before_tag: 0,
+            kept: 0,
         }
     }
 
@@ -130,6 +130,16 @@ impl<'a, 'o> Editor<'a, 'o> {
     fn copy(&mut self, to: usize) {
         self.out.extend_from_slice(self.body.get(self.copied..to).unwrap_or_default());
         self.copied = to;
+    }
+
+    /// What is appended from here on is dropped in the end.
+    fn leave_out(&mut self) {
+        (self.is_left_out, self.kept) = (true, self.out.len());
+    }
+
+    fn stop_leaving_out(&mut self) {
+        self.out.truncate(self.kept);
+        self.is_left_out = false;
     }
 
     /// Walks to the end.
@@ -162,8 +172,10 @@ impl<'a, 'o> Editor<'a, 'o> {
                     _ => {}
                 },
                 Step::TagStart { number, field, .. } => {
-                    self.before_tag = self.out.len() + start - self.copied;
-                    self.is_left_out = self.leaves_out && field.name == ENDPOINTS;
+                    if self.leaves_out && self.depth == 0 && field.name == ENDPOINTS {
+                        self.copy(start);
+                        self.leave_out();
+                    }
                     // Its size is not known yet.
                     self.copy(start + number);
                     let place = self.tags.get_mut(self.depth).ok_or(Malformed::Tag)?;
@@ -178,9 +190,8 @@ impl<'a, 'o> Editor<'a, 'o> {
                     let content = self.out.len() - place;
                     self.insert(place, content as u32);
                     if self.is_left_out && self.depth == 0 {
-                        self.out.truncate(self.before_tag);
+                        self.stop_leaving_out();
                         self.tag_count = self.tag_count.saturating_sub(1);
-                        self.is_left_out = false;
                     }
                 }
                 Step::Array { field, .. }
@@ -188,12 +199,12 @@ impl<'a, 'o> Editor<'a, 'o> {
                 {
                     self.copy(start);
                     put_uvarint(1, self.out);
-                    self.is_left_out = true;
+                    self.leave_out();
                 }
                 Step::Tags { count, .. } if is_end => {
                     if self.is_left_out {
                         self.copied = start;
-                        self.is_left_out = false;
+                        self.stop_leaving_out();
                     }
                     self.copy(start);
                     self.copied = self.at;

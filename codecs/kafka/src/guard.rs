@@ -28,7 +28,7 @@ pub fn check(message: &'static Message, version: i16, body: &[u8]) -> Result<(),
         match step {
             Step::Done => return Ok(()),
             Step::More => return Err(Malformed::Truncated),
-            Step::Value { field: Some(field), head, body, .. } if field.kind.is_text() => {
+            Step::Value { field, head, body, .. } if field.is_none_or(|field| field.kind.is_text()) => {
                 let text = rest.get(head..head + body).ok_or(Malformed::Truncated)?;
                 std::str::from_utf8(text).map_err(|_| Malformed::Value)?;
             }

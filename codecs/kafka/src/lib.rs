@@ -21,8 +21,7 @@
 //!
 //! Its head has a correlation id, and [`pending::Pending::answered`] says what it answers. If that
 //! [`has_addresses`](table::ApiKey::has_addresses), its body is wanted whole for [`addresses::rewrite`], or, if it is
-//! large and [`addresses::Rewriter::can`], passes through one. `ApiVersions` has its own module. Everything else
-//! passes.
+//! large and [`addresses::Rewriter::can`], passes through one. An answer to `ApiVersions` is narrowed ([`api_versions::narrow`]). Everything else passes.
 //!
 //! # What is believed
 //!
@@ -32,6 +31,7 @@
 //! Deliberately absent: sockets, clusters, and what the versions before Kafka 4.0 had that 4.0 removed.
 
 pub mod addresses;
+pub mod api_versions;
 pub mod frame;
 pub mod guard;
 pub mod pending;

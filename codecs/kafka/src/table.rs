@@ -65,7 +65,7 @@ pub enum Judgement {
 }
 
 /// From here on numbers are vendors' own.
-const VENDORS: i16 = 10_000;
+pub const VENDORS: i16 = 10_000;
 
 /// One line for each: number, class, whether it waits, first version with addresses.
 #[rustfmt::skip]
@@ -295,5 +295,33 @@ impl Api {
     pub fn offered(&self) -> Versions {
         let versions = self.key.versions();
         Versions { first: versions.first.min(self.offered_from), last: versions.last }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ApiKey, Judgement, judge};
+
+    #[test]
+    fn only_what_may_hide_an_address_is_refused() {
+        for (key, version, judgement) in [
+            (ApiKey::FETCH, 12, Judgement::Known),
+            (ApiKey::FETCH, 3, Judgement::Raw),
+            (ApiKey::FETCH, 19, Judgement::Refuse),
+            (ApiKey::FETCH, -1, Judgement::Refuse),
+            (ApiKey::METADATA, 14, Judgement::Refuse),
+            // Whether it has a response could not be told.
+            (ApiKey::PRODUCE, 2, Judgement::Refuse),
+            (ApiKey::API_VERSIONS, 5, Judgement::Raw),
+            (ApiKey::INIT_PRODUCER_ID, 6, Judgement::Refuse),
+            (ApiKey(4), 0, Judgement::Refuse),
+            (ApiKey(999), 0, Judgement::Refuse),
+            (ApiKey(-1), 0, Judgement::Refuse),
+            (ApiKey(i16::MIN), 0, Judgement::Refuse),
+            (ApiKey(10_000), 77, Judgement::Raw),
+            (ApiKey(i16::MAX), -1, Judgement::Raw),
+        ] {
+            assert_eq!(judge(key, version), judgement, "{} ({key:?}) version {version}", key.name());
+        }
     }
 }
