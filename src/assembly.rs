@@ -7,6 +7,7 @@
 mod door;
 mod framed;
 mod http;
+pub(crate) mod migrate;
 mod opaque;
 mod policies;
 mod routed;
@@ -30,6 +31,7 @@ use mecha_translate::kv::Started;
 use crate::catalog;
 use crate::discovery::Discovery;
 use crate::session::Places;
+use migrate::Migrations;
 
 pub use door::{Door, DoorPlan, EngineView};
 pub use framed::{Back, FramedEntry, ProtocolEntry, announced, embedded, kv, native, scattered};
@@ -66,6 +68,8 @@ pub struct Shared {
     pub scripts: HashMap<String, ScriptStore>,
     /// Clients by listener, for its limit; goes on from plan to plan.
     pub places: HashMap<String, Arc<Places>>,
+    /// Migrations by listener and route; they go on from plan to plan while they are between the same clusters.
+    pub(crate) migrations: Migrations,
     /// When the process started.
     pub started: Started,
     /// Whom clusters that speak TLS trust.
@@ -176,6 +180,8 @@ impl Plan {
             (listener.name.clone(), known.cloned().unwrap_or_default())
         });
         let places = places.collect();
+        let known = previous.map(|plan| &plan.shared.migrations);
+        let migrations = migrate::migrations(&snapshot, &registry, known);
         let shared = Arc::new(Shared {
             registry,
             log,
@@ -185,6 +191,7 @@ impl Plan {
             logins,
             scripts,
             places,
+            migrations,
             started,
             trusts,
         });

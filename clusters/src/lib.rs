@@ -42,7 +42,10 @@ pub use cluster::{Cluster, ClusterOptions, EjectOptions, Environment, Frame, Gut
 pub use connection::{Connection, ConnectionOptions, State};
 pub use login::{CurrentLogin, LoginSource};
 pub use reads::{ReadFrom, ReadPolicy};
-pub use routes::{Conditions, Junction, Leg, Mirror, MirrorOptions, Routed, RoutedLeg};
+pub use routes::{
+    Conditions, Copies, Junction, Leg, Migrating, MigratingOptions, Migration, MigrationState, Mirror,
+    MirrorOptions, Routed, RoutedLeg, Stage, Watch,
+};
 pub use scatter::{Announced, Announcement, Bond, Gathered, Plan, Rules, Scattered, Way};
 pub use scripts::ScriptStore;
 pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};

@@ -24,6 +24,7 @@
 mod guest;
 mod junction;
 mod leg;
+mod migrate;
 mod mirror;
 mod slots;
 mod split;
@@ -43,6 +44,7 @@ use crate::{Connection, ReplySink, SubmitCx, Submitted, Upstream, Wish};
 
 pub use self::junction::Junction;
 pub use self::leg::Leg;
+pub use self::migrate::{Copies, Migrating, MigratingOptions, Migration, MigrationState, Stage, Watch};
 pub use self::mirror::{Mirror, MirrorOptions};
 pub use self::table::Conditions;
 
@@ -268,8 +270,12 @@ impl<P: Rules> Routed<P> {
             distinct.len(),
             cx.now_micros,
         );
-        let commission =
-            Commission { peer: cx.peer.clone(), profile: cx.profile, timeout_ms: call.timeout_ms };
+        let commission = Commission {
+            peer: cx.peer.clone(),
+            profile: cx.profile,
+            timeout_ms: call.timeout_ms,
+            is_strict: false,
+        };
         let parts: Vec<Vec<u8>> = (0..distinct.len() as u32)
             .map(|part| {
                 let keys = (0..).zip(&places).filter(|(_, place)| **place == part).map(|(key, _)| key);
@@ -359,17 +365,26 @@ impl<P: Rules> Upstream<P> for Routed<P> {
         self.owner(connection).is_some()
     }
 
-    fn shape(&self, _connection: &Connection<P>, batch: &mut Batch<'_, P>, at: usize, cx: &Cx<'_>) {
+    fn shape(&self, connection: &Connection<P>, batch: &mut Batch<'_, P>, at: usize, cx: &Cx<'_>) {
         let Some(call) = batch.calls.get(at).copied() else { return };
         if let Some(leg) = self.pinned(call.ticket.conn) {
             leg.leg.metrics.calls(1);
             leg.leg.filter(batch, at..at + 1, cx);
+            if batch.calls.get(at).is_some_and(|call| call.verdict == Verdict::Forward) {
+                leg.leg.upstream.shape(connection, batch, at, cx);
+            }
         }
     }
 
-    fn taker(&self, _connection: &Connection<P>, conn: ConnKey) -> Option<Rc<dyn ReplySink<P>>> {
+    fn taker(&self, connection: &Connection<P>, conn: ConnKey) -> Option<Rc<dyn ReplySink<P>>> {
         let leg = self.pinned(conn)?;
-        leg.leg.chain.is_some().then(|| Rc::clone(&leg.leg.sink))
+        let inner = leg.leg.upstream.taker(connection, conn);
+        inner.or_else(|| leg.leg.chain.is_some().then(|| Rc::clone(&leg.leg.sink)))
+    }
+
+    fn may_go(&self, connection: &Connection<P>, batch: &Batch<'_, P>, at: usize) -> bool {
+        let leg = batch.calls.get(at).and_then(|call| self.pinned(call.ticket.conn));
+        leg.is_none_or(|leg| leg.leg.upstream.may_go(connection, batch, at))
     }
 
     fn sees_to(&self, batch: &Batch<'_, P>, at: usize) -> bool {

@@ -218,6 +218,12 @@ pub trait Upstream<P: Framed> {
         self.inner().map_or(Ok(()), |inner| inner.fits(connection, batch, at))
     }
 
+    /// Whether call `at` may go to the dedicated `connection` now. If not, [`ReplySink::resume`] of whoever takes its
+    /// replies will be called.
+    fn may_go(&self, connection: &Connection<P>, batch: &Batch<'_, P>, at: usize) -> bool {
+        self.inner().is_none_or(|inner| inner.may_go(connection, batch, at))
+    }
+
     /// The transaction on the dedicated `connection`, on which nothing is in flight, has got its first key: returns the
     /// connection to the server of that key, if it is another one.
     ///

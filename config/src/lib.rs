@@ -30,7 +30,7 @@ pub use flags::{Overrides, TlsFlags, demo_snapshot, from_flags};
 pub use options::Options;
 pub use read::load;
 pub use reads::{Place, ReadFrom, ReadsSpec};
-pub use routes::{KnownRoutes, MirrorSpec, RouteClass, RouteSpec};
+pub use routes::{KnownRoutes, MigrateSpec, MigrateStage, MirrorSpec, RouteClass, RouteSpec};
 pub use schema::{FilterOption, Takes, Without, schema};
 pub use sharding::{Balance, EjectSpec, HashTag, KeyHash, Member};
 pub use target::{Scheme, SchemeServers};
@@ -92,6 +92,8 @@ pub struct ListenerSpec {
     pub routes: Vec<RouteSpec>,
     /// Where copies go of calls that no route takes.
     pub mirror: Option<MirrorSpec>,
+    /// Where the keys move to that no route takes.
+    pub migrate: Option<MigrateSpec>,
     /// What calls pass, in order.
     pub filters: Vec<FilterSpec>,
     /// Clients at one time.

@@ -21,6 +21,8 @@ pub struct RouteSpec {
     pub filters: Vec<FilterSpec>,
     /// Where copies go.
     pub mirror: Option<MirrorSpec>,
+    /// Where its keys move to.
+    pub migrate: Option<MigrateSpec>,
 }
 
 /// What routes of one protocol can have besides prefixes, classes and users.
@@ -28,6 +30,8 @@ pub struct RouteSpec {
 pub struct KnownRoutes {
     /// Its clients select databases.
     pub has_databases: bool,
+    /// Its keys can be listed, so that a migration can find those that nobody uses.
+    pub lists_keys: bool,
 }
 
 /// What a call does.
@@ -57,10 +61,60 @@ pub struct MirrorSpec {
     pub window: u32,
 }
 
+/// How keys move from a route's cluster to another one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MigrateSpec {
+    /// Index into [`crate::Snapshot::clusters`].
+    pub cluster: usize,
+    /// How far it has come.
+    pub stage: MigrateStage,
+    /// Keys that one worker copies at one time, and reads that it compares at one time.
+    pub window: u32,
+    /// Keys that wait for their copy, over all workers.
+    pub pending: u32,
+    /// Of ten thousand keys, so many have their reads compared.
+    pub share: u32,
+    /// Whether what a comparison finds is mended.
+    pub repair: bool,
+    /// Keys per second that are visited though nobody uses them; none: only what is used moves.
+    pub sweep: Option<u32>,
+}
+
+/// How far a migration has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrateStage {
+    /// Only the old cluster is used.
+    Old,
+    /// The old cluster serves; what is written there is copied to the new one.
+    DualWrite,
+    /// As `DualWrite`, and reads are compared.
+    ShadowRead,
+    /// The new cluster serves; it gets what it lacks from the old one, which follows it.
+    Backfill,
+    /// Only the new cluster is used.
+    New,
+}
+
+impl MigrateStage {
+    /// Every stage with its name in the file, in the order in which a migration takes them.
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("old", Self::Old),
+        ("dual_write", Self::DualWrite),
+        ("shadow_read", Self::ShadowRead),
+        ("backfill", Self::Backfill),
+        ("new", Self::New),
+    ];
+
+    /// Its name in the file.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, stage)| *stage == self).map_or("", |(name, _)| name)
+    }
+}
+
 impl crate::ListenerSpec {
     /// Whether calls can go anywhere but to its own target.
     pub fn is_routed(&self) -> bool {
-        !self.routes.is_empty() || self.mirror.is_some()
+        !self.routes.is_empty() || self.mirror.is_some() || self.migrate.is_some()
     }
 
     /// The places in [`crate::Snapshot::clusters`] of all its targets: its own first.
@@ -81,10 +135,11 @@ impl crate::ListenerSpec {
     fn each_target(&mut self, mut each: impl FnMut(&mut usize)) {
         each(&mut self.cluster);
         let routes = self.routes.iter_mut();
-        let own = routes.map(|route| (Some(&mut route.cluster), &mut route.mirror));
-        for (cluster, mirror) in own.chain([(None, &mut self.mirror)]) {
+        let own = routes.map(|route| (Some(&mut route.cluster), &mut route.mirror, &mut route.migrate));
+        for (cluster, mirror, migrate) in own.chain([(None, &mut self.mirror, &mut self.migrate)]) {
             cluster.into_iter().for_each(&mut each);
             mirror.iter_mut().for_each(|mirror| each(&mut mirror.cluster));
+            migrate.iter_mut().for_each(|migrate| each(&mut migrate.cluster));
         }
     }
 }

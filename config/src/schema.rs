@@ -119,6 +119,15 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
         "to": target, "percent": { "type": "number", "exclusiveMinimum": 0, "maximum": 100, "description": "Share of the keys (100)." },
         "class": class, "window": count("Unanswered copies per worker; there are no more (1024)."),
     } });
+    let migrate = json!({ "type": "object", "additionalProperties": false, "required": ["to", "stage"], "description": "A cluster that the keys move to: docs/migration.md.", "properties": {
+        "to": target,
+        "stage": { "enum": ["old", "dual_write", "shadow_read", "backfill", "new"], "description": "How far it has come; one after the other." },
+        "sweep": count("Keys per second that are moved though nobody uses them (only what is used moves)."),
+        "percent": { "type": "number", "exclusiveMinimum": 0, "maximum": 100, "description": "Share of the keys whose reads are compared in `shadow_read` (100)." },
+        "repair": { "type": "boolean", "description": "Whether keys are copied again whose reads differ (false)." },
+        "window": count("Keys per worker that are copied, and reads that are compared, at one time (64)."),
+        "pending": count("Keys that wait for their copy, over all workers; what finds no room is counted and left to the sweep (65536)."),
+    } });
     let routes = json!({ "type": "array", "description": "Calls that go to other clusters: docs/routes.md.", "items": {
         "type": "object", "additionalProperties": false, "required": ["to"], "properties": {
             "name": text("Unique name, used in metrics (its first condition)."),
@@ -129,6 +138,7 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
             "to": target,
             "filters": filter,
             "mirror": mirror,
+            "migrate": migrate,
         },
     } });
     json!({
@@ -146,6 +156,7 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
                     "to": text("A cluster's name, or a target: redis://a:6379,b:6379, memcached://a:11211, tcp://a:5432, embedded://."),
                     "routes": routes,
                     "mirror": mirror,
+                    "migrate": migrate,
                     "filters": filter,
                     "max_connections": count("Clients at one time, over all workers; others get the protocol's error (65536)."),
                     "max_in_flight": count("Unanswered calls of one client (1024)."),

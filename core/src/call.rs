@@ -124,6 +124,8 @@ pub enum Refusal {
     LoginFailed,
     /// The client must first say who it is.
     LoginNeeded,
+    /// While keys move to another cluster, nobody could tell what this call changes.
+    Migrating,
     /// The data is on its way to another server, and the call could not be sent after it.
     Moved,
     /// The client speaks without TLS where that is not allowed.
@@ -162,7 +164,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every variant, for metrics and tests.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::CircuitOpen,
         Self::CrossRoute,
         Self::CrossSlot,
@@ -170,6 +172,7 @@ impl Refusal {
         Self::Filtered,
         Self::LoginFailed,
         Self::LoginNeeded,
+        Self::Migrating,
         Self::Moved,
         Self::NeedsTls,
         Self::NoChannel,
@@ -199,6 +202,7 @@ impl Refusal {
             Self::Filtered => "filtered",
             Self::LoginFailed => "login_failed",
             Self::LoginNeeded => "login_needed",
+            Self::Migrating => "migrating",
             Self::Moved => "moved",
             Self::NeedsTls => "needs_tls",
             Self::NoChannel => "no_channel",
@@ -229,6 +233,7 @@ impl Refusal {
             Self::Filtered => "command cannot pass a filter of this listener",
             Self::LoginFailed => "user name or password is wrong",
             Self::LoginNeeded => "authentication is required",
+            Self::Migrating => "command cannot be followed while its keys move to another cluster",
             Self::Moved => "data is moving to another server, try again",
             Self::NeedsTls => "this port speaks TLS only",
             Self::NoChannel => "user has no permission for one of the channels",

@@ -1,13 +1,16 @@
 //! Listeners that lead to several clusters.
 //!
-//! A protocol takes part by one line in the catalog (`routing: Some(routed(..))`) and by implementing [`Rules`], whose
-//! defaults are right for a protocol without calls of several keys.
+//! A protocol takes part by one line in the catalog (`routing: Some(routed(..))`) and by implementing
+//! [`mecha_clusters::Rules`], whose defaults are right for a protocol without calls of several keys, and [`Copies`], whose
+//! defaults copy nothing.
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use mecha_clusters::{
-    Conditions, Junction, Leg, Mirror, MirrorOptions, ReplySink, Routed, RoutedLeg, Rules, Upstream,
+    Conditions, Copies, Junction, Leg, Migrating, MigratingOptions, Migration, Mirror, MirrorOptions,
+    ReplySink, Routed, RoutedLeg, Upstream, Watch,
 };
 use mecha_config::{
     ClusterSpec, ConfigError, FilterSpec, KnownRoutes, ListenerSpec, MirrorSpec, RouteClass, RouteSpec,
@@ -17,7 +20,7 @@ use mecha_core::{Chain, Filter, Framed, OpClass};
 use mecha_filters::BuildCx;
 
 use super::framed::{Back, Factory, FramedEntry, Opening, policies_of};
-use super::{Scope, Shared, build_all};
+use super::{Scope, Shared, build_all, migrate};
 
 /// How listeners of protocol `P` lead to several clusters.
 pub struct Routing<P: Framed> {
@@ -37,7 +40,7 @@ struct OpeningRoutes<'a, P: Framed> {
 }
 
 /// Routes for a protocol that has rules for calls of several keys.
-pub const fn routed<P: Rules>(known: KnownRoutes) -> Routing<P> {
+pub const fn routed<P: Copies>(known: KnownRoutes) -> Routing<P> {
     Routing { known, open }
 }
 
@@ -57,6 +60,16 @@ struct Route<P: Framed> {
     filters: Vec<FilterSpec>,
     target: Target<P>,
     mirror: Option<(MirrorSpec, Target<P>)>,
+    migrate: Option<Migrate<P>>,
+}
+
+/// Where a route's keys move to.
+struct Migrate<P: Framed> {
+    target: Target<P>,
+    /// Policies of the cluster that they leave; the filters of the route stand before both.
+    policies: Vec<Factory<P>>,
+    options: MigratingOptions,
+    migration: Arc<Migration>,
 }
 
 /// All routes of one listener.
@@ -94,6 +107,7 @@ impl<P: Framed> RoutesPlan<P> {
             cluster: listener.cluster,
             filters: Vec::new(),
             mirror: listener.mirror.clone(),
+            migrate: listener.migrate.clone(),
         };
         let mut routes = Vec::new();
         for spec in listener.routes.iter().chain([&default]) {
@@ -107,6 +121,19 @@ impl<P: Framed> RoutesPlan<P> {
             };
             let mut main = target(spec.cluster)?;
             let mut factories = build_all(&spec.filters, known, errors, |spec| entry.build(spec, &cx));
+            let migrate = match &spec.migrate {
+                Some(migrate) => {
+                    let (migration, _) =
+                        shared.migrations.get(&migrate::name_of(&listener.name, &spec.name))?;
+                    Some(Migrate {
+                        target: target(migrate.cluster)?,
+                        policies: std::mem::take(&mut main.factories),
+                        options: migrate::options(migrate, spec, listener, snapshot, migration),
+                        migration: Arc::clone(migration),
+                    })
+                }
+                None => None,
+            };
             factories.append(&mut main.factories);
             main.factories = factories;
             let mirror = match &spec.mirror {
@@ -120,7 +147,7 @@ impl<P: Framed> RoutesPlan<P> {
                 users: spec.users.clone(),
             };
             let (name, filters) = (spec.name.clone(), spec.filters.clone());
-            routes.push(Route { name, conditions, filters, target: main, mirror });
+            routes.push(Route { name, conditions, filters, target: main, mirror, migrate });
         }
         Some(Self { listener: listener.name.clone(), routes, open: routing.open })
     }
@@ -135,7 +162,8 @@ impl<P: Framed> RoutesPlan<P> {
     /// Whether any of its calls must be seen whole.
     pub(super) fn needs_whole_frames(&self) -> bool {
         let mirrors = self.routes.iter().filter_map(|route| route.mirror.as_ref().map(|(_, target)| target));
-        let mut all = self.routes.iter().map(|route| &route.target).chain(mirrors);
+        let moved = self.routes.iter().filter_map(|route| Some(&route.migrate.as_ref()?.target));
+        let mut all = self.routes.iter().map(|route| &route.target).chain(mirrors).chain(moved);
         all.any(|target| {
             target.back.is_translated || target.factories.iter().any(Factory::needs_whole_frames)
         })
@@ -160,19 +188,22 @@ fn class_of(class: RouteClass) -> OpClass {
 }
 
 /// What opening one listener's routes shares.
-struct Opener<'a, P: Rules> {
+struct Opener<'a, P: Copies> {
     shared: &'a Shared,
     is_whole: bool,
     junction: Rc<Junction<P>>,
     listener: &'a str,
 }
 
-fn open<P: Rules>(opening: &OpeningRoutes<'_, P>, scope: &mut Scope) -> Rc<dyn Upstream<P>> {
+fn open<P: Copies>(opening: &OpeningRoutes<'_, P>, scope: &mut Scope) -> Rc<dyn Upstream<P>> {
     let OpeningRoutes { plan, shared, is_whole, clients } = opening;
     let junction = Junction::new(Rc::clone(clients), scope.environment.clock);
     let opener = Opener { shared, is_whole: *is_whole, junction, listener: &plan.listener };
     let legs = plan.routes.iter().map(|route| {
-        let leg = opener.leg(&route.name, &route.target, scope);
+        let leg = match &route.migrate {
+            Some(migrate) => opener.migrating(route, migrate, scope),
+            None => opener.leg(&route.name, &route.target, scope),
+        };
         let mirror = route.mirror.as_ref().map(|(spec, target)| {
             let leg = opener.leg(&format!("{}.mirror", route.name), target, scope);
             let options =
@@ -187,10 +218,39 @@ fn open<P: Rules>(opening: &OpeningRoutes<'_, P>, scope: &mut Scope) -> Rc<dyn U
     Routed::new(Rc::clone(&opener.junction), conditions, legs)
 }
 
-impl<P: Rules> Opener<'_, P> {
+impl<P: Copies> Opener<'_, P> {
+    /// A route whose keys are moving: its filters stand before both sides, and the clusters' policies before their own.
+    fn migrating(&self, route: &Route<P>, migrate: &Migrate<P>, scope: &mut Scope) -> Rc<Leg<P>> {
+        let chain = self.chain(&route.target.factories, scope);
+        let sink = Leg::sink(&self.junction, chain.as_ref());
+        let watch = Watch::new(Rc::clone(&self.junction), Rc::clone(&sink), Arc::clone(&migrate.migration));
+        let mut side = |name: &str, target: &Target<P>, policies: &[Factory<P>]| {
+            let chain = self.chain(policies, scope);
+            let sink = Leg::sink_before(&self.junction, Rc::clone(&watch) as _, chain.as_ref());
+            self.leg_to(&format!("{}.{name}", route.name), target, chain, sink, scope)
+        };
+        let old = side("old", &route.target, &migrate.policies);
+        let new = side("new", &migrate.target, &migrate.target.factories);
+        let upstream = Migrating::new(watch, old, new, migrate.options.clone());
+        let (registry, cluster) = (&self.shared.registry, &route.target.cluster.name);
+        let metrics = scope.route_metrics(registry, self.listener, &route.name, cluster);
+        Leg::new(upstream, chain, sink, metrics)
+    }
+
     fn leg(&self, name: &str, target: &Target<P>, scope: &mut Scope) -> Rc<Leg<P>> {
         let chain = self.chain(&target.factories, scope);
         let sink = Leg::sink(&self.junction, chain.as_ref());
+        self.leg_to(name, target, chain, sink, scope)
+    }
+
+    fn leg_to(
+        &self,
+        name: &str,
+        target: &Target<P>,
+        chain: Option<Rc<RefCell<Chain<P>>>>,
+        sink: Rc<dyn ReplySink<P>>,
+        scope: &mut Scope,
+    ) -> Rc<Leg<P>> {
         let opening = Opening {
             cluster: &target.cluster,
             shared: self.shared,

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::reload::{InForce, socket_of};
 use crate::admin::AdminState;
+use crate::assembly::{Plan, migrate};
 use crate::worker::{Description, Message, Worker};
 
 /// How long a worker may take to answer a question.
@@ -44,6 +45,10 @@ pub(super) fn admin_state(
         for row in &mut rows {
             let name = row["name"].as_str().unwrap_or_default().to_string();
             row["routes"] = routes_to(&plan.snapshot, &name).into();
+            let migrations = migrations_of(&plan, &name);
+            if !migrations.is_empty() {
+                row["migrations"] = migrations.into();
+            }
         }
         Value::Array(rows)
     };
@@ -110,16 +115,42 @@ fn connections(descriptions: &[Description], limit: usize) -> Value {
     json!({ "total": total, "connections": all.take(limit).map(row).collect::<Vec<_>>() })
 }
 
+/// The migrations to and from a cluster.
+fn migrations_of(plan: &Plan, cluster: &str) -> Vec<Value> {
+    let mut all = Vec::new();
+    for listener in &plan.snapshot.listeners {
+        for (route, _, spec) in migrate::all(listener) {
+            let name = migrate::name_of(&listener.name, route);
+            let Some((migration, [old, new])) = plan.shared.migrations.get(&name) else { continue };
+            if old.name == cluster || new.name == cluster {
+                let state = migration.state();
+                all.push(json!({
+                    "route": name, "from": old.name, "to": new.name, "stage": spec.stage.name(),
+                    "pending": state.pending, "behind": state.is_behind, "swept": state.is_swept,
+                }));
+            }
+        }
+    }
+    all
+}
+
 /// What leads to a cluster: listeners and their routes, as `listener/route`.
 fn routes_to(snapshot: &Snapshot, cluster: &str) -> Vec<String> {
     let is_it = |at: usize| snapshot.clusters.get(at).is_some_and(|known| known.name == cluster);
     let mut all = Vec::new();
     for listener in &snapshot.listeners {
-        let routes = listener.routes.iter().map(|route| (route.name.as_str(), route.cluster, &route.mirror));
-        for (name, at, mirror) in routes.chain([("default", listener.cluster, &listener.mirror)]) {
+        let routes = listener
+            .routes
+            .iter()
+            .map(|route| (route.name.as_str(), route.cluster, &route.mirror, &route.migrate));
+        let default = ("default", listener.cluster, &listener.mirror, &listener.migrate);
+        for (name, at, mirror, migrate) in routes.chain([default]) {
             let name = format!("{}/{name}", listener.name);
             if mirror.as_ref().is_some_and(|mirror| is_it(mirror.cluster)) {
                 all.push(format!("{name} (copies)"));
+            }
+            if migrate.as_ref().is_some_and(|migrate| is_it(migrate.cluster)) {
+                all.push(format!("{name} (migration)"));
             }
             if is_it(at) {
                 all.push(name);

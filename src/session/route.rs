@@ -336,6 +336,9 @@ impl<P: Framed> State<P> {
         if let Err(why) = self.listener.upstream.fits(connection, batch, at) {
             return Ok(misfit(batch, at, why));
         }
+        if !self.listener.upstream.may_go(connection, batch, at) {
+            return Err(Wait::Room);
+        }
         // Once a call that waits, or whose replies are not counted, is under way, the server can be asked no more.
         let waits = matches!(call.affinity, Affinity::Once | Affinity::Waits);
         let is_new_raw = call.affinity == Affinity::Raw && !*is_raw;

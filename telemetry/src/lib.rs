@@ -12,6 +12,7 @@ mod histogram;
 mod listener;
 mod logins;
 mod logs;
+mod migration;
 mod process;
 mod route;
 mod tls;
@@ -27,6 +28,7 @@ pub use histogram::Histogram;
 pub use listener::{CloseReason, ListenerMetrics};
 pub use logins::LoginMetrics;
 pub use logs::{LogFormat, flush_logs, init_logs};
+pub use migration::{MigrationMetrics, count};
 pub use prometheus;
 pub use route::RouteMetrics;
 pub use tls::TlsMetrics;
@@ -140,6 +142,11 @@ impl Registry {
         let sources = &self.inner.sources;
         sources.routes.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&metrics));
         metrics
+    }
+
+    /// Figures of the migration of `route`, a listener's and a route's name; over all workers.
+    pub fn migration(&self, route: &str) -> MigrationMetrics {
+        MigrationMetrics::new(self, route)
     }
 
     /// Where filters register gauges and counters of their own.

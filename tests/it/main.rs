@@ -23,6 +23,7 @@ mod isolation;
 mod learned;
 mod limits;
 mod memcached;
+mod migrate;
 mod pins;
 mod portable;
 mod protocol_errors;

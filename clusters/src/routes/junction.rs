@@ -18,7 +18,7 @@ use mecha_transport::Clock;
 use super::guest::Guests;
 use super::leg::Leg;
 use super::mirror::Mirror;
-use super::slots::{Slots, is_ours};
+use super::slots::{Slots, as_copy, is_ours};
 use crate::scatter::Rules;
 use crate::{Connection, Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted};
 
@@ -59,6 +59,8 @@ pub(super) struct Commission {
     pub(super) peer: Peer,
     pub(super) profile: u8,
     pub(super) timeout_ms: u32,
+    /// It must be answered by whoever has the newest data, even if it only reads.
+    pub(super) is_strict: bool,
 }
 
 struct Errand<P: Rules> {
@@ -128,6 +130,15 @@ impl<P: Rules> Junction<P> {
         self.submit(conn, lane, true);
     }
 
+    /// As [`Junction::send`], for a request that is no client's call: what stands between the upstream and the junction
+    /// leaves its reply alone.
+    pub(super) fn send_copy(&self, leg: &Rc<Leg<P>>, frame: Vec<u8>, commission: Commission, then: Then) {
+        let errand =
+            Errand { leg: Rc::clone(leg), commission, waiting: Some(frame), reply: Vec::new(), then };
+        let conn = as_copy(self.places.borrow_mut().open(Place::Errand(errand)));
+        self.submit(conn, None, true);
+    }
+
     /// Submits an errand that waits.
     fn submit(&self, conn: ConnKey, lane: Option<(&mut Lane, bool)>, is_new: bool) {
         let Some(me) = self.me.upgrade() else { return };
@@ -146,6 +157,7 @@ impl<P: Rules> Junction<P> {
         }
         let mut call = P::call(heads.first().expect("there is one"), Ticket { conn, seq: 0 });
         (call.affinity, call.timeout_ms) = (Affinity::Shared, commission.timeout_ms);
+
         let (mut calls, mut local) = ([call], Vec::new());
         let mut session = P::Session::of_profile(commission.profile);
         let now_micros = self.now_micros();
@@ -174,6 +186,12 @@ impl<P: Rules> Junction<P> {
             now_micros,
             profile: commission.profile,
         };
+        if commission.is_strict
+            && let Some(call) = batch.calls.first_mut()
+        {
+            // No replica answers an operation that nobody knows.
+            call.op = OpId::UNKNOWN;
+        }
         let is_answered = batch.calls.first().is_some_and(|call| call.verdict != Verdict::Forward);
         let submitted =
             if is_answered { Submitted::Answered(1) } else { leg.upstream.submit(&mut batch, 0..1, submit) };

@@ -27,6 +27,8 @@ pub struct Leg<P: Rules> {
 /// Shows replies of one route to its filters.
 struct LegSink<P: Rules> {
     junction: Rc<Junction<P>>,
+    /// Who gets them then.
+    next: Rc<dyn ReplySink<P>>,
     chain: Rc<RefCell<Chain<P>>>,
 }
 
@@ -35,9 +37,18 @@ struct LegSink<P: Rules> {
 impl<P: Rules> Leg<P> {
     /// Who is to take the replies of a route with these filters. Made before the upstream, which may have to know it.
     pub fn sink(junction: &Rc<Junction<P>>, chain: Option<&Rc<RefCell<Chain<P>>>>) -> Rc<dyn ReplySink<P>> {
+        Self::sink_before(junction, Rc::clone(junction) as _, chain)
+    }
+
+    /// As [`Leg::sink`], where `next` stands between the filters and the junction.
+    pub fn sink_before(
+        junction: &Rc<Junction<P>>,
+        next: Rc<dyn ReplySink<P>>,
+        chain: Option<&Rc<RefCell<Chain<P>>>>,
+    ) -> Rc<dyn ReplySink<P>> {
         match chain {
-            Some(chain) => Rc::new(LegSink { junction: Rc::clone(junction), chain: Rc::clone(chain) }),
-            None => Rc::clone(junction) as _,
+            Some(chain) => Rc::new(LegSink { junction: Rc::clone(junction), next, chain: Rc::clone(chain) }),
+            None => next,
         }
     }
 
@@ -149,7 +160,7 @@ impl<P: Rules> ReplySink<P> for LegSink<P> {
         }
         let wire = if local.is_empty() { wire } else { &rewritten };
         let delivery = Delivery { first, wire, heads, slips, open, parts_open, micros, now_micros };
-        self.junction.deliver(conn, delivery);
+        self.next.deliver(conn, delivery);
     }
 
     fn more(&self, conn: ConnKey, seq: u32, bytes: &[u8], done: Option<(Slip, Outcome, u32)>) {
@@ -158,14 +169,14 @@ impl<P: Rules> ReplySink<P> for LegSink<P> {
             let now_micros = self.junction.now_micros();
             self.chain.borrow_mut().done(&done, &Cx { now_micros, peer: &peer });
         }
-        self.junction.more(conn, seq, bytes, done);
+        self.next.more(conn, seq, bytes, done);
     }
 
     fn answered(&self, ticket: Ticket, op: OpId, bytes: &[u8], outcome: Outcome, now_micros: u64) {
         let Some(peer) = self.peer(ticket.conn) else { return };
         let done = [Done { ticket, op, outcome, micros: 0 }];
         let shown = show(&self.chain, bytes, &done, &Cx { now_micros, peer: &peer });
-        self.junction.answered(ticket, op, shown.as_deref().unwrap_or(bytes), outcome, now_micros);
+        self.next.answered(ticket, op, shown.as_deref().unwrap_or(bytes), outcome, now_micros);
     }
 
     fn fail(&self, conn: ConnKey, first: u32, slips: &[Slip], why: Refusal, broken: bool) {
@@ -177,30 +188,30 @@ impl<P: Rules> ReplySink<P> for LegSink<P> {
             let now_micros = self.junction.now_micros();
             self.chain.borrow_mut().done(&failed, &Cx { now_micros, peer: &peer });
         }
-        self.junction.fail(conn, first, slips, why, broken);
+        self.next.fail(conn, first, slips, why, broken);
     }
 
     fn push(&self, conn: ConnKey, bytes: &[u8]) {
-        self.junction.push(conn, bytes);
+        self.next.push(conn, bytes);
     }
 
     fn unpinned(&self, conn: ConnKey) {
-        self.junction.unpinned(conn);
+        self.next.unpinned(conn);
     }
 
     fn repinned(&self, conn: ConnKey, connection: &Rc<Connection<P>>) -> bool {
-        self.junction.repinned(conn, connection)
+        self.next.repinned(conn, connection)
     }
 
     fn resume(&self, conn: ConnKey) {
-        self.junction.resume(conn);
+        self.next.resume(conn);
     }
 
     fn flush(&self, now_micros: u64) -> Option<ConnKey> {
-        self.junction.flush(now_micros)
+        self.next.flush(now_micros)
     }
 
     fn is_choking(&self, conn: ConnKey, now_micros: u64) -> bool {
-        self.junction.is_choking(conn, now_micros)
+        self.next.is_choking(conn, now_micros)
     }
 }

@@ -207,7 +207,7 @@ impl<P: Rules> Mirror<P> {
 }
 
 /// FNV-1a with the bits mixed, so that keys that differ at their end only are spread too.
-fn spread(key: &[u8]) -> u32 {
+pub(super) fn spread(key: &[u8]) -> u32 {
     let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });

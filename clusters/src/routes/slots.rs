@@ -5,6 +5,9 @@ use mecha_core::ConnKey;
 /// Marks keys of these places: no engine has so many clients.
 const OURS: u32 = 1 << 31;
 
+/// Marks, besides, places of copies, which are nobody's calls.
+const COPY: u32 = 1 << 30;
+
 /// See the module.
 pub(super) struct Slots<T> {
     places: Vec<(u32, Option<T>)>,
@@ -22,6 +25,20 @@ pub(super) fn is_ours(conn: ConnKey) -> bool {
     conn.index & OURS != 0
 }
 
+/// Whether `conn` is the place of a copy.
+pub(super) fn is_copy(conn: ConnKey) -> bool {
+    conn.index & (OURS | COPY) == OURS | COPY
+}
+
+/// The same place, as that of a copy.
+pub(super) fn as_copy(conn: ConnKey) -> ConnKey {
+    ConnKey { index: conn.index | COPY, ..conn }
+}
+
+fn index_of(conn: ConnKey) -> u32 {
+    conn.index & !(OURS | COPY)
+}
+
 impl<T> Slots<T> {
     pub(super) fn open(&mut self, value: T) -> ConnKey {
         let index = self.free.pop().unwrap_or_else(|| {
@@ -37,12 +54,12 @@ impl<T> Slots<T> {
     }
 
     pub(super) fn get(&mut self, conn: ConnKey) -> Option<&mut T> {
-        let (epoch, value) = self.places.get_mut((conn.index & !OURS) as usize)?;
+        let (epoch, value) = self.places.get_mut(index_of(conn) as usize)?;
         value.as_mut().filter(|_| *epoch == conn.epoch)
     }
 
     pub(super) fn close(&mut self, conn: ConnKey) -> Option<T> {
-        let index = conn.index & !OURS;
+        let index = index_of(conn);
         let (epoch, value) = self.places.get_mut(index as usize).filter(|place| place.0 == conn.epoch)?;
         let value = value.take()?;
         *epoch = epoch.wrapping_add(1);

@@ -31,6 +31,7 @@ pub fn status(why: Refusal) -> StatusCode {
             StatusCode::BAD_GATEWAY
         }
         Refusal::CircuitOpen
+        | Refusal::Migrating
         | Refusal::Moved
         | Refusal::NoRoute
         | Refusal::TooManyClients

@@ -34,6 +34,7 @@ pub(crate) fn default_listener(
         cluster,
         routes: Vec::new(),
         mirror: None,
+        migrate: None,
         filters: Vec::new(),
         max_connections: 65_536,
         max_in_flight: 1024,
@@ -137,6 +138,7 @@ impl Reader<'_> {
         }
         listener.routes = self.routes(fields.take("routes"), &listener, clusters);
         listener.mirror = self.mirror(fields.take("mirror"), &listener, clusters);
+        listener.migrate = self.migrate(fields.take("migrate"), &listener, cluster, clusters);
         let tls = fields.take("tls");
         if let (Some((node, path)), Address::Unix(_)) = (&tls, &listener.address)
             && door.is_some()

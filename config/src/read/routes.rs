@@ -1,9 +1,10 @@
-//! Routes: the keys of one entry of a listener's `routes`, and of `mirror`, which a listener may have too.
+//! Routes: the keys of one entry of a listener's `routes`, and of `mirror` and `migrate`, which a listener may have too.
 
 use super::Reader;
 use super::fields::Found;
 use crate::node::{Kind, Node};
-use crate::{ClusterSpec, ListenerSpec, MirrorSpec, RouteClass, RouteSpec};
+use crate::target::Complaint;
+use crate::{ClusterSpec, ListenerSpec, MigrateSpec, MigrateStage, MirrorSpec, RouteClass, RouteSpec};
 
 /// Routes of one listener; more are a mistake.
 const MAX_ROUTES: usize = 1024;
@@ -121,6 +122,17 @@ impl Reader<'_> {
         let protocol = (!listener.protocol.is_empty()).then_some(listener.protocol.as_str());
         let filters = self.filters(fields.take("filters"), protocol);
         let mirror = self.mirror(fields.take("mirror"), listener, clusters);
+        let moved = fields.take("migrate");
+        if let (Some((node, path)), Some(_)) = (&moved, class) {
+            let hint = "leave `class` out: reads and writes of a key move together";
+            self.error(
+                node.place,
+                path,
+                "a route of one class of calls cannot be migrated",
+                Some(hint.into()),
+            );
+        }
+        let migrate = self.migrate(moved, listener, cluster, clusters);
         self.finish(fields);
         let is_open = prefixes.is_empty() && class.is_none() && databases.is_empty() && users.is_empty();
         if is_open && self.errors.len() == known_errors {
@@ -129,7 +141,7 @@ impl Reader<'_> {
             self.error(node.place, path, "the route has no condition", Some(hint.into()));
         }
         let cluster = cluster.filter(|_| !is_open)?;
-        Some(RouteSpec { name, prefixes, class, databases, users, cluster, filters, mirror })
+        Some(RouteSpec { name, prefixes, class, databases, users, cluster, filters, mirror, migrate })
     }
 
     /// `mirror: { to: …, percent: 10, class: writes, window: 1024 }`.
@@ -143,19 +155,60 @@ impl Reader<'_> {
         let (node, path) = found?;
         let mut fields = self.fields(node, &path);
         let cluster = self.second(node, &path, fields.take("to"), listener, clusters);
-        let share = self.parsed(fields.take("percent"), |text| {
-            let percent = text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>();
-            match percent {
-                Ok(percent) if percent > 0.0 && percent <= 100.0 => {
-                    Ok((percent * 100.0).round().max(1.0) as u32)
-                }
-                _ => Err((format!("`{text}` is not a number above 0 and up to 100"), None)),
-            }
-        });
+        let share = self.parsed(fields.take("percent"), share);
         let class = self.word(fields.take("class"), &RouteClass::ALL);
         let window = self.count(fields.take("window"), 1_000_000).unwrap_or(1024);
         self.finish(fields);
         Some(MirrorSpec { cluster: cluster?, share: share.unwrap_or(10_000), class, window })
+    }
+
+    /// `migrate: { to: …, stage: dual_write, sweep: 500, percent: 10, repair: true, window: 64, pending: 65536 }`.
+    pub(super) fn migrate(
+        &mut self,
+        found: Found<'_>,
+        listener: &ListenerSpec,
+        old: Option<usize>,
+        clusters: &mut Clusters,
+    ) -> Option<MigrateSpec> {
+        self.routable(&found, listener);
+        let (node, path) = found?;
+        let mut fields = self.fields(node, &path);
+        let to = fields.take("to");
+        let place = to.as_ref().map_or(node.place, |(node, _)| node.place);
+        let cluster = self.second(node, &path, to, listener, clusters);
+        if cluster.is_some() && cluster == old {
+            let hint = "`to` beside `migrate` is where the keys are, `to` in it where they shall be";
+            self.error(place, &format!("{path}.to"), "the keys are there already", Some(hint.into()));
+        }
+        let stage = fields.take("stage");
+        if stage.is_none() {
+            let hint = "one after the other: old, dual_write, shadow_read, backfill, new";
+            self.error(node.place, &path, "`stage` is missing", Some(hint.into()));
+        }
+        let stage = self.word(stage, &MigrateStage::ALL);
+        let share = self.parsed(fields.take("percent"), share);
+        let repair = self.word(fields.take("repair"), &[("true", true), ("false", false)]);
+        let window = self.count(fields.take("window"), 10_000).unwrap_or(64);
+        let pending = self.count(fields.take("pending"), 10_000_000).unwrap_or(65_536);
+        let sweep = fields.take("sweep");
+        if let Some((node, path)) = &sweep
+            && (self.known.routes)(&listener.protocol).is_some_and(|known| !known.lists_keys)
+        {
+            let hint = "keys move as they are used; what nobody uses ends with its expiry";
+            let message = format!("{} has no way to list its keys", listener.protocol);
+            self.error(node.place, path, message, Some(hint.into()));
+        }
+        let sweep = self.count(sweep, 1_000_000);
+        self.finish(fields);
+        Some(MigrateSpec {
+            cluster: cluster?,
+            stage: stage?,
+            window,
+            pending,
+            share: share.unwrap_or(10_000),
+            repair: repair.unwrap_or(false),
+            sweep,
+        })
     }
 
     fn second(
@@ -182,5 +235,13 @@ impl Reader<'_> {
                 items.into_iter().filter_map(|(node, path)| self.text(Some((node, path)))).collect()
             }
         }
+    }
+}
+
+/// A percentage above 0, as so many of ten thousand.
+fn share(text: &str) -> Result<u32, Complaint> {
+    match text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok((percent * 100.0).round().max(1.0) as u32),
+        _ => Err((format!("`{text}` is not a number above 0 and up to 100"), None)),
     }
 }

@@ -3,7 +3,9 @@ use serde::Deserialize;
 
 use super::load;
 use crate::units::Period;
-use crate::{Address, Balance, ConfigError, FilterSpec, HashTag, KeyHash, Known, Scheme, Snapshot};
+use crate::{
+    Address, Balance, ConfigError, FilterSpec, HashTag, KeyHash, Known, MigrateStage, Scheme, Snapshot,
+};
 
 const DOORS: &[Scheme] =
     &[Scheme::plain("redis", "resp", 6379), Scheme::plain("memcached", "memcached", 11211)];
@@ -41,7 +43,9 @@ fn read(text: &str) -> Result<Snapshot, Vec<ConfigError>> {
                 .map(|word| crate::RuleComplaint { message: format!("no rule: {word}"), hint: None })
                 .collect()
         },
-        routes: &|door| Some(crate::KnownRoutes { has_databases: door == "resp" }),
+        routes: &|door| {
+            Some(crate::KnownRoutes { has_databases: door == "resp", lists_keys: door == "resp" })
+        },
         pairs: &|door, back| back == "embedded" || door == "resp" || back == "memcached",
     };
     load(text, "mecha.yaml", &known)
@@ -306,4 +310,44 @@ fn a_connection_for_each_client_leads_to_one_redis_server() {
     let others = "7:14 clusters.x.clients only Redis clients have connections of their own";
     check(&with("memcached://a"), &[others]);
     check(&with("redis://a").replace("dedicated", "mine"), &["7:14 clusters.x.clients"]);
+}
+
+#[test]
+fn a_migration_is_read_with_its_defaults() {
+    let snapshot = read(
+        "listeners:\n  - listen: redis://127.0.0.1:1\n    to: a\n    migrate: { to: b, stage: dual_write }\n    \
+         routes:\n      - { prefix: 'x:', to: b, migrate: { to: a, stage: shadow_read, sweep: 500, percent: 2.5, repair: true, window: 8, pending: 100 } }\n\
+         clusters: { a: 'redis://a', b: 'redis://b' }\n",
+    )
+    .unwrap();
+    let listener = &snapshot.listeners[0];
+    let migrate = listener.migrate.as_ref().unwrap();
+    assert_eq!((migrate.cluster, migrate.stage), (1, MigrateStage::DualWrite));
+    assert_eq!((migrate.window, migrate.pending, migrate.share), (64, 65_536, 10_000));
+    assert_eq!((migrate.repair, migrate.sweep), (false, None));
+    let migrate = listener.routes[0].migrate.as_ref().unwrap();
+    assert_eq!((migrate.cluster, migrate.stage), (0, MigrateStage::ShadowRead));
+    assert_eq!((migrate.window, migrate.pending, migrate.share), (8, 100, 250));
+    assert_eq!((migrate.repair, migrate.sweep), (true, Some(500)));
+    assert_eq!(listener.targets(), [0, 1, 0, 1]);
+}
+
+#[test]
+fn what_is_wrong_with_a_migration_is_told_with_its_place() {
+    check(
+        "listeners:\n  - listen: redis://127.0.0.1:1\n    to: a\n    migrate: { to: a, stage: dual }\n    \
+         routes:\n      - { prefix: 'x:', class: reads, to: b, migrate: { percent: 101, repair: perhaps } }\n  \
+         - { listen: 'memcached://127.0.0.1:2', to: 'memcached://a', migrate: { to: 'memcached://b', stage: old, sweep: 5 } }\n\
+         clusters: { a: 'redis://a', b: 'redis://b' }\n",
+        &[
+            "4:20 listeners[0].migrate.to the keys are there already",
+            "4:30 listeners[0].migrate.stage `dual` is not one of old, dual_write",
+            "6:55 listeners[0].routes[0].migrate a route of one class of calls cannot be migrated",
+            "6:55 listeners[0].routes[0].migrate `to` is missing",
+            "6:55 listeners[0].routes[0].migrate `stage` is missing => old, dual_write",
+            "6:66 listeners[0].routes[0].migrate.percent `101` is not a number",
+            "6:79 listeners[0].routes[0].migrate.repair `perhaps` is not one of",
+            "7:114 listeners[1].migrate.sweep memcached has no way to list its keys",
+        ],
+    );
 }

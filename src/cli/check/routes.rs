@@ -15,6 +15,7 @@ pub(super) fn write(text: &mut String, snapshot: &Snapshot, listener: &ListenerS
             let _ = writeln!(text, "    filters: {}", filters.join(" -> "));
         }
         copies(text, "    ", &target, &route.mirror);
+        moves(text, "    ", &target, &route.migrate);
     }
     if listener.routes.is_empty() {
         let _ = writeln!(text, "  {}", target(listener.cluster));
@@ -22,6 +23,21 @@ pub(super) fn write(text: &mut String, snapshot: &Snapshot, listener: &ListenerS
         let _ = writeln!(text, "  everything else -> {}", target(listener.cluster));
     }
     copies(text, "  ", &target, &listener.mirror);
+    moves(text, "  ", &target, &listener.migrate);
+}
+
+fn moves(
+    text: &mut String,
+    indent: &str,
+    target: &dyn Fn(usize) -> String,
+    migrate: &Option<mecha_config::MigrateSpec>,
+) {
+    let Some(migrate) = migrate else { return };
+    let sweep = migrate
+        .sweep
+        .map_or_else(|| "only keys in use move".to_string(), |rate| format!("{rate} other keys per second"));
+    let (stage, to) = (migrate.stage.name(), target(migrate.cluster));
+    let _ = writeln!(text, "{indent}keys move, stage {stage}, {sweep} -> {to}");
 }
 
 fn copies(
