@@ -389,3 +389,42 @@ fn translated_clients_work_on_every_balance() {
         eventually("traffic did not cross mecha", || cache_on_redises.metric("mecha_calls_total") >= 20.0);
     }
 }
+
+#[test]
+fn what_servers_count_of_their_commands_is_added_up() {
+    let Some((_servers, to)) = three(redis, "redis") else { return };
+    let mecha = Mecha::start("redis", &to);
+    let mut client = mecha.client();
+    assert_eq!(client.call("CONFIG RESETSTAT"), "+OK\r\n");
+    for key in 0..30 {
+        client.call(&format!("SET {key}:k v"));
+        client.call(&format!("LPUSH {key}:k v"));
+    }
+    // No server has seen all of them, and a command that one has seen is told of, whichever it is.
+    client.call("GEOADD one 1 1 a");
+    let stats = client.call("INFO commandstats");
+    for start in ["cmdstat_set:calls=30,usec=", "cmdstat_lpush:calls=30,", "cmdstat_geoadd:calls=1,"] {
+        assert_eq!(stats.lines().filter(|line| line.starts_with(start)).count(), 1, "{start} in {stats}");
+    }
+    let lpush = stats.lines().find(|line| line.starts_with("cmdstat_lpush:")).unwrap();
+    assert!(lpush.ends_with("failed_calls=30"), "{lpush}");
+    assert!(client.call("INFO errorstats").contains("\r\nerrorstat_WRONGTYPE:count=30\r\n"));
+}
+
+#[test]
+fn a_pause_is_every_servers() {
+    let Some((servers, to)) = three(redis, "redis") else { return };
+    let mecha = Mecha::start("redis", &to);
+    let mut client = mecha.client();
+    assert_eq!(client.call("CLIENT PAUSE 60000 WRITE"), "+OK\r\n");
+    let mut writers: Vec<Client> = servers.iter().map(|(_, port)| Client::new(*port)).collect();
+    let mut seen: Vec<Client> = servers.iter().map(|(_, port)| Client::new(*port)).collect();
+    writers.iter_mut().for_each(|writer| writer.send(b"SET k v\r\n"));
+    for server in &mut seen {
+        eventually("a server is not paused", || {
+            server.call("INFO clients").contains("\r\nblocked_clients:1\r\n")
+        });
+    }
+    assert_eq!(client.call("CLIENT UNPAUSE"), "+OK\r\n");
+    writers.iter_mut().for_each(|writer| assert_eq!(writer.reply(), "+OK\r\n"));
+}

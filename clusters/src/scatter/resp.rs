@@ -71,6 +71,8 @@ fn merge_of(op: OpId) -> Option<Merge> {
         | op::ACL_SETUSER
         | op::BGREWRITEAOF
         | op::BGSAVE
+        | op::CLIENT_PAUSE
+        | op::CLIENT_UNPAUSE
         | op::CONFIG_RESETSTAT
         | op::CONFIG_REWRITE
         | op::CONFIG_SET

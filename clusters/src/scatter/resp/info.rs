@@ -1,12 +1,14 @@
 //! One `INFO` of several servers.
 //!
 //! Numbers that count work or things are added up; what describes a server, or is a ratio or a time, is the first one's.
-//! Lines of databases (`db0:keys=…`) are added up field by field. A last section says how many servers it was.
+//! Lines that not every server has (`db0:keys=…`, `cmdstat_get:calls=…`) are added up field by field. A last section says
+//! how many servers it was.
 
 use mecha_resp::reply::Writer;
 
 /// Lines whose numbers are added up. Names that end with `*` stand for all that begin so.
-const SUMMED: [&str; 28] = [
+const SUMMED: [&str; 31] = [
+    "acl_access_denied_*",
     "aof_current_size",
     "blocked_clients",
     "clients_in_timeout_table",
@@ -17,6 +19,7 @@ const SUMMED: [&str; 28] = [
     "instantaneous_ops_per_sec",
     "keyspace_hits",
     "keyspace_misses",
+    "lazyfree*",
     "maxmemory",
     "number_of_cached_scripts",
     "number_of_functions*",
@@ -34,7 +37,21 @@ const SUMMED: [&str; 28] = [
     "total_reads_processed",
     "total_writes_processed",
     "tracking_*",
+    "unexpected_error_replies",
     "used_memory",
+];
+
+/// A section whose lines not every server has.
+struct Gathered {
+    header: &'static str,
+    /// How its lines begin.
+    start: &'static str,
+}
+
+const GATHERED: [Gathered; 3] = [
+    Gathered { header: "# Commandstats", start: "cmdstat_" },
+    Gathered { header: "# Errorstats", start: "errorstat_" },
+    Gathered { header: "# Keyspace", start: "db" },
 ];
 
 /// Appends the report; `None` if a reply is no text.
@@ -44,7 +61,7 @@ pub(super) fn merge(replies: &[Vec<u8>], writer: &mut Writer<'_>) -> Option<()> 
     let mut out = String::new();
     for line in texts.first()?.lines() {
         match line.split_once(':') {
-            Some((name, _)) if is_database(name) => continue,
+            Some((name, _)) if GATHERED.iter().any(|section| section.has(name)) => continue,
             Some((name, value)) if is_summed(name) => {
                 let all =
                     texts.iter().map(|text| value_of(text, name).and_then(|value| value.parse::<u64>().ok()));
@@ -56,8 +73,8 @@ pub(super) fn merge(replies: &[Vec<u8>], writer: &mut Writer<'_>) -> Option<()> 
             _ => {
                 out.push_str(line);
                 out.push_str("\r\n");
-                if line == "# Keyspace" {
-                    merged_databases(&texts).iter().for_each(|line| out.push_str(line));
+                if let Some(section) = GATHERED.iter().find(|section| section.header == line) {
+                    section.merge(&texts, &mut out);
                 }
             }
         }
@@ -65,11 +82,6 @@ pub(super) fn merge(replies: &[Vec<u8>], writer: &mut Writer<'_>) -> Option<()> 
     out.push_str(&format!("\r\n# Mecha\r\nmecha_shards:{}\r\n", texts.len()));
     writer.verbatim("txt", out.as_bytes());
     Some(())
-}
-
-fn is_database(name: &str) -> bool {
-    name.strip_prefix("db")
-        .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn is_summed(name: &str) -> bool {
@@ -85,37 +97,51 @@ fn value_of<'t>(text: &'t str, name: &str) -> Option<&'t str> {
         .map(|(_, value)| value)
 }
 
-/// `db0:keys=3,expires=1,avg_ttl=0`, with keys and expiries of all servers and the longest average.
-fn merged_databases(texts: &[String]) -> Vec<String> {
-    let mut rows: Vec<(u32, Vec<(String, u64)>)> = Vec::new();
-    for line in texts.iter().flat_map(|text| text.lines()) {
-        let Some((name, fields)) = line.split_once(':').filter(|(name, _)| is_database(name)) else {
-            continue;
-        };
-        let Ok(number) = name.trim_start_matches("db").parse() else { continue };
-        let fields = fields.split(',').filter_map(|field| {
-            let (name, value) = field.split_once('=')?;
-            Some((name.to_string(), value.parse::<u64>().ok()?))
-        });
-        match rows.iter_mut().find(|row| row.0 == number) {
-            None => rows.push((number, fields.collect())),
-            Some((_, known)) => {
-                for (name, value) in fields {
-                    match known.iter_mut().find(|field| field.0 == name) {
-                        Some((_, sum)) if name == "avg_ttl" => *sum = value.max(*sum),
-                        Some((_, sum)) => *sum = sum.saturating_add(value),
-                        None => known.push((name, value)),
-                    }
+// === impl Gathered ===
+
+impl Gathered {
+    fn has(&self, name: &str) -> bool {
+        match name.strip_prefix(self.start) {
+            Some(number) if self.start == "db" => {
+                !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+            }
+            rest => rest.is_some(),
+        }
+    }
+
+    /// Appends the lines of all servers, each name once, with the sums of their fields.
+    fn merge(&self, texts: &[String], out: &mut String) {
+        let mut rows: Vec<(&str, Vec<(&str, f64)>)> = Vec::new();
+        let lines = texts.iter().flat_map(|text| text.lines()).filter_map(|line| line.split_once(':'));
+        for (name, fields) in lines.filter(|(name, _)| self.has(name)) {
+            let at = rows.iter().position(|row| row.0 == name).unwrap_or_else(|| {
+                rows.push((name, Vec::new()));
+                rows.len() - 1
+            });
+            let Some((_, known)) = rows.get_mut(at) else { continue };
+            for (name, value) in fields.split(',').filter_map(|field| field.split_once('=')) {
+                let Ok(value) = value.parse::<f64>() else { continue };
+                match known.iter_mut().find(|field| field.0 == name) {
+                    Some((_, longest)) if name == "avg_ttl" => *longest = longest.max(value),
+                    Some((_, sum)) => *sum += value,
+                    None => known.push((name, value)),
                 }
             }
         }
+        for (name, fields) in rows {
+            let of = |wanted: &str| fields.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
+            let fields: Vec<_> = fields
+                .iter()
+                .map(|(name, value)| match (*name, of("usec"), of("calls")) {
+                    ("usec_per_call", Some(usec), Some(calls)) => {
+                        format!("{name}={:.2}", usec / calls.max(1.0))
+                    }
+                    _ => format!("{name}={value}"),
+                })
+                .collect();
+            out.push_str(&format!("{name}:{}\r\n", fields.join(",")));
+        }
     }
-    rows.sort_by_key(|row| row.0);
-    let line = |(number, fields): (u32, Vec<(String, u64)>)| {
-        let fields: Vec<_> = fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
-        format!("db{number}:{}\r\n", fields.join(","))
-    };
-    rows.into_iter().map(line).collect()
 }
 
 /// The text of a bulk or verbatim string.
