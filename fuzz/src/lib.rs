@@ -34,6 +34,7 @@ pub const TARGETS: &[Target] = &[
         seeds: codec::MEMCACHED_REPLIES,
     },
     Target { name: "memcached_on_store", check: translation::memcached, seeds: codec::MEMCACHED_REQUESTS },
+    Target { name: "rdb_payload", check: translation::payload, seeds: translation::PAYLOADS },
     Target {
         name: "replies_of_memcached",
         check: translation::of_memcached,

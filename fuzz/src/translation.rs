@@ -5,7 +5,7 @@ use mecha_core::{Batch, ConnKey, Decode, Peer, Protocol, Ticket, Verdict};
 use mecha_memcached::Memcached;
 use mecha_resp::Resp;
 use mecha_translate::kv::{Started, StepKind, Want};
-use mecha_translate::{KvBack, KvFront, Store, Taken, serve};
+use mecha_translate::{KvBack, KvFront, Store, Taken, rdb, serve};
 
 /// Milliseconds of a day in 2026.
 const NOW_MS: u64 = 1_795_500_000_000;
@@ -51,6 +51,41 @@ fn on_store<A: KvFront>(data: &[u8]) {
 
 fn name<P: Protocol>(op: mecha_core::OpId) -> &'static str {
     P::ops().get(usize::from(op.0)).map_or("?", |info| info.name)
+}
+
+/// Types of values and what follows them.
+pub(crate) const PAYLOADS: &[&str] = &[
+    "\0\x01v",
+    "\x01\x02\x01a\x01b",
+    "\x02\x02\x01a\x01b",
+    "\x03\x01\x01a\x031.5",
+    "\x04\x01\x01f\x01v",
+    "\x05\x01\x01a\0\0\0\0\0\0\0\x40",
+    "\x0b\x02\0\0\0\x02\0\0\0\x01\0\x02\0",
+    "\x10----\x02\0\x01\x01\x02\x01",
+    "\x12\x01\x01\x05plain",
+];
+
+/// Whatever stands in a payload, it is refused, or becomes a value that fits and that a payload can hold.
+pub(crate) fn payload(data: &[u8]) {
+    const ROOM: usize = 64 << 10;
+    let Some((&first, body)) = data.split_first() else { return };
+    let mut payload = body.to_vec();
+    if let (true, [kind, packed @ ..]) = (first & 1 == 1, body) {
+        // A string with a total and an end that fit: what compact encodings begin and end with.
+        let len = packed.len() as u32 + 1;
+        payload = [&[*kind, 0x80][..], &len.to_be_bytes(), packed, b"\xff"].concat();
+        if let Some(total) = payload.get_mut(6..10) {
+            total.copy_from_slice(&len.to_le_bytes());
+        }
+    }
+    rdb::seal(0, &mut payload);
+    if let Ok(value) = rdb::restore(&payload, ROOM) {
+        let mut again = Vec::new();
+        rdb::dump(&value, &mut again);
+        assert!(again.len() <= ROOM + payload.len(), "{} bytes of {}", again.len(), payload.len());
+        assert_eq!(rdb::restore(&again, 2 * ROOM).as_ref(), Ok(&value));
+    }
 }
 
 pub(crate) fn of_memcached(data: &[u8]) {

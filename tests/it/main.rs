@@ -13,6 +13,7 @@ mod differential;
 mod discovery;
 mod docs;
 mod drain;
+mod dump;
 mod ejection;
 mod failover;
 mod faults;

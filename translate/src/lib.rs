@@ -10,6 +10,7 @@ mod embedded;
 pub mod kv;
 mod memcached_back;
 mod memcached_front;
+pub mod rdb;
 mod redis_back;
 mod redis_front;
 pub mod slot;

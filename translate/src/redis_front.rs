@@ -16,12 +16,15 @@
 //! - The order of sets, hashes and scans is that of insertion. Cursors of SCAN are hashes.
 //! - WATCH of a key that does not exist takes one in 65,536 removals of other keys for a change.
 //! - CLIENT SETINFO is known, as in Redis 7.2, since client libraries send it.
+//! - DUMP compresses nothing. RESTORE refuses streams and values of modules, and whatever is broken inside a value, as a server
+//!   does with `sanitize-dump-payload yes`.
 //! - On Memcached no key can expire after the year 2594.
 
 mod aggregate;
 mod bits;
 #[cfg(test)]
 mod differential;
+mod dump;
 mod fast;
 mod geo;
 mod hash;

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use mecha_core::Outcome;
 use mecha_resp::reply::Writer;
 
-use super::{bits, geo, hash, hyperloglog, keys, lcs, list, set, sort, strings, zset};
+use super::{bits, dump, geo, hash, hyperloglog, keys, lcs, list, set, sort, strings, zset};
 use crate::{
     kv::{Atomicity, MOST_PER_BYTE, Plan, Program, RunCx, Txn, Want},
     slot::Slot,
@@ -66,6 +66,8 @@ pub(crate) struct Spec {
     run: fn(&mut Run<'_>) -> Result<(), Error>,
     want: Want,
     atomicity: Atomicity,
+    /// How much memory one byte of its request can come to take.
+    most_per_byte: usize,
     /// How it differs on a remote back; empty if it does not.
     pub(crate) note: &'static str,
 }
@@ -105,8 +107,9 @@ const MOST_PER_ELEMENT: usize = 3;
 /// From so many keys on, they are hashed to find those that are named twice.
 const FEW_KEYS: usize = 16;
 
-const TABLES: [&[Spec]; 11] = [
+const TABLES: [&[Spec]; 12] = [
     bits::COMMANDS,
+    dump::COMMANDS,
     geo::COMMANDS,
     hash::COMMANDS,
     hyperloglog::COMMANDS,
@@ -203,7 +206,8 @@ pub(crate) const fn spec(
     keys: Keys,
     run: fn(&mut Run<'_>) -> Result<(), Error>,
 ) -> Spec {
-    Spec { name, arity, keys, run, want: Want::Everything, atomicity: Atomicity::PerKey, note: "" }
+    let (want, atomicity) = (Want::Everything, Atomicity::PerKey);
+    Spec { name, arity, keys, run, want, atomicity, most_per_byte: MOST_PER_BYTE, note: "" }
 }
 
 // === impl Spec, Keys ===
@@ -218,6 +222,12 @@ impl Spec {
     /// Must change all of its keys or none.
     pub(crate) const fn all_or_nothing(mut self) -> Self {
         self.atomicity = Atomicity::AllOrNothing;
+        self
+    }
+
+    /// Makes more of a byte than others do.
+    pub(crate) const fn swells(mut self, most_per_byte: usize) -> Self {
+        self.most_per_byte = most_per_byte;
         self
     }
 
@@ -344,7 +354,7 @@ impl Program for Command {
     fn outgrows(&self, held: usize, request_len: usize) -> usize {
         // What a command over several keys makes of them can be a sorted set that was a plain one.
         let factor = if self.places.len() > 1 { MOST_PER_ELEMENT } else { 1 };
-        held.saturating_mul(factor).saturating_add(request_len.saturating_mul(MOST_PER_BYTE))
+        held.saturating_mul(factor).saturating_add(request_len.saturating_mul(self.spec.most_per_byte))
     }
 }
 

@@ -72,6 +72,31 @@ fn many_small_members_in_one_request_do_not_lose_what_was_there() {
 }
 
 #[test]
+fn what_is_restored_and_outgrows_the_limit_leaves_the_old_value() {
+    let mut ours = Ours::of_size(1 << 20);
+    says(&mut ours, "SET k old");
+    // A megabyte in twelve kilobytes, and a list whose elements weigh more than they are long.
+    let copies = b"\xe0\xff\x00".repeat(4000);
+    let bomb = [
+        &b"\x00\xc3\x80"[..],
+        &12_002_u32.to_be_bytes(),
+        b"\x80",
+        &1_056_001_u32.to_be_bytes(),
+        b"\x00a",
+        &copies,
+    ];
+    let heavy = [&b"\x01\x80"[..], &20_000_u32.to_be_bytes(), &b"\x01a".repeat(20_000)];
+    for body in [bomb.concat(), heavy.concat()] {
+        let mut payload = body;
+        crate::rdb::seal(0, &mut payload);
+        let request = frame(&[b"RESTORE", b"k", b"0", &payload, b"REPLACE"]);
+        let reply = String::from_utf8_lossy(&ours.bytes(0, &request)).into_owned();
+        assert_eq!(reply, "-ERR the restored value would be larger than an item of the backend\r\n");
+        assert_eq!(says(&mut ours, "GET k"), "$3\r\nold\r\n");
+    }
+}
+
+#[test]
 fn sessions_change_inside_a_transaction_as_in_redis() {
     let mut ours = Ours::embedded();
     for line in ["MULTI", "HELLO 3", "CLIENT SETNAME me", "HGETALL h", "CLIENT GETNAME"] {

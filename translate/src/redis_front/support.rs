@@ -145,6 +145,13 @@ const LOCAL_ONLY: &[&str] = &["rename", "renamenx"];
 const PARTIAL: &[(&str, &str)] =
     &[("sort", "BY and GET with patterns are refused"), ("sort_ro", "BY and GET with patterns are refused")];
 
+/// Programs that are not what a server does on any back.
+const NOWHERE_EXACT: &[(&str, &str)] = &[
+    ("dump", "in plain encodings, which every server since 4.0 reads, uncompressed"),
+    ("restore", "no streams and no values of modules"),
+    ("restore-asking", "no streams and no values of modules"),
+];
+
 /// Programs that amount to one step on a remote back.
 const ONE_STEP: &[&str] = &[
     "del",
@@ -275,6 +282,9 @@ fn resp_row(command: &'static str, back: &str) -> Row {
 
 fn resp_entry(command: &str, back: &str) -> (Support, &'static str) {
     if let Some(spec) = aggregate::find(command.as_bytes()) {
+        if let Some((_, note)) = NOWHERE_EXACT.iter().find(|(name, _)| *name == spec.name) {
+            return (Emulated, note);
+        }
         return match () {
             () if is_local(back) => (Exact, ""),
             () if PARTIAL.iter().any(|(name, _)| *name == spec.name) => (Emulated, partial_note(spec.name)),
