@@ -32,6 +32,7 @@
 
 pub mod addresses;
 pub mod api_versions;
+pub mod batch;
 pub mod frame;
 pub mod guard;
 pub mod pending;
