@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::support::{Client, Mecha, eventually, frame, memcached, redis, redis_on};
+use super::support::{Client, Mecha, RedisCluster, eventually, frame, memcached, redis, redis_on};
 
 /// A configuration of one migrating listener, edited from stage to stage.
 struct Move {
@@ -536,6 +536,175 @@ fn a_memcached_moves_to_redis_for_clients_of_either() {
     say("get n cold:8 cold:11", &["VALUE n 7 2", "42", "VALUE cold:8 8 7", "oldwine", "END"]);
     assert!(mecha.metric("mecha_migration_backfills_total{") >= 4.0);
     assert!(mecha.metric("mecha_route_calls_total{listener=\"memcached\",route=\"default.new\"") >= 7.0);
+    drop(client);
+    mecha.settles();
+}
+
+#[test]
+fn a_redis_moves_to_a_redis_cluster_under_load() {
+    let (Some((_old, old)), Some(cluster)) = (redis(), RedisCluster::start()) else { return };
+    let mut direct = Client::new(old);
+    for number in 0..500 {
+        direct.call(&format!("SET cold:{number} {number}"));
+    }
+    direct.call("XADD cold:stream 1-1 a 1");
+    let config = Move::new(
+        "cluster",
+        format!("redis://127.0.0.1:{old}"),
+        format!("redis-cluster://127.0.0.1:{}", cluster.port(0)),
+        ", sweep: 2000",
+    );
+    let mecha = config.start("dual_write");
+    let load = Load::start(&mecha, true);
+    load.goes_on(300);
+    eventually("the sweep does not end", || mecha.metric("mecha_migration_sweep_done{") == 1.0);
+    config.enter(&mecha, "shadow_read");
+    load.goes_on(600);
+    assert!(mecha.metric("mecha_migration_compared_total{") > 10.0);
+    assert_eq!(mecha.metric("mecha_migration_mismatches_total{"), 0.0);
+    config.enter(&mecha, "backfill");
+    load.goes_on(600);
+    // The way back and forth again, from a cluster to a single server.
+    config.enter(&mecha, "dual_write");
+    load.goes_on(300);
+    config.enter(&mecha, "backfill");
+    load.goes_on(300);
+    config.enter(&mecha, "new");
+    load.goes_on(300);
+    let rounds = load.stop();
+    copied(&mecha);
+    let mut client = mecha.client();
+    assert_eq!(client.call("GET shared"), format!("${}\r\n{rounds}\r\n", rounds.to_string().len()));
+    for number in 0..500 {
+        let text = number.to_string();
+        assert_eq!(client.call(&format!("GET cold:{number}")), format!("${}\r\n{text}\r\n", text.len()));
+    }
+    // Between two of a kind even what has no parts is copied.
+    assert!(client.call("XRANGE cold:stream - +").contains("1-1"));
+    let held: u64 = (0..3)
+        .map(|at| Client::new(cluster.port(at)).call("DBSIZE"))
+        .map(|size| size.trim().trim_start_matches(':').parse::<u64>().unwrap())
+        .sum();
+    assert!(held >= 501, "{held}");
+    for figure in ["lost", "refused", "mismatches"] {
+        assert_eq!(mecha.metric(&format!("mecha_migration_{figure}_total{{")), 0.0, "{figure}");
+    }
+    drop(client);
+    mecha.settles();
+}
+
+#[test]
+fn what_finds_no_room_is_counted_and_a_sweep_makes_up_for_it() {
+    let (Some((_old, old)), Some((new_server, new))) = (redis(), redis()) else { return };
+    let config = Move::new(
+        "room",
+        format!("redis://127.0.0.1:{old}"),
+        format!("redis://127.0.0.1:{new}"),
+        ", pending: 20, sweep: 2000",
+    );
+    let mecha = config.start("dual_write");
+    drop(new_server);
+    let mut client = mecha.client();
+    for number in 0..100 {
+        assert_eq!(client.call(&format!("SET key:{number} {number}")), "+OK\r\n");
+    }
+    assert!(mecha.metric("mecha_migration_lost_total{") >= 80.0);
+    assert_eq!(mecha.metric("mecha_migration_pending{"), 20.0);
+    eventually("nobody is told", || mecha.metric("mecha_migration_behind{") == 1.0);
+    let _again = redis_on(new);
+    eventually("the sweep does not mend it", || {
+        mecha.metric("mecha_migration_sweep_done{") == 1.0 && mecha.metric("mecha_migration_behind{") == 0.0
+    });
+    copied(&mecha);
+    assert_eq!(dump(old), dump(new));
+    drop(client);
+    mecha.settles();
+}
+
+#[test]
+fn dedicated_connections_end_when_another_side_answers() {
+    let (Some((_old, old)), Some((_new, new))) = (redis(), redis()) else { return };
+    let config =
+        Move::new("pins", format!("redis://127.0.0.1:{old}"), format!("redis://127.0.0.1:{new}"), "");
+    let mecha = config.start("dual_write");
+    let (mut blocked, mut subscribed, mut queueing) = (mecha.client(), mecha.client(), mecha.client());
+    blocked.send(&frame(&["BLPOP", "queue", "0"]));
+    assert!(subscribed.call("SUBSCRIBE news").contains("subscribe"));
+    assert_eq!(queueing.call("MULTI"), "+OK\r\n");
+    assert_eq!(queueing.call("SET within 1"), "+QUEUED\r\n");
+    eventually("it does not wait", || Client::new(old).call("CLIENT LIST").contains("cmd=blpop"));
+    config.enter(&mecha, "backfill");
+    // It would have waited on a side where nothing comes any more, and its key with it.
+    assert!(blocked.reply().starts_with("-ERR mecha: backend connection was lost"));
+    assert!(subscribed.is_closed() && queueing.is_closed());
+    let mut client = mecha.client();
+    assert_eq!(client.call("RPUSH queue a"), ":1\r\n");
+    assert!(blocked.call("BLPOP queue 5").contains("queue"));
+    assert_eq!(client.call("GET within"), "$-1\r\n");
+    copied(&mecha);
+    assert_eq!(Client::new(old).call("EXISTS queue within"), ":0\r\n");
+    assert!(mecha.metric("mecha_route_calls_total{listener=\"resp\",route=\"default.new\"") >= 3.0);
+    drop((blocked, subscribed, queueing, client));
+    mecha.settles();
+}
+
+#[test]
+fn a_route_moves_alone_with_its_filters_into_the_store_of_this_process() {
+    let Some((_old, old)) = redis() else { return };
+    let mut direct = Client::new(old);
+    for number in 0..50 {
+        direct.call(&format!("SET own:a:{number} {number}"));
+        direct.call(&format!("SET b:{number} {number}"));
+    }
+    let config = Move::new("route", String::new(), String::new(), "");
+    let text = |stage: &str| {
+        format!(
+            "listeners:
+  - listen: redis://127.0.0.1:0
+    to: old
+    routes:
+      - prefix: 'a:'
+        to: old
+        filters: [key_prefix: {{ prefix: 'own:' }}]
+        migrate: {{ to: store, stage: {stage}, sweep: 5000 }}
+clusters:
+  old: {{ to: 'redis://127.0.0.1:{old}', filters: [rate_limit: {{ permits: 100000, per: 1s }}] }}
+  store: {{ to: 'embedded://', filters: [rate_limit: {{ permits: 100000, per: 1s }}] }}
+workers: 2
+drain_timeout: 1s
+"
+        )
+    };
+    config.replace(&text("dual_write"));
+    let mecha = Mecha::from_file(&config.file);
+    let enter = |stage: &str| {
+        let applied = mecha.metric("mecha_config_applied_total");
+        config.replace(&text(stage));
+        eventually("the stage is not applied", || mecha.metric("mecha_config_applied_total") > applied);
+    };
+    let mut client = mecha.client();
+    assert_eq!(client.call("INCR a:1"), ":2\r\n");
+    assert_eq!(client.call("INCR b:1"), ":2\r\n");
+    assert_eq!(client.call("MSET a:new x b:new y"), "+OK\r\n");
+    assert_eq!(client.call("MGET a:1 b:1 a:new"), "*3\r\n$1\r\n2\r\n$1\r\n2\r\n$1\r\nx\r\n");
+    eventually("the sweep does not end", || mecha.metric("mecha_migration_sweep_done{") == 1.0);
+    copied(&mecha);
+    enter("shadow_read");
+    for number in 2..50 {
+        let text = number.to_string();
+        assert_eq!(client.call(&format!("GET a:{number}")), format!("${}\r\n{text}\r\n", text.len()));
+    }
+    eventually("nothing is compared", || mecha.metric("mecha_migration_compared_total{") >= 40.0);
+    assert_eq!(mecha.metric("mecha_migration_mismatches_total{"), 0.0);
+    enter("new");
+    assert_eq!(client.call("INCR a:1"), ":3\r\n");
+    assert_eq!(client.call("INCR b:1"), ":3\r\n");
+    assert_eq!(client.call("MGET a:1 b:1 a:new a:7"), "*4\r\n$1\r\n3\r\n$1\r\n3\r\n$1\r\nx\r\n$1\r\n7\r\n");
+    assert_eq!(direct.call("GET own:a:1"), "$1\r\n2\r\n");
+    assert_eq!(direct.call("GET b:1"), "$1\r\n3\r\n");
+    let calls = "mecha_route_calls_total{listener=\"resp\",route=\"a:.new\"";
+    // One of its own, and its part of the other.
+    assert_eq!(mecha.metric(calls), 2.0);
     drop(client);
     mecha.settles();
 }

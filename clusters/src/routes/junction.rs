@@ -19,7 +19,7 @@ use super::guest::Guests;
 use super::leg::Leg;
 use super::mirror::Mirror;
 use super::slots::{Slots, as_copy, is_ours};
-use crate::scatter::Rules;
+use crate::scatter::{Rules, Way};
 use crate::{Connection, Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted};
 
 /// Bytes of replies to errands on one worker and listener beyond which an errand fails.
@@ -187,6 +187,7 @@ impl<P: Rules> Junction<P> {
             profile: commission.profile,
         };
         if commission.is_strict
+            && batch.heads.first().is_some_and(|head| P::way(head) == Way::Keyed)
             && let Some(call) = batch.calls.first_mut()
         {
             // No replica answers an operation that nobody knows.

@@ -7,6 +7,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use mecha_core::Outcome;
+
 use super::copies::{Copies, Likeness};
 use super::pending::{Key, Side};
 use super::watch::Watch;
@@ -78,10 +80,14 @@ impl<P: Copies> Shadow<P> {
 
     /// The other side has answered, or has not.
     pub(super) fn shadowed(&self, ended: Ended) {
-        if let Ended::Replied(bytes, ..) = ended {
-            self.other.replace(Some(bytes));
+        match ended {
+            // That the other side could not be asked says nothing about its data.
+            Ended::Failed(_) | Ended::Replied(_, Outcome::Refused(_) | Outcome::ServerError, _) => {}
+            Ended::Replied(bytes, ..) => {
+                self.other.replace(Some(bytes));
+                self.compare();
+            }
         }
-        self.compare();
     }
 
     fn compare(&self) {
