@@ -708,3 +708,23 @@ drain_timeout: 1s
     drop(client);
     mecha.settles();
 }
+
+/// What a newcomer is told to try.
+#[test]
+fn the_example_moves_a_redis_to_memcached_and_no_call_fails() {
+    let (Some(_redis), Some(_memcached)) = (redis(), memcached()) else { return };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/migrate/run.sh");
+    let run = std::process::Command::new("bash")
+        .arg(script)
+        .env("MECHA", env!("CARGO_BIN_EXE_mecha"))
+        .output()
+        .expect("there is a shell");
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{said}\n{}", String::from_utf8_lossy(&run.stderr));
+    // Counted by mecha: calls went to the one side, then to the other.
+    let crossed = said.lines().rfind(|line| line.starts_with("calls so far: ")).expect(&said);
+    let mut numbers =
+        crossed.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse::<u64>().ok());
+    assert!(numbers.next() > Some(500) && numbers.next() > Some(100), "{crossed}");
+    assert!(said.contains("moved: every key is on the new side"), "{said}");
+}

@@ -26,6 +26,7 @@ const WANTED: &[(&str, &str)] = &[
     ("redis-cli", "redis-tools"),
     ("memcached", "memcached"),
     ("pip3", "python3-pip"),
+    ("curl", "curl"),
 ];
 
 /// Installs what is missing.

@@ -141,7 +141,7 @@ impl<P: Copies> Migrating<P> {
         self.open.set(self.open.get() - 1);
         let (migration, metrics) = (&self.watch.migration, &self.watch.migration.metrics);
         match copied {
-            Copied::Done => {
+            Copied::Absent | Copied::Done => {
                 self.pause.set(Duration::ZERO);
                 mecha_telemetry::count(&metrics.copies);
             }
@@ -202,6 +202,7 @@ impl<P: Copies> Migrating<P> {
             return Ok(());
         }
         match self.copy(key, Side::New, false).await {
+            Copied::Absent => Ok(()),
             Copied::Done => {
                 mecha_telemetry::count(&self.watch.migration.metrics.backfills);
                 Ok(())
@@ -272,6 +273,7 @@ impl<P: Copies> Migrating<P> {
                         }
                     }
                 }
+                Step::Put(frames) if frames.is_empty() => return Copied::Absent,
                 Step::Put(frames) => {
                     for frame in frames {
                         match self.ask(toward, frame).await.map(|reply| P::told(&reply)) {

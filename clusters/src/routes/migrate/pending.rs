@@ -88,6 +88,8 @@ pub(super) enum Settled {
 /// How a copy ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Copied {
+    /// There was nothing to copy.
+    Absent,
     Done,
     /// Whatever happens to other keys, this one cannot be copied as it is.
     Refused,
@@ -255,7 +257,7 @@ impl Pending {
         let mut stripe = self.stripe(hash);
         let Some(entry) = stripe.entries.get_mut(key) else { return Next::Nothing };
         match copied {
-            Copied::Done => entry.attempts = 0,
+            Copied::Absent | Copied::Done => entry.attempts = 0,
             Copied::Refused => entry.attempts += 1,
             Copied::Unreachable => {}
         }
@@ -265,7 +267,8 @@ impl Pending {
         if is_given_up {
             entry.attempts = 0;
         }
-        if is_written || copied != Copied::Done && !is_given_up {
+        let is_failed = matches!(copied, Copied::Refused | Copied::Unreachable);
+        if is_written || is_failed && !is_given_up {
             self.want(entry, key);
             return Next::Again;
         }
