@@ -274,7 +274,7 @@ fn role(message: &str, field: &Value, siblings: &[Value]) -> Option<&'static str
         ("Port", _, _) if has_address => Some("Port"),
         ("NodeId" | "BrokerId" | "LeaderId" | "VoterId", _, "int32") if has_address => Some("Node"),
         ("Acks", _, "int16") => Some("Acks"),
-        ("ErrorCode", _, "int16") => Some("ErrorCode"),
+        ("ErrorCode" | "PartitionErrorCode", _, "int16") => Some("ErrorCode"),
         ("ErrorMessage", _, "string") => Some("ErrorMessage"),
         ("ThrottleTimeMs", _, "int32") => Some("Throttle"),
         ("SubscribedTopicRegex", _, _) => Some("TopicPattern"),

@@ -15,7 +15,7 @@
 //!
 //! [`frame::Scanner<frame::RequestHead>`] gives its head. [`table::judge`] says whether it may pass. A `Produce` is asked
 //! for its acknowledgements while it passes ([`pending::Acks`]), since with none there is no response; everything else
-//! is [`pending::Pending::sent`].
+//! is [`pending::Pending::sent`]. What may not pass is answered by [`errors::refuse`], or the connection is closed.
 //!
 //! # For a frame that came from a broker
 //!
@@ -33,11 +33,13 @@
 pub mod addresses;
 pub mod api_versions;
 pub mod batch;
+pub mod errors;
 pub mod frame;
 pub mod guard;
 pub mod pending;
 pub mod schema;
 pub mod table;
+mod tree;
 pub mod walk;
 pub mod wire;
 

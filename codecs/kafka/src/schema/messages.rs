@@ -1229,7 +1229,7 @@ pub static MESSAGES: [Message; 178] = [
                                 "ResultsByPartition",
                                 Kind::Array(&Kind::Struct(&[
                                     Field::new("PartitionIndex", Kind::Int32, 0),
-                                    Field::new("PartitionErrorCode", Kind::Int16, 0),
+                                    Field::new("PartitionErrorCode", Kind::Int16, 0).role(Role::ErrorCode),
                                 ])),
                                 0,
                             ),
@@ -1247,7 +1247,7 @@ pub static MESSAGES: [Message; 178] = [
                         "ResultsByPartition",
                         Kind::Array(&Kind::Struct(&[
                             Field::new("PartitionIndex", Kind::Int32, 0),
-                            Field::new("PartitionErrorCode", Kind::Int16, 0),
+                            Field::new("PartitionErrorCode", Kind::Int16, 0).role(Role::ErrorCode),
                         ])),
                         0,
                     ),
