@@ -3,6 +3,7 @@
 mod client;
 mod framing;
 mod pairs;
+mod secure;
 mod trouble;
 
 use std::io::{Read, Write};

@@ -17,7 +17,7 @@ use super::support::{
 };
 
 /// Files of one test: `ca.pem`, and certificates by name. All goes away with the test.
-struct Folder {
+pub(crate) struct Folder {
     path: PathBuf,
     ca: CertifiedIssuer<'static, KeyPair>,
 }
@@ -29,7 +29,7 @@ impl Drop for Folder {
 }
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("mecha-it-tls-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         let mut params = CertificateParams::default();
@@ -51,12 +51,12 @@ impl Folder {
         std::fs::write(self.path.join(format!("{stem}.pem")), leaf.pem()).unwrap();
     }
 
-    fn file(&self, name: &str) -> String {
+    pub(crate) fn file(&self, name: &str) -> String {
         self.path.join(name).display().to_string()
     }
 
     /// A configuration with one listener, `tls` being further keys of its block.
-    fn mecha(&self, listen: &str, tls: &str, rest: &str) -> Mecha {
+    pub(crate) fn mecha(&self, listen: &str, tls: &str, rest: &str) -> Mecha {
         let (cert, key) = (self.file("server.pem"), self.file("server.key"));
         let text = format!(
             "listeners:\n  - listen: {listen}://127.0.0.1:0\n    to: back\n    tls: {{ cert: {cert}, key: {key}{tls} }}\n\
