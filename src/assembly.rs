@@ -35,7 +35,7 @@ use migrate::Migrations;
 
 pub use door::{Door, DoorPlan, EngineView};
 pub use framed::{Back, FramedEntry, ProtocolEntry, announced, embedded, kv, native, scattered};
-pub use http::HttpEntry;
+pub use http::{HttpEntry, check_http_route};
 pub use opaque::OpaqueEntry;
 pub use routed::{Routing, routed};
 pub(crate) use scope::address_of;

@@ -109,6 +109,7 @@ pub fn known() -> Known<'static> {
         check_filter: &check_filter,
         check_tls: &crate::assembly::check_tls,
         check_rules: &crate::assembly::check_rules,
+        check_http_route: &crate::assembly::check_http_route,
         routes: &|door| entry(door)?.routes(),
         pairs: &|door, back| entry(door).is_some_and(|entry| entry.backs().contains(&back)),
     }

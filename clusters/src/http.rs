@@ -3,7 +3,7 @@
 //! A request goes to one server, over a connection that is idle ([`pool`]) or, in HTTP/2, shared. What is kept is one
 //! worker's own, so nothing is locked. When a server cannot be reached, the next is tried. A request that has been sent
 //! is sent again in one case only: it leaves everything as it is however often it comes (RFC 9110, section 9.2.2), has
-//! no body, and went over a connection that was kept, which its server has closed meanwhile.
+//! a body that is at hand, or none, and went over a connection that was kept, which its server has closed meanwhile.
 //!
 //! Deliberately absent: anything about clients, routes and filters; see `session/http.rs`.
 
@@ -101,6 +101,11 @@ enum Carrier {
 // === impl Lease ===
 
 impl Lease {
+    /// Whose it is.
+    pub fn servers(&self) -> &Rc<HttpServers> {
+        &self.servers
+    }
+
     /// The answer has ended as it should: the connection may carry the next request.
     pub fn finished(&mut self) {
         if let (Some(single), Some(pool)) = (self.single.take(), self.servers.pools.get(self.at)) {
@@ -312,9 +317,12 @@ fn as_http2(request: &mut Request<Outbound>) {
     }
 }
 
-/// The same request without a body, which it has not.
+/// The same request, whose body does not stream.
 fn copy(request: &Request<Outbound>) -> Request<Outbound> {
-    let mut same = Request::new(Outbound::Empty);
+    let mut same = Request::new(match request.body() {
+        Outbound::Whole(bytes) => Outbound::Whole(bytes.clone()),
+        Outbound::Empty | Outbound::Streamed(_) => Outbound::Empty,
+    });
     *same.method_mut() = request.method().clone();
     *same.uri_mut() = request.uri().clone();
     *same.version_mut() = request.version();

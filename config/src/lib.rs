@@ -8,6 +8,7 @@
 
 mod error;
 mod flags;
+mod http;
 mod node;
 mod options;
 mod read;
@@ -27,6 +28,10 @@ use std::time::Duration;
 
 pub use error::{ConfigError, edit_distance};
 pub use flags::{Overrides, TlsFlags, demo_snapshot, from_flags};
+pub use http::{
+    HttpActionSpec, HttpComplaint, HttpEditSpec, HttpForwardSpec, HttpRedirectSpec, HttpRetrySpec,
+    HttpRouteSpec,
+};
 pub use options::Options;
 pub use read::load;
 pub use reads::{Place, ReadFrom, ReadsSpec};
@@ -90,6 +95,8 @@ pub struct ListenerSpec {
     pub cluster: usize,
     /// Calls that go elsewhere.
     pub routes: Vec<RouteSpec>,
+    /// Requests that do not just go on, on an HTTP listener; the first one counts.
+    pub http_routes: Vec<HttpRouteSpec>,
     /// Where copies go of calls that no route takes.
     pub mirror: Option<MirrorSpec>,
     /// Where the keys move to that no route takes.
@@ -292,6 +299,8 @@ pub struct Known<'a> {
     pub check_tls: &'a dyn Fn(TlsSpec<'_>) -> Vec<TlsComplaint>,
     /// What is wrong with the rules of a user.
     pub check_rules: &'a dyn Fn(&[String]) -> Vec<RuleComplaint>,
+    /// What is wrong with the conditions and changes of a route of an HTTP listener.
+    pub check_http_route: &'a dyn Fn(&HttpRouteSpec) -> Vec<HttpComplaint>,
     /// What a route of a listener of this protocol can ask for; `None`: it has no routes.
     pub routes: &'a dyn Fn(&str) -> Option<KnownRoutes>,
     /// Whether a door of the first protocol can lead to a back of the second.

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+mod http;
 mod option;
 
 pub use option::{FilterOption, Takes, Without};
@@ -128,7 +129,7 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
         "window": count("Keys per worker that are copied, and reads that are compared, at one time (64)."),
         "pending": count("Keys that wait for their copy, over all workers; what finds no room is counted and left to the sweep (65536)."),
     } });
-    let routes = json!({ "type": "array", "description": "Calls that go to other clusters: docs/routes.md.", "items": {
+    let routes = json!({ "type": "array", "description": "Calls that go to other clusters: docs/routes.md, docs/http.md.", "items": { "anyOf": [{
         "type": "object", "additionalProperties": false, "required": ["to"], "properties": {
             "name": text("Unique name, used in metrics (its first condition)."),
             "prefix": words("What its keys begin with; one text, or a list. The longest wins."),
@@ -140,7 +141,7 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
             "mirror": mirror,
             "migrate": migrate,
         },
-    } });
+    }, http::route(&target)] } });
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mecha",

@@ -1,5 +1,7 @@
 //! Doors of HTTP.
 
+mod routes;
+
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -12,11 +14,12 @@ use mecha_filters::BuildCx;
 use mecha_http::Http;
 use mecha_transport::Accepted;
 
+pub use self::routes::check_http_route;
 use super::policies::Policies;
 use super::{Door, DoorPlan, EngineView, ProtocolEntry, Scope, Shared};
 use crate::catalog;
 use crate::session::ConnectionInfo;
-use crate::session::http::{HttpEngine, HttpListener, Patience};
+use crate::session::http::{Forward, HttpEngine, HttpListener, Patience, Target};
 use crate::worker::Seat;
 
 /// A row of the catalog for HTTP of any version.
@@ -52,14 +55,15 @@ impl ProtocolEntry for HttpEntry {
         let previous = previous.and_then(|plan| (plan as &dyn Any).downcast_ref::<HttpPlan>());
         let previous = previous.map(|plan| &plan.policies);
         let policies = Policies::plan(listener, snapshot, shared, previous, (Http::NAME, Http::ops()))?;
-        let Some(cluster) = snapshot.clusters.get(listener.cluster).cloned() else { return Err(Vec::new()) };
-        Ok(Box::new(HttpPlan { listener: listener.clone(), cluster, policies, shared: Arc::clone(shared) }))
+        let clusters = snapshot.clusters.clone();
+        Ok(Box::new(HttpPlan { listener: listener.clone(), clusters, policies, shared: Arc::clone(shared) }))
     }
 }
 
 struct HttpPlan {
     listener: ListenerSpec,
-    cluster: ClusterSpec,
+    /// As the listener's indices count them.
+    clusters: Vec<ClusterSpec>,
     policies: Policies,
     shared: Arc<Shared>,
 }
@@ -81,11 +85,30 @@ impl DoorPlan for HttpPlan {
     }
 
     fn open(&self, scope: &mut Scope) -> Rc<dyn Door> {
-        let upstream = scope.http_servers(&self.cluster, version_of(&self.cluster), &self.shared);
         let name = &self.listener.name;
+        let is_routed = !self.listener.http_routes.is_empty();
+        let mut ticked = Vec::new();
+        let mut target = |route: &str, at: usize| {
+            let cluster = self.clusters.get(at)?;
+            let servers = scope.http_servers(cluster, version_of(cluster), &self.shared);
+            let count = || scope.route_metrics(&self.shared.registry, name, route, &cluster.name);
+            let metrics = is_routed.then(count);
+            let policies = RefCell::new(Policies::of_cluster(cluster, &self.shared));
+            let target = Rc::new(Target { servers, policies, metrics });
+            ticked.push(Rc::downgrade(&target));
+            Some(target)
+        };
+        let routes = self.listener.http_routes.iter();
+        let routes = routes.filter_map(|spec| routes::open(spec, |at| target(&spec.name, at))).collect();
+        let forward = Forward {
+            targets: target("default", self.listener.cluster).into_iter().map(|target| (target, 1)).collect(),
+            ..Forward::default()
+        };
         let listener = Rc::new(HttpListener {
             name: name.clone(),
-            upstream,
+            routes,
+            forward,
+            is_tls: self.listener.tls.is_some(),
             policies: RefCell::new(self.policies.open()),
             // Made with the plan, for every listener that it has.
             places: self.shared.places.get(name).cloned().unwrap_or_default(),
@@ -99,20 +122,20 @@ impl DoorPlan for HttpPlan {
             successor: RefCell::default(),
         });
         // Ticked as long as it has a client, in force or not.
-        let ticked = Rc::downgrade(&listener);
+        let alive = Rc::downgrade(&listener);
         scope.chains.push(Box::new(move |now| {
-            let tick = |listener: Rc<HttpListener>| {
-                listener
-                    .policies
-                    .borrow_mut()
-                    .iter_mut()
-                    .for_each(|policy: &mut Box<dyn Policy>| policy.on_tick(now));
-            };
-            ticked.upgrade().map(tick).is_some()
+            let Some(listener) = alive.upgrade() else { return false };
+            tick(&listener.policies, now);
+            ticked.iter().filter_map(std::rc::Weak::upgrade).for_each(|target| tick(&target.policies, now));
+            true
         }));
         let max_connections = self.listener.max_connections as usize;
         Rc::new(HttpDoor { listener, max_connections, engine: scope.http_engine() })
     }
+}
+
+fn tick(policies: &RefCell<Vec<Box<dyn Policy>>>, now: u64) {
+    policies.borrow_mut().iter_mut().for_each(|policy| policy.on_tick(now));
 }
 
 struct HttpDoor {

@@ -71,7 +71,8 @@ impl DoorPlan for OpaquePlan {
 
     fn open(&self, scope: &mut Scope) -> Rc<dyn Door> {
         let upstream: Rc<Streams> = scope.streams(&self.cluster, self.protocol, &self.shared);
-        let policies = self.policies.open();
+        let mut policies = self.policies.open();
+        policies.extend(Policies::of_cluster(&self.cluster, &self.shared));
         let is_ticked = !policies.is_empty();
         let name = &self.listener.name;
         let listener = Rc::new(OpaqueListener {

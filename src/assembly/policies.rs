@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use mecha_config::{ConfigError, FilterSpec, ListenerSpec, Snapshot};
+use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
 use mecha_core::{OpInfo, Policy};
 use mecha_filters::{BuildCx, PolicyFactory};
 
 use super::{Shared, build_all};
 
-/// A listener's policies, and behind them those of its cluster.
+/// A listener's policies. Those of its cluster come behind them.
 pub(super) struct Policies {
     specs: Vec<FilterSpec>,
     factories: Vec<Arc<dyn PolicyFactory>>,
@@ -39,11 +39,14 @@ impl Policies {
         };
         let mut errors = Vec::new();
         let build = |spec: &FilterSpec| build(spec, protocol, &cx);
-        let mut factories = build_all(&listener.filters, &mut known, &mut errors, build);
-        let cluster = snapshot.clusters.get(listener.cluster);
-        let of_cluster = cluster.and_then(|cluster| shared.cluster_policies.get(&cluster.name));
-        factories.extend(of_cluster.into_iter().flatten().map(|(_, factory)| Arc::clone(factory)));
+        let factories = build_all(&listener.filters, &mut known, &mut errors, build);
         if errors.is_empty() { Ok(Self { specs: listener.filters.clone(), factories }) } else { Err(errors) }
+    }
+
+    /// Those of a cluster, for the calling worker.
+    pub(super) fn of_cluster(cluster: &ClusterSpec, shared: &Shared) -> Vec<Box<dyn Policy>> {
+        let factories = shared.cluster_policies.get(&cluster.name).into_iter().flatten();
+        factories.map(|(_, factory)| factory.open()).collect()
     }
 
     /// What the filter `spec` has to say about its options.

@@ -12,6 +12,7 @@ mod exchange;
 mod guarded;
 mod link;
 mod outgoing;
+mod route;
 
 use std::cell::{Cell, RefCell};
 use std::pin::{Pin, pin};
@@ -31,6 +32,8 @@ use slab::Slab;
 
 use super::opaque::Relay;
 use super::{ConnectionInfo, Place, Places};
+pub use route::{Action, Forward, HttpRoute, Redirect, Retry, RetryOn, Target};
+
 use guarded::Guarded;
 use link::{Leaving, Link};
 
@@ -60,8 +63,12 @@ pub struct Patience {
 pub struct HttpListener {
     /// For people.
     pub name: String,
-    /// Where requests go.
-    pub upstream: Rc<HttpServers>,
+    /// The first that takes a request counts.
+    pub routes: Vec<HttpRoute>,
+    /// What becomes of requests that no route takes.
+    pub forward: Forward,
+    /// Whether its clients speak TLS.
+    pub is_tls: bool,
     /// What each passes first.
     pub policies: RefCell<Vec<Box<dyn Policy>>>,
     /// Who may be here, over all workers.
@@ -154,7 +161,7 @@ impl HttpEngine {
             if link.closing.get().is_some() {
                 return Poll::Ready(None);
             }
-            if link.is_draining.get() && !is_told {
+            if link.is_over.get() && !is_told {
                 is_told = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
@@ -176,9 +183,10 @@ impl HttpEngine {
             Some(Ok(())) => {
                 let parts = connection.into_parts();
                 let stream = parts.io.into_inner();
-                if let Some(upgraded) = link.upgraded.take() {
-                    return match upgraded.upgraded().await {
-                        Some(server) => self.pass(link, stream, &parts.read_buf, server).await,
+                if let Some(lease) = link.upgraded.take() {
+                    let servers = Rc::clone(lease.servers());
+                    return match lease.upgraded().await {
+                        Some(server) => self.pass(link, stream, &parts.read_buf, server, &servers).await,
                         None => CloseReason::UpstreamLost,
                     };
                 }
@@ -227,7 +235,14 @@ impl HttpEngine {
     }
 
     /// Passes on what the two send each other from here on.
-    async fn pass(&self, link: &Link, stream: Guarded, read: &[u8], server: Upgraded) -> CloseReason {
+    async fn pass(
+        &self,
+        link: &Link,
+        stream: Guarded,
+        read: &[u8],
+        server: Upgraded,
+        servers: &HttpServers,
+    ) -> CloseReason {
         let Upgraded { halves, read: from_server, seat } = server;
         let mut relay = Relay::holding(stream.into_halves(), halves, holding(read), holding(&from_server));
         let why = std::future::poll_fn(|cx| {
@@ -244,8 +259,8 @@ impl HttpEngine {
                 let listener = link.listener.borrow();
                 listener.metrics.read_bytes(passed.up);
                 listener.metrics.wrote_bytes(passed.down);
-                listener.upstream.metrics().sent_bytes(passed.up);
-                listener.upstream.metrics().received_bytes(passed.down);
+                servers.metrics().sent_bytes(passed.up);
+                servers.metrics().received_bytes(passed.down);
             }
             polled
         })

@@ -80,7 +80,9 @@ fn made() -> String {
     section(&mut page, "The file", &schema);
     let listener = &schema["properties"]["listeners"]["items"];
     section(&mut page, "An entry of `listeners`", listener);
-    section(&mut page, "An entry of a listener's `routes`", &listener["properties"]["routes"]["items"]);
+    let routes = &listener["properties"]["routes"]["items"]["anyOf"];
+    section(&mut page, "An entry of a listener's `routes`", &routes[0]);
+    section(&mut page, "An entry of an HTTP listener's `routes`", &routes[1]);
     let forms = schema["properties"]["clusters"]["additionalProperties"]["anyOf"].as_array().unwrap();
     let map = forms.iter().find(|form| form["properties"].is_object()).unwrap();
     section(&mut page, "An entry of `clusters`", map);

@@ -3,6 +3,7 @@
 mod client;
 mod framing;
 mod pairs;
+mod routes;
 mod secure;
 mod trouble;
 

@@ -8,12 +8,12 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 /// A request's body.
 pub enum Outbound {
-    /// Bytes that are there.
-    Bytes(Bytes),
     /// None.
     Empty,
     /// What the client sends, as it comes.
     Streamed(Incoming),
+    /// Bytes that are there.
+    Whole(Bytes),
 }
 
 impl Body for Outbound {
@@ -27,8 +27,8 @@ impl Body for Outbound {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Streamed(body) => Pin::new(body).poll_frame(cx),
-            whole @ Self::Bytes(_) => match std::mem::replace(whole, Self::Empty) {
-                Self::Bytes(bytes) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            whole @ Self::Whole(_) => match std::mem::replace(whole, Self::Empty) {
+                Self::Whole(bytes) if !bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(bytes)))),
                 _ => Poll::Ready(None),
             },
         }
@@ -36,7 +36,7 @@ impl Body for Outbound {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Bytes(bytes) => bytes.is_empty(),
+            Self::Whole(bytes) => bytes.is_empty(),
             Self::Empty => true,
             Self::Streamed(body) => body.is_end_stream(),
         }
@@ -44,7 +44,7 @@ impl Body for Outbound {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Empty => SizeHint::with_exact(0),
             Self::Streamed(body) => body.size_hint(),
         }

@@ -6,14 +6,17 @@
 //!   read in two ways.
 //! - [`fields`]: which header fields end at a proxy, and what they say.
 //! - [`ops`]: requests as policies see them.
+//! - [`routes`] and [`edit`]: which requests a route takes, and what it changes in them.
 //! - [`answer`]: what a client reads when mecha answers in the backend's place, HTTP and gRPC.
 //!
 //! The chain's types depend on no engine (docs/decisions/0010-http-engine.md).
 
 pub mod answer;
+pub mod edit;
 pub mod fields;
 mod guard;
 pub mod ops;
+pub mod routes;
 
 pub use guard::{Guard, Phase, Violation};
 pub use ops::Http;

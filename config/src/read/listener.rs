@@ -33,6 +33,7 @@ pub(crate) fn default_listener(
         address,
         cluster,
         routes: Vec::new(),
+        http_routes: Vec::new(),
         mirror: None,
         migrate: None,
         filters: Vec::new(),
@@ -136,7 +137,11 @@ impl Reader<'_> {
             let message = "this listener passes on what comes and cannot ask who its clients are";
             self.error(node.place, path, message, Some("`users: none` lets everybody in".into()));
         }
-        listener.routes = self.routes(fields.take("routes"), &listener, clusters);
+        if is_streamed {
+            listener.http_routes = self.http_routes(fields.take("routes"), &listener, clusters);
+        } else {
+            listener.routes = self.routes(fields.take("routes"), &listener, clusters);
+        }
         listener.mirror = self.mirror(fields.take("mirror"), &listener, clusters);
         listener.migrate = self.migrate(fields.take("migrate"), &listener, cluster, clusters);
         let tls = fields.take("tls");

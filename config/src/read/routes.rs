@@ -7,12 +7,12 @@ use crate::target::Complaint;
 use crate::{ClusterSpec, ListenerSpec, MigrateSpec, MigrateStage, MirrorSpec, RouteClass, RouteSpec};
 
 /// Routes of one listener; more are a mistake.
-const MAX_ROUTES: usize = 1024;
+pub(super) const MAX_ROUTES: usize = 1024;
 /// Databases that can be selected.
 const MAX_DATABASE: u32 = 65_535;
 
 /// Clusters, and whether an address made them.
-type Clusters = Vec<(ClusterSpec, bool)>;
+pub(super) type Clusters = Vec<(ClusterSpec, bool)>;
 
 impl Reader<'_> {
     pub(super) fn routes(
@@ -227,7 +227,7 @@ impl Reader<'_> {
     }
 
     /// One text, or a list of them.
-    fn words(&mut self, found: Found<'_>) -> Vec<String> {
+    pub(super) fn words(&mut self, found: Found<'_>) -> Vec<String> {
         match found {
             Some((Node { kind: Kind::Scalar(text, _), .. }, _)) => vec![text.clone()],
             other => {

@@ -37,6 +37,7 @@ fn read(text: &str) -> Result<Snapshot, Vec<ConfigError>> {
         filters: vec!["rate_limit", "timeout"],
         check_filter: &check,
         check_tls: &|_| Vec::new(),
+        check_http_route: &|_| Vec::new(),
         check_rules: &|words| {
             let wrong = words.iter().filter(|word| word.starts_with('?'));
             wrong

@@ -15,6 +15,9 @@ use mecha_telemetry::CloseReason;
 use super::{HttpEngine, HttpListener, Patience};
 use crate::session::{ConnectionInfo, Place};
 
+/// How long a client that asks nothing keeps a connection that is to end.
+const GRACE_MICROS: u64 = 500_000;
+
 /// What others may know and want of one client's connection.
 pub(super) struct Link {
     pub(super) peer: Peer,
@@ -39,6 +42,10 @@ pub(super) struct Link {
     /// It takes nothing of what is written.
     pub(super) is_not_reading: Cell<bool>,
     pub(super) is_draining: Cell<bool>,
+    /// When that was first seen.
+    draining_micros: Cell<u64>,
+    /// It is draining, and its client has had time to learn it from an answer: it ends unless it has something under way.
+    pub(super) is_over: Cell<bool>,
     pub(super) closing: Cell<Option<CloseReason>>,
     waker: RefCell<Option<Waker>>,
     /// The server's side of a connection that becomes something else.
@@ -62,6 +69,8 @@ impl Link {
             is_waited_for: Cell::default(),
             is_not_reading: Cell::default(),
             is_draining: Cell::default(),
+            draining_micros: Cell::default(),
+            is_over: Cell::default(),
             closing: Cell::default(),
             waker: RefCell::default(),
             upgraded: Cell::default(),
@@ -89,7 +98,8 @@ impl Link {
         self.wake();
     }
 
-    /// Ends it behind what is under way.
+    /// Ends it behind what is under way. An HTTP/1 client learns that from its next answer, so that it does not send a
+    /// request just when the connection is closed; one that asks nothing any more is closed a little later.
     pub(super) fn drain(&self) {
         if !self.is_draining.replace(true) {
             self.wake();
@@ -159,8 +169,20 @@ impl Link {
         if self.is_not_reading.get() && silent_micros > body_micros {
             self.close(CloseReason::SlowReader);
         }
+        if self.is_draining.get() {
+            if self.draining_micros.get() == 0 {
+                self.draining_micros.set(now_micros);
+            }
+            let since = self.draining_micros.get().max(self.active_micros.get());
+            if self.in_flight.get() == 0 && now_micros.saturating_sub(since) >= GRACE_MICROS {
+                self.is_over.set(true);
+                self.wake();
+            }
+        }
         if idle_micros > 0 && self.in_flight.get() == 0 && silent_micros > idle_micros {
             self.drain();
+            self.is_over.set(true);
+            self.wake();
         }
     }
 

@@ -12,6 +12,7 @@ use mecha_transport::Clock;
 
 use super::HttpListener;
 use super::link::Link;
+use super::route::Target;
 
 /// The body of an answer.
 pub(super) enum Outgoing {
@@ -32,6 +33,8 @@ pub(super) struct Passed {
 pub(super) struct Open {
     pub(super) link: Rc<Link>,
     pub(super) listener: Rc<HttpListener>,
+    /// Where it has gone.
+    pub(super) target: Option<Rc<Target>>,
     pub(super) clock: Clock,
     pub(super) ticket: Ticket,
     pub(super) op: OpId,
@@ -48,8 +51,9 @@ impl Drop for Open {
         let done = [Done { ticket: self.ticket, op: self.op, outcome: self.outcome, micros }];
         self.listener.metrics.done(&done);
         let cx = Cx { now_micros, peer: &self.link.peer };
-        for policy in self.listener.policies.borrow_mut().iter_mut().rev() {
-            policy.on_done(&done, &cx);
+        let of_target = self.target.iter().map(|target| &target.policies);
+        for policies in of_target.chain([&self.listener.policies]) {
+            policies.borrow_mut().iter_mut().rev().for_each(|policy| policy.on_done(&done, &cx));
         }
     }
 }
