@@ -7,6 +7,7 @@
 mod codec;
 mod config;
 mod http;
+mod kafka;
 mod translation;
 
 pub use codec::whole_frames;
@@ -25,6 +26,9 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "config", check: config::any_text, seeds: config::SEEDS },
     Target { name: "http_framing", check: http::framing, seeds: http::SEEDS },
+    Target { name: "kafka_batch", check: kafka::batch, seeds: kafka::BATCHES },
+    Target { name: "kafka_body", check: kafka::body, seeds: kafka::BODIES },
+    Target { name: "kafka_frames", check: kafka::frames, seeds: kafka::FRAMES },
     Target { name: "memcached_binary", check: codec::memcached_binary, seeds: codec::MEMCACHED_BINARY },
     Target { name: "memcached_reply", check: codec::memcached_reply, seeds: codec::MEMCACHED_REPLIES },
     Target { name: "memcached_request", check: codec::memcached_request, seeds: codec::MEMCACHED_REQUESTS },
