@@ -82,8 +82,19 @@ pub struct Walk {
     left: u32,
     /// How many of them must not be taken by what is going on: they are behind the tagged field that it is in.
     beyond: u32,
-    levels: Vec<Level>,
+    levels: Levels,
 }
+
+/// Where somebody stands in each structure and array that is around. A list of its own, since walks are begun for
+/// every response that may have an address, and none of them may reserve memory.
+#[derive(Clone, Debug)]
+struct Levels {
+    all: [Level; DEPTH],
+    len: usize,
+}
+
+/// More than any message has: a test goes to the bottom of all of them.
+const DEPTH: usize = 12;
 
 #[derive(Clone, Copy, Debug)]
 enum Level {
@@ -130,8 +141,7 @@ impl Walk {
             is_flexible: false,
             left,
             beyond: 0,
-            // Deeper than any message is, so that it never grows.
-            levels: Vec::with_capacity(24),
+            levels: Levels { all: [Level::ClientId; DEPTH], len: 0 },
         };
         walk.restart(message, version, left)?;
         Ok(walk)
@@ -149,14 +159,14 @@ impl Walk {
         self.is_flexible = message.is_flexible(version);
         self.left = left;
         self.beyond = 0;
-        self.levels.clear();
-        self.levels.push(Level::Fields { fields: message.fields, next: 0 });
+        self.levels.len = 0;
+        self.levels.push(Level::Fields { fields: message.fields, next: 0 })?;
         // The rest of the header. A client that does not know what the broker speaks must be able to read one response.
         if self.is_flexible && !(message.is_response && message.key == ApiKey::API_VERSIONS.0) {
-            self.levels.push(Level::Fields { fields: &[], next: 0 });
+            self.levels.push(Level::Fields { fields: &[], next: 0 })?;
         }
         if !message.is_response {
-            self.levels.push(Level::ClientId);
+            self.levels.push(Level::ClientId)?;
         }
         Ok(())
     }
@@ -276,7 +286,7 @@ impl Walk {
                 Level::Items { left, .. } | Level::Tags { left, .. } => *left == 0,
                 Level::Fields { fields, next } => {
                     !self.is_flexible
-                        && self.levels.len() > 1
+                        && self.levels.len > 1
                         && !fields.iter().skip(*next).any(|field| self.is_next(field))
                 }
                 Level::ClientId | Level::Content { .. } | Level::Tagged { .. } => false,
@@ -323,14 +333,14 @@ impl Walk {
                 let count = u32::try_from(length).ok();
                 // Each value takes a byte at least: see the generator of the schemas.
                 self.announce(count.unwrap_or(0), of.size().unwrap_or(1) as u32)?;
-                self.levels.push(Level::Items { field, kind: of, left: count.unwrap_or(0) });
+                self.levels.push(Level::Items { field, kind: of, left: count.unwrap_or(0) })?;
                 Ok(Some(Step::Array { field, head, count }))
             }
             Kind::Struct(fields) => {
                 self.pass();
                 self.take(head)?;
                 if length >= 0 {
-                    self.levels.push(Level::Fields { fields, next: 0 });
+                    self.levels.push(Level::Fields { fields, next: 0 })?;
                 }
                 Ok((head > 0).then_some(Step::Presence { field, head, is_there: length >= 0 }))
             }
@@ -408,8 +418,8 @@ impl Walk {
             self.left = beyond;
             return Ok(Step::TagUnknown { head, body: size as usize });
         };
-        self.levels.push(Level::Tagged { outside: self.beyond });
-        self.levels.push(Level::Content { field });
+        self.levels.push(Level::Tagged { outside: self.beyond })?;
+        self.levels.push(Level::Content { field })?;
         self.beyond = beyond;
         Ok(Step::TagStart { head, number: first, field })
     }
@@ -424,6 +434,33 @@ impl Walk {
     fn announce(&self, count: u32, least: u32) -> Result<(), Malformed> {
         let room = self.left - self.beyond;
         if u64::from(count) * u64::from(least) > u64::from(room) { Err(Malformed::Count) } else { Ok(()) }
+    }
+}
+
+// === impl Levels ===
+
+impl Levels {
+    fn as_slice(&self) -> &[Level] {
+        self.all.get(..self.len).unwrap_or_default()
+    }
+
+    fn last(&self) -> Option<&Level> {
+        self.as_slice().last()
+    }
+
+    fn last_mut(&mut self) -> Option<&mut Level> {
+        self.all.get_mut(self.len.checked_sub(1)?)
+    }
+
+    /// Fails for a message that is deeper than all others only.
+    fn push(&mut self, level: Level) -> Result<(), Malformed> {
+        *self.all.get_mut(self.len).ok_or(Malformed::Unknown)? = level;
+        self.len += 1;
+        Ok(())
+    }
+
+    fn pop(&mut self) {
+        self.len = self.len.saturating_sub(1);
     }
 }
 
