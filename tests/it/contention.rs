@@ -37,7 +37,11 @@ fn race<T: Send + 'static>(mechas: &[Mecha], work: fn(usize, &mut Client) -> T) 
 }
 
 fn two_processes(to: u16) -> [Mecha; 2] {
-    [(); 2].map(|()| Mecha::start("redis", &format!("memcached://127.0.0.1:{to}")))
+    two_processes_at(&format!("memcached://127.0.0.1:{to}"))
+}
+
+fn two_processes_at(to: &str) -> [Mecha; 2] {
+    [(); 2].map(|()| Mecha::start("redis", to))
 }
 
 #[derive(Default)]
@@ -52,7 +56,12 @@ struct Done {
 #[test]
 fn nothing_is_lost_when_processes_race_on_the_same_keys() {
     let Some((_memcached, port)) = memcached() else { return };
-    let mechas = two_processes(port);
+    nothing_is_lost_at(&format!("memcached://127.0.0.1:{port}"));
+}
+
+/// Races of two processes before `to`.
+pub(super) fn nothing_is_lost_at(to: &str) {
+    let mechas = two_processes_at(to);
     let all = race(&mechas, |name, client| {
         let mut done = Done::default();
         for round in 0..rounds() {

@@ -6,17 +6,17 @@ use std::io::Write;
 use super::support::{Client, Mecha, PATIENCE, frame, memcached, redis};
 
 /// Numbers that look random and are the same every time.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 % limit as u64) as usize
     }
 
-    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+    pub(super) fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
         from[self.below(from.len())]
     }
 }
@@ -196,7 +196,7 @@ fn chopped(client: &mut Client, bytes: &[u8], dice: &mut Dice) {
     }
 }
 
-fn conversation(
+pub(super) fn conversation(
     seed: u64,
     rounds: usize,
     version: &str,

@@ -39,6 +39,7 @@ mod rows;
 mod scripts;
 mod sentinel;
 mod sharded;
+mod sharded_translation;
 mod soak;
 mod state;
 mod subscriptions;
