@@ -18,6 +18,7 @@ mod ejection;
 mod failover;
 mod faults;
 mod faults_return;
+mod handshakes;
 mod hostile;
 mod http;
 mod isolation;

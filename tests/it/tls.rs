@@ -42,7 +42,7 @@ impl Folder {
         folder
     }
 
-    fn issue(&self, stem: &str, name: &str) {
+    pub(super) fn issue(&self, stem: &str, name: &str) {
         let mut params = CertificateParams::new(vec![name.to_string(), "127.0.0.1".to_string()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
@@ -67,11 +67,19 @@ impl Folder {
         Mecha::from_file(&file)
     }
 
-    fn config(&self, certificate: Option<&str>) -> Arc<ClientConfig> {
+    pub(super) fn config(&self, certificate: Option<&str>) -> Arc<ClientConfig> {
+        self.config_of(rustls::DEFAULT_VERSIONS, certificate)
+    }
+
+    pub(super) fn config_of(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        certificate: Option<&str>,
+    ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.path.join("ca.pem")).unwrap()).unwrap();
         let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
         Arc::new(match certificate {
@@ -86,10 +94,10 @@ impl Folder {
     }
 }
 
-struct TlsClient(StreamOwned<ClientConnection, TcpStream>);
+pub(super) struct TlsClient(StreamOwned<ClientConnection, TcpStream>);
 
 impl TlsClient {
-    fn new(config: &Arc<ClientConfig>, port: u16) -> Self {
+    pub(super) fn new(config: &Arc<ClientConfig>, port: u16) -> Self {
         let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
@@ -98,7 +106,7 @@ impl TlsClient {
 
     /// Sends and reads exactly what is expected.
     #[track_caller]
-    fn call(&mut self, request: &[u8], expected: &[u8]) {
+    pub(super) fn call(&mut self, request: &[u8], expected: &[u8]) {
         self.0.write_all(request).unwrap();
         let mut got = vec![0; expected.len()];
         self.0.read_exact(&mut got).unwrap();
