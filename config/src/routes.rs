@@ -30,8 +30,8 @@ pub struct RouteSpec {
 pub struct KnownRoutes {
     /// Its clients select databases.
     pub has_databases: bool,
-    /// Its keys can be listed, so that a migration can find those that nobody uses.
-    pub lists_keys: bool,
+    /// Backs whose keys they can list, so that a migration finds those that nobody uses.
+    pub lists_keys_of: &'static [&'static str],
 }
 
 /// What a call does.

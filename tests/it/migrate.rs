@@ -728,3 +728,122 @@ fn the_example_moves_a_redis_to_memcached_and_no_call_fails() {
     assert!(numbers.next() > Some(500) && numbers.next() > Some(100), "{crossed}");
     assert!(said.contains("moved: every key is on the new side"), "{said}");
 }
+
+/// Whatever clients on both workers do to the same few keys at once, the sides are equal when they are done.
+#[test]
+fn clients_that_fight_over_keys_leave_both_sides_equal() {
+    let (Some((_old, old)), Some((_new, new))) = (redis(), redis()) else { return };
+    let config =
+        Move::new("fight", format!("redis://127.0.0.1:{old}"), format!("redis://127.0.0.1:{new}"), "");
+    let mecha = config.start("dual_write");
+    let fight = |mecha: &Mecha, seed: u64| {
+        let one = |own: u64| {
+            let mut client = mecha.client();
+            std::thread::spawn(move || {
+                let mut random = (seed * 100 + own).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+                for _ in 0..40 {
+                    let mut wire = Vec::new();
+                    for _ in 0..10 {
+                        random ^= random << 13;
+                        random ^= random >> 7;
+                        random ^= random << 17;
+                        let (key, value) = (format!("k{}", random % 5), format!("{own}.{random}"));
+                        wire.extend(match (random >> 20) % 8 {
+                            0 | 1 => frame(&["SET", &key, &value]),
+                            2 => frame(&["DEL", &key]),
+                            3 => frame(&["APPEND", &key, "x"]),
+                            4 => frame(&["INCR", &key]),
+                            5 => frame(&["RPUSH", &key, &value]),
+                            6 => frame(&["LPOP", &key]),
+                            _ => frame(&["RENAME", &key, "k0"]),
+                        });
+                    }
+                    client.send(&wire);
+                    // Many are errors of the server's: of the wrong type, or without a key.
+                    (0..10).for_each(|_| drop(client.reply()));
+                }
+            })
+        };
+        let clients: Vec<_> = (0..8).map(one).collect();
+        clients.into_iter().for_each(|client| client.join().unwrap());
+    };
+    for (seed, stage) in (1..).zip(["dual_write", "backfill", "shadow_read"]) {
+        if seed > 1 {
+            config.enter(&mecha, stage);
+        }
+        fight(&mecha, seed);
+        copied(&mecha);
+        assert_eq!(dump(old), dump(new), "{stage}");
+    }
+    assert!(mecha.metric("mecha_migration_copies_total{") > 100.0);
+    mecha.settles();
+}
+
+#[test]
+fn a_call_that_began_to_wait_before_anybody_followed_is_followed_when_it_ends() {
+    let (Some((_old, old)), Some((_new, new))) = (redis(), redis()) else { return };
+    let config =
+        Move::new("late", format!("redis://127.0.0.1:{old}"), format!("redis://127.0.0.1:{new}"), "");
+    let mecha = config.start("old");
+    let (mut blocked, mut client) = (mecha.client(), mecha.client());
+    blocked.send(&frame(&["BLMOVE", "from", "to", "LEFT", "RIGHT", "0"]));
+    eventually("it does not wait", || Client::new(old).call("CLIENT LIST").contains("cmd=blmove"));
+    // Less than a drain takes, which would end the call.
+    config.enter(&mecha, "dual_write");
+    assert_eq!(client.call("RPUSH from a"), ":1\r\n");
+    assert_eq!(blocked.reply(), "$1\r\na\r\n");
+    eventually("it is not followed", || Client::new(new).call("LRANGE to 0 -1") == "*1\r\n$1\r\na\r\n");
+    drop((blocked, client));
+    mecha.settles();
+}
+
+#[test]
+fn a_key_that_cannot_be_copied_leaves_nothing_old_behind() {
+    let (Some((_old, old)), Some((_new, new))) = (redis(), memcached()) else { return };
+    let config =
+        Move::new("refused", format!("redis://127.0.0.1:{old}"), format!("memcached://127.0.0.1:{new}"), "");
+    let mecha = config.start("dual_write");
+    let mut client = mecha.client();
+    assert_eq!(client.call("SET k before"), "+OK\r\n");
+    copied(&mecha);
+    let there = || {
+        let mut direct = Client::new(new);
+        direct.send(b"get k\r\n");
+        direct.line() != "END\r\n"
+    };
+    assert!(there());
+    assert_eq!(client.call("DEL k"), ":1\r\n");
+    assert!(client.call("XADD k 1-1 a 1").contains("1-1"));
+    eventually("it is not refused", || mecha.metric("mecha_migration_refused_total{") >= 1.0);
+    assert!(!there());
+    drop(client);
+    mecha.settles();
+}
+
+#[test]
+fn what_was_tried_in_the_store_of_this_process_moves_to_a_server() {
+    let Some((_new, new)) = redis() else { return };
+    let config =
+        Move::new("embedded", "embedded://".into(), format!("redis://127.0.0.1:{new}"), ", sweep: 2000");
+    let mecha = config.start("old");
+    let mut client = mecha.client();
+    for number in 0..200 {
+        client.call(&format!("SET key:{number} {number}"));
+    }
+    client.call("HSET hash a 1");
+    config.enter(&mecha, "dual_write");
+    let load = Load::start(&mecha, true);
+    eventually("the sweep does not end", || mecha.metric("mecha_migration_sweep_done{") == 1.0);
+    config.enter(&mecha, "backfill");
+    load.goes_on(300);
+    config.enter(&mecha, "new");
+    load.goes_on(300);
+    let rounds = load.stop();
+    copied(&mecha);
+    let all = dump(new);
+    assert_eq!(all.keys().filter(|key| key.starts_with("key:")).count(), 200);
+    assert!(all.contains_key("hash"));
+    assert_eq!(client.call("GET shared"), format!("${}\r\n{rounds}\r\n", rounds.to_string().len()));
+    drop(client);
+    mecha.settles();
+}

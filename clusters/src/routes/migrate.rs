@@ -67,6 +67,12 @@ const LOOK_AHEAD: usize = 128;
 /// How long a server is given for a call whose reply nobody counts.
 const UNCOUNTED: Duration = Duration::from_secs(1);
 
+/// Bytes of a key that is remembered for a call on a dedicated connection while no side follows.
+const MAX_LONG_KEY: usize = 4 << 10;
+
+/// Bytes of a read that is compared.
+const MAX_COMPARED: usize = 64 << 10;
+
 /// How long a key that could not be fetched is refused without another attempt.
 const FAILED_MICROS: u64 = 50_000;
 
@@ -259,20 +265,26 @@ impl<P: Copies> Migrating<P> {
         }
     }
 
-    /// Begins to follow what call `at` may change; the keys are kept until it is answered.
-    fn begin(&self, stage: Stage, batch: &Batch<'_, P>, at: usize) -> Vec<Key> {
+    /// Begins to follow what call `at` may change; the keys are kept until it is answered. With `is_long`, it may be answered
+    /// in another stage.
+    fn begin(&self, stage: Stage, batch: &Batch<'_, P>, at: usize, is_long: bool) -> Vec<Key> {
         let mut keys: Vec<Key> = Vec::new();
         let (Some(call), Some(head)) = (batch.calls.get(at), batch.heads.get(at)) else { return keys };
-        if stage.is_between() && call.class == OpClass::Write {
-            let toward = stage.truth().other();
-            P::keys(head, batch.frame(at), &mut |key| {
-                if self.watch.migration.pending.begin(key, toward) {
-                    keys.push(key.into());
-                } else {
-                    self.watch.migration.lose();
-                }
-            });
+        if call.class != OpClass::Write || !stage.is_between() && !is_long {
+            return keys;
         }
+        let toward = stage.truth().other();
+        P::keys(head, batch.frame(at), &mut |key| {
+            let begun = match stage.is_between() {
+                true => self.watch.migration.pending.begin(key, toward),
+                false => Some(Key::from(key)).filter(|key| key.len() <= MAX_LONG_KEY),
+            };
+            match begun {
+                Some(key) => keys.push(key),
+                None if stage.is_between() => self.watch.migration.lose(),
+                None => {}
+            }
+        });
         keys
     }
 
@@ -320,7 +332,7 @@ impl<P: Copies> Migrating<P> {
         }
         let frame = batch.frame(at);
         let likeness = P::likeness(head, frame);
-        if likeness == Likeness::None {
+        if likeness == Likeness::None || frame.len() > MAX_COMPARED {
             return;
         }
         let pending = &self.watch.migration.pending;
@@ -426,7 +438,7 @@ impl<P: Copies> Migrating<P> {
         range: Range<usize>,
         cx: SubmitCx<'_, P>,
     ) -> Submitted {
-        let begun: Vec<Vec<Key>> = range.clone().map(|at| self.begin(stage, batch, at)).collect();
+        let begun: Vec<Vec<Key>> = range.clone().map(|at| self.begin(stage, batch, at, false)).collect();
         // The stage may have changed before the keys were seen to be written.
         if self.stage().truth() != stage.truth() {
             begun.iter().for_each(|keys| self.cancel(keys));
@@ -497,6 +509,11 @@ impl<P: Copies> Upstream<P> for Migrating<P> {
         self.send_watched(stage, batch, range.start..end, cx)
     }
 
+    /// The side that answers tells what an operation is; the other one may be of another kind, or gone.
+    fn recognise(&self, batch: &mut Batch<'_, P>, from: usize, sink: &Rc<dyn ReplySink<P>>) -> bool {
+        self.leg(self.stage().truth()).upstream.recognise(batch, from, sink)
+    }
+
     fn is_ready(&self, sink: &Rc<dyn ReplySink<P>>, wish: &Wish<'_>) -> bool {
         let stage = self.stage();
         if let Some(key) = wish.key.filter(|key| !key.is_empty())
@@ -529,7 +546,7 @@ impl<P: Copies> Upstream<P> for Migrating<P> {
         let Some(leg) = self.owner(connection) else { return };
         leg.metrics.calls(1);
         let stage = self.stage();
-        let keys = self.begin(stage, batch, at);
+        let keys = self.begin(stage, batch, at, true);
         leg.filter(batch, at..at + 1, cx);
         let Some(call) = batch.calls.get(at).copied() else { return };
         if call.verdict != Verdict::Forward {

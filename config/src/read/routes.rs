@@ -191,11 +191,13 @@ impl Reader<'_> {
         let window = self.count(fields.take("window"), 10_000).unwrap_or(64);
         let pending = self.count(fields.take("pending"), 10_000_000).unwrap_or(65_536);
         let sweep = fields.take("sweep");
-        if let Some((node, path)) = &sweep
-            && (self.known.routes)(&listener.protocol).is_some_and(|known| !known.lists_keys)
+        let back = old.and_then(|at| clusters.get(at)).map(|(cluster, _)| cluster.protocol.clone());
+        if let (Some((node, path)), Some(back)) = (&sweep, back)
+            && (self.known.routes)(&listener.protocol)
+                .is_some_and(|known| !known.lists_keys_of.contains(&back.as_str()))
         {
             let hint = "keys move as they are used; what nobody uses ends with its expiry";
-            let message = format!("{} has no way to list its keys", listener.protocol);
+            let message = format!("a {} listener cannot list the keys of {back}", listener.protocol);
             self.error(node.place, path, message, Some(hint.into()));
         }
         let sweep = self.count(sweep, 1_000_000);

@@ -45,7 +45,10 @@ fn read(text: &str) -> Result<Snapshot, Vec<ConfigError>> {
                 .collect()
         },
         routes: &|door| {
-            Some(crate::KnownRoutes { has_databases: door == "resp", lists_keys: door == "resp" })
+            Some(crate::KnownRoutes {
+                has_databases: door == "resp",
+                lists_keys_of: if door == "resp" { &["resp"] } else { &[] },
+            })
         },
         pairs: &|door, back| back == "embedded" || door == "resp" || back == "memcached",
     };
@@ -348,7 +351,7 @@ fn what_is_wrong_with_a_migration_is_told_with_its_place() {
             "6:55 listeners[0].routes[0].migrate `stage` is missing => old, dual_write",
             "6:66 listeners[0].routes[0].migrate.percent `101` is not a number",
             "6:79 listeners[0].routes[0].migrate.repair `perhaps` is not one of",
-            "7:114 listeners[1].migrate.sweep memcached has no way to list its keys",
+            "7:114 listeners[1].migrate.sweep a memcached listener cannot list the keys of memcached",
         ],
     );
 }

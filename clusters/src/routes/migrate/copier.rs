@@ -46,8 +46,11 @@ pub(super) async fn work<P: Copies>(migrating: Weak<Migrating<P>>) {
 
 /// Visits every key of the old side, slowly.
 async fn sweep<P: Copies>(migrating: Weak<Migrating<P>>) {
-    // Clients of a configuration without a migration may still write past this one.
-    while migrating.upgrade().is_some_and(|this| this.watch.migration.age() < this.options.sweep_delay) {
+    // Calls that were under way when nobody followed yet, and clients of the configuration before.
+    while migrating
+        .upgrade()
+        .is_some_and(|this| this.watch.migration.followed_for() < this.options.sweep_delay)
+    {
         tokio::time::sleep(LATER).await;
     }
     loop {
@@ -137,7 +140,7 @@ impl<P: Copies> Migrating<P> {
         }
     }
 
-    fn copied(&self, key: &[u8], copied: Copied) {
+    fn copied(&self, key: &Key, copied: Copied) {
         self.open.set(self.open.get() - 1);
         let (migration, metrics) = (&self.watch.migration, &self.watch.migration.metrics);
         match copied {
@@ -257,7 +260,12 @@ impl<P: Copies> Migrating<P> {
                 return copied;
             }
         }
-        self.copy_as(key, toward, is_replacing, false).await
+        let copied = self.copy_as(key, toward, is_replacing, false).await;
+        if copied == Copied::Refused && is_replacing {
+            // Better nothing than something old: what is missing is seen.
+            let _ = self.ask(toward, P::remove(key)).await;
+        }
+        copied
     }
 
     async fn copy_as(&self, key: &[u8], toward: Side, is_replacing: bool, is_exact: bool) -> Copied {

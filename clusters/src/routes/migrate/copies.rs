@@ -71,6 +71,9 @@ pub trait Copies: Rules {
         Told::Never
     }
 
+    /// The request that removes a key.
+    fn remove(key: &[u8]) -> Vec<u8>;
+
     /// The request that asks whether there is such a key.
     fn whether(key: &[u8]) -> Vec<u8>;
 

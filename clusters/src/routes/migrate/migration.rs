@@ -58,7 +58,8 @@ pub struct Migration {
     /// Something was not copied that only a sweep can find.
     is_behind: AtomicBool,
     is_swept: AtomicBool,
-    made_ms: u64,
+    /// Since when a side follows, as the time of day.
+    followed_ms: AtomicU64,
 }
 
 /// What people are told.
@@ -86,13 +87,13 @@ impl Migration {
             sweeper: AtomicU64::new(0),
             is_behind: AtomicBool::new(false),
             is_swept: AtomicBool::new(false),
-            made_ms: unix_ms(),
+            followed_ms: AtomicU64::new(unix_ms()),
         })
     }
 
-    /// How long it has been there.
-    pub(super) fn age(&self) -> Duration {
-        Duration::from_millis(unix_ms().saturating_sub(self.made_ms))
+    /// For how long a side has followed.
+    pub(super) fn followed_for(&self) -> Duration {
+        Duration::from_millis(unix_ms().saturating_sub(self.followed_ms.load(Ordering::Relaxed)))
     }
 
     /// The number of a further configuration.
@@ -118,6 +119,9 @@ impl Migration {
         let was = self.stage();
         if was != stage {
             self.set_swept(false);
+        }
+        if !was.is_between() && stage.is_between() {
+            self.followed_ms.store(unix_ms(), Ordering::Relaxed);
         }
         if was.truth() != stage.truth() && stage.truth() == Side::Old {
             self.pending.forget_settled();

@@ -12,12 +12,13 @@
 //! | it is being copied | `Copy::Busy`; `Copy::Again` if it was written meanwhile |
 //! | none of it | no entry |
 //!
-//! The number of entries is bounded. What finds no room is not followed, and the caller counts it.
+//! The number of entries is bounded, and so are the bytes of their keys; whoever remembers a key shares them. What finds
+//! no room is not followed, and the caller counts it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Locks; a power of two.
 const STRIPES: usize = 64;
@@ -27,6 +28,9 @@ const COUNTERS: usize = 8192;
 
 /// Keys per stripe of which is known that they need no backfill. When there are more, nothing is known of any.
 const MAX_SETTLED: usize = 32 << 10;
+
+/// Bytes of all keys.
+const MAX_BYTES: usize = 64 << 20;
 
 /// Failed copies of one key in a row after which it is given up.
 const MAX_ATTEMPTS: u8 = 5;
@@ -47,8 +51,8 @@ impl Side {
     }
 }
 
-/// A key.
-pub(super) type Key = Box<[u8]>;
+/// A key, whose bytes are there once.
+pub(super) type Key = Arc<[u8]>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Copy {
@@ -117,6 +121,7 @@ pub(super) struct Pending {
     queue: Mutex<VecDeque<Key>>,
     hasher: RandomState,
     entries: AtomicUsize,
+    bytes: AtomicUsize,
     capacity: AtomicUsize,
 }
 
@@ -128,6 +133,7 @@ impl Default for Pending {
             queue: Mutex::default(),
             hasher: RandomState::new(),
             entries: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
             capacity: AtomicUsize::new(0),
         }
     }
@@ -160,28 +166,38 @@ impl Pending {
     }
 
     /// Makes room for one more entry.
-    fn take_place(&self) -> bool {
+    fn take_place(&self, key: &[u8]) -> bool {
         let capacity = self.capacity.load(Ordering::Relaxed);
-        let take = |count: usize| (count < capacity).then_some(count + 1);
-        self.entries.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok()
+        let take_one = |count: usize| (count < capacity).then_some(count + 1);
+        let take_bytes = |bytes: usize| Some(bytes + key.len()).filter(|bytes| *bytes <= MAX_BYTES);
+        let order = Ordering::SeqCst;
+        if self.entries.fetch_update(order, order, take_one).is_err() {
+            return false;
+        }
+        if self.bytes.fetch_update(order, order, take_bytes).is_err() {
+            self.entries.fetch_sub(1, order);
+            return false;
+        }
+        true
     }
 
-    /// A call that writes `key` is about to be sent to the other side of `toward`. `false`: there is no room, and nobody
+    /// A call that writes `key` is about to be sent to the other side of `toward`. `None`: there is no room, and nobody
     /// will copy it.
-    pub(super) fn begin(&self, key: &[u8], toward: Side) -> bool {
+    pub(super) fn begin(&self, key: &[u8], toward: Side) -> Option<Key> {
         let hash = self.hash(key);
         self.changed(hash);
         let mut stripe = self.stripe(hash);
-        if let Some(entry) = stripe.entries.get_mut(key) {
+        let known = stripe.entries.get_key_value(key).map(|(known, _)| Arc::clone(known));
+        if let (Some(known), Some(entry)) = (known, stripe.entries.get_mut(key)) {
             entry.writers += 1;
-            return true;
+            return Some(known);
         }
-        if !self.take_place() {
-            return false;
+        if !self.take_place(key) {
+            return None;
         }
-        let entry = Entry { toward, writers: 1, copy: Copy::None, attempts: 0 };
-        stripe.entries.insert(key.into(), entry);
-        true
+        let (key, entry) = (Key::from(key), Entry { toward, writers: 1, copy: Copy::None, attempts: 0 });
+        stripe.entries.insert(Arc::clone(&key), entry);
+        Some(key)
     }
 
     /// The call was not sent.
@@ -192,12 +208,13 @@ impl Pending {
         self.tidy(&mut stripe, key);
     }
 
-    /// The call is answered, or never will be: the key is to be copied.
-    pub(super) fn end(&self, key: &[u8]) {
+    /// The call is answered, or never will be: the key is to be copied. `false`: nobody has begun it.
+    pub(super) fn end(&self, key: &Key) -> bool {
         let mut stripe = self.stripe(self.hash(key));
-        let Some(entry) = stripe.entries.get_mut(key) else { return };
+        let Some(entry) = stripe.entries.get_mut(key) else { return false };
         entry.writers = entry.writers.saturating_sub(1);
         self.want(entry, key);
+        true
     }
 
     /// `key` is to be copied, though nobody writes it. `false`: there is no room. Does nothing if that will happen anyway.
@@ -206,22 +223,22 @@ impl Pending {
         if stripe.entries.contains_key(key) {
             return true;
         }
-        if !self.take_place() {
+        if !self.take_place(key) {
             return false;
         }
-        let mut entry = Entry { toward, writers: 0, copy: Copy::None, attempts: 0 };
-        self.want(&mut entry, key);
-        stripe.entries.insert(key.into(), entry);
+        let (key, mut entry) = (Key::from(key), Entry { toward, writers: 0, copy: Copy::None, attempts: 0 });
+        self.want(&mut entry, &key);
+        stripe.entries.insert(key, entry);
         true
     }
 
-    fn want(&self, entry: &mut Entry, key: &[u8]) {
+    fn want(&self, entry: &mut Entry, key: &Key) {
         match entry.copy {
             Copy::Again | Copy::Queued => {}
             Copy::Busy => entry.copy = Copy::Again,
             Copy::None => {
                 entry.copy = Copy::Queued;
-                self.queue().push_back(key.into());
+                self.queue().push_back(Arc::clone(key));
             }
         }
     }
@@ -231,6 +248,7 @@ impl Pending {
         if stripe.entries.get(key).is_some_and(|entry| entry.writers == 0 && entry.copy == Copy::None) {
             stripe.entries.remove(key);
             self.entries.fetch_sub(1, Ordering::SeqCst);
+            self.bytes.fetch_sub(key.len(), Ordering::SeqCst);
         }
     }
 
@@ -251,7 +269,7 @@ impl Pending {
     }
 
     /// A claimed key is copied, or is not.
-    pub(super) fn copied(&self, key: &[u8], copied: Copied) -> Next {
+    pub(super) fn copied(&self, key: &Key, copied: Copied) -> Next {
         let hash = self.hash(key);
         self.changed(hash);
         let mut stripe = self.stripe(hash);
@@ -306,11 +324,11 @@ impl Pending {
             None if stripe.settled.contains(&hash) => return Settled::Yes,
             None => {}
         }
-        if !self.take_place() {
+        if !self.take_place(key) {
             return Settled::Wait;
         }
         let entry = Entry { toward: Side::New, writers: 0, copy: Copy::Busy, attempts: 0 };
-        stripe.entries.insert(key.into(), entry);
+        stripe.entries.insert(Key::from(key), entry);
         Settled::Begun
     }
 
@@ -357,56 +375,62 @@ mod tests {
     #[test]
     fn a_key_is_copied_after_its_last_write_and_by_nobody_else_meanwhile() {
         let pending = pending();
-        assert!(pending.begin(b"a", Side::New) && pending.begin(b"a", Side::New));
+        let a = pending.begin(b"a", Side::New).unwrap();
+        assert!(Arc::ptr_eq(&a, &pending.begin(b"a", Side::New).unwrap()));
         assert_eq!(pending.claim(), None);
-        pending.end(b"a");
+        pending.end(&a);
         assert_eq!(claimed(&pending), Some((b"a".to_vec(), Side::New)));
         // Written while it is being copied: nobody gets it now, and it comes again.
-        pending.end(b"a");
+        pending.end(&a);
         assert_eq!(pending.claim(), None);
-        assert_eq!(pending.copied(b"a", Copied::Done), Next::Again);
+        assert_eq!(pending.copied(&a, Copied::Done), Next::Again);
         assert!(claimed(&pending).is_some());
-        assert_eq!(pending.copied(b"a", Copied::Done), Next::Nothing);
+        assert_eq!(pending.copied(&a, Copied::Done), Next::Nothing);
         assert_eq!((pending.claim(), pending.len()), (None, 0));
     }
 
     #[test]
     fn calls_wait_for_a_copy_toward_the_side_that_they_go_to() {
         let pending = pending();
-        pending.begin(b"a", Side::New);
+        let a = pending.begin(b"a", Side::New).unwrap();
         assert!(pending.is_behind(b"a", Side::New) && !pending.is_behind(b"a", Side::Old));
         assert_eq!(pending.settle(b"a"), Settled::Wait);
-        pending.end(b"a");
+        pending.end(&a);
         assert!(pending.claim().is_some() && pending.is_behind(b"a", Side::New));
-        pending.copied(b"a", Copied::Done);
+        pending.copied(&a, Copied::Done);
         assert!(!pending.is_behind(b"a", Side::New));
     }
 
     #[test]
     fn there_are_never_more_keys_than_there_is_room_for() {
         let pending = pending();
-        assert!(pending.begin(b"a", Side::New) && pending.mark(b"b", Side::New));
-        assert!(!pending.begin(b"c", Side::New) && !pending.mark(b"d", Side::New));
+        assert!(pending.begin(b"a", Side::New).is_some() && pending.mark(b"b", Side::New));
+        assert!(pending.begin(b"c", Side::New).is_none() && !pending.mark(b"d", Side::New));
         assert_eq!(pending.settle(b"e"), Settled::Wait);
         pending.cancel(b"a");
         assert_eq!(pending.len(), 1);
-        assert!(pending.begin(b"c", Side::New));
+        assert!(pending.begin(b"c", Side::New).is_some());
+        pending.cancel(b"c");
+        let large = vec![b'x'; MAX_BYTES];
+        assert!(pending.begin(&large, Side::New).is_none(), "as many bytes as there may be, and one more");
+        assert_eq!(pending.len(), 1);
     }
 
     #[test]
     fn a_key_that_cannot_be_copied_is_given_up_and_a_lost_server_is_waited_for() {
         let pending = pending();
         pending.mark(b"a", Side::New);
+        let a = Key::from(&b"a"[..]);
         for _ in 0..100 {
             assert!(pending.claim().is_some());
-            assert_eq!(pending.copied(b"a", Copied::Unreachable), Next::Again);
+            assert_eq!(pending.copied(&a, Copied::Unreachable), Next::Again);
         }
         for _ in 1..MAX_ATTEMPTS {
             assert!(pending.claim().is_some());
-            assert_eq!(pending.copied(b"a", Copied::Refused), Next::Again);
+            assert_eq!(pending.copied(&a, Copied::Refused), Next::Again);
         }
         assert!(pending.claim().is_some());
-        assert_eq!(pending.copied(b"a", Copied::Refused), Next::GivenUp);
+        assert_eq!(pending.copied(&a, Copied::Refused), Next::GivenUp);
         assert_eq!(pending.len(), 0);
     }
 
@@ -421,7 +445,7 @@ mod tests {
         pending.settled(b"a", true);
         assert_eq!((pending.settle(b"a"), pending.len()), (Settled::Yes, 0));
         // What is written on the new side needs no look at the old one, whatever else is known.
-        pending.begin(b"a", Side::Old);
+        assert!(pending.begin(b"a", Side::Old).is_some());
         pending.forget_settled();
         assert_eq!(pending.settle(b"a"), Settled::Yes);
         pending.cancel(b"a");
@@ -432,7 +456,7 @@ mod tests {
     fn what_may_have_changed_a_key_is_seen() {
         let pending = pending();
         let before = pending.changes(b"a");
-        pending.begin(b"a", Side::New);
+        assert!(pending.begin(b"a", Side::New).is_some());
         assert_ne!(pending.changes(b"a"), before);
     }
 }

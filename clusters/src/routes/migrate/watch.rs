@@ -63,7 +63,14 @@ impl<P: Copies> Watch<P> {
 
     /// The keys were written, or may have been.
     pub(super) fn written(&self, keys: &[Key]) {
-        keys.iter().for_each(|key| self.migration.pending.end(key));
+        let stage = self.migration.stage();
+        for key in keys {
+            // One that was begun before anybody followed.
+            let is_late = !self.migration.pending.end(key) && stage.is_between();
+            if is_late && !self.migration.pending.mark(key, stage.truth().other()) {
+                self.migration.lose();
+            }
+        }
         self.work.notify_one();
     }
 

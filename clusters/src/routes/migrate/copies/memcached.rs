@@ -51,7 +51,7 @@ impl Copies for Memcached {
     fn copy(key: &[u8], how: How, replies: &[Vec<u8>]) -> Step {
         let Some(reply) = replies.first() else { return Step::Ask(vec![request(b"mg", key, " v f t")]) };
         if reply.starts_with(b"EN") {
-            return Step::Put(if how.is_replacing { vec![request(b"md", key, "")] } else { Vec::new() });
+            return Step::Put(if how.is_replacing { vec![Self::remove(key)] } else { Vec::new() });
         }
         let Some((value, flags, life)) = item(reply) else { return Step::Refused };
         let life = match life {
@@ -75,6 +75,10 @@ impl Copies for Memcached {
             Some(b"SE") if !reply.starts_with(b"SERVER_ERROR object too large") => Told::Later,
             _ => Told::Never,
         }
+    }
+
+    fn remove(key: &[u8]) -> Vec<u8> {
+        request(b"md", key, "")
     }
 
     fn whether(key: &[u8]) -> Vec<u8> {

@@ -33,7 +33,7 @@ fn request(words: &[&[u8]]) -> Vec<u8> {
 
 /// The key is not there, or no longer.
 fn gone(key: &[u8], how: How) -> Step {
-    Step::Put(if how.is_replacing { vec![request(&[b"DEL", key])] } else { Vec::new() })
+    Step::Put(if how.is_replacing { vec![Resp::remove(key)] } else { Vec::new() })
 }
 
 /// A life in milliseconds, 0 for ever; `None` if the key has just died.
@@ -141,6 +141,10 @@ impl Copies for Resp {
             Some(b'-') | None => Told::Never,
             Some(_) => Told::Done,
         }
+    }
+
+    fn remove(key: &[u8]) -> Vec<u8> {
+        request(&[b"DEL", key])
     }
 
     fn whether(key: &[u8]) -> Vec<u8> {
