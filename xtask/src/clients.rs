@@ -288,8 +288,17 @@ impl Mecha {
             listener("one", port),
             listener("two", other)
         );
-        let file = folder.join("mecha.yaml");
-        std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+        Self::from_text(root, &folder.join("mecha.yaml"), &text, (port, admin))
+    }
+
+    /// Started with this configuration, which has no `admin` yet, as soon as `port` listens.
+    pub(crate) fn configured(root: &Path, file: &Path, text: &str, port: u16) -> Result<Self, String> {
+        let admin = free_port()?;
+        Self::from_text(root, file, &format!("{text}admin: 127.0.0.1:{admin}\n"), (port, admin))
+    }
+
+    fn from_text(root: &Path, file: &Path, text: &str, (port, admin): (u16, u16)) -> Result<Self, String> {
+        std::fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))?;
         let program = root.join("target/debug/mecha").display().to_string();
         let args = ["--config", &file.display().to_string(), "--log-level", "error"];
         Ok(Self { _process: start(&program, &args, port)?, port, admin })

@@ -4,6 +4,7 @@
 mod clients;
 mod cluster_clients;
 mod commands;
+mod http;
 mod kafka_schemas;
 mod newer;
 mod schema;

@@ -36,6 +36,11 @@ const PARTS: &[Part] = &[
         what: "programs in Python, Go, JavaScript and Java, on every back",
         run: crate::clients::run,
     },
+    Part {
+        name: "http",
+        what: "h2spec, and gRPC's interoperability cases through mecha",
+        run: crate::http::run,
+    },
 ];
 
 /// Runs all parts, or the one that `--only` names.
