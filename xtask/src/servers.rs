@@ -27,6 +27,7 @@ const WANTED: &[(&str, &str)] = &[
     ("memcached", "memcached"),
     ("pip3", "python3-pip"),
     ("curl", "curl"),
+    ("h2load", "nghttp2-client"),
 ];
 
 /// Installs what is missing.

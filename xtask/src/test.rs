@@ -93,7 +93,7 @@ fn bench() -> Result<(), String> {
     // Unoptimised, and each once: it is not measured, only kept from rotting.
     call("cargo", &["test", "--quiet", "-p", "mecha-benches", "--benches"], &[])?;
     call("cargo", &["build", "--quiet"], &[])?;
-    for script in ["benches/peers/peers.py", "benches/peers/tcp.py"] {
+    for script in ["benches/peers/peers.py", "benches/peers/tcp.py", "benches/peers/http_peers.py"] {
         call("python3", &[script, "--smoke", "--mecha", "target/debug/mecha"], &[])?;
     }
     Ok(())
