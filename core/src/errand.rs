@@ -86,13 +86,26 @@ pub struct ClientFacts<'a> {
     pub last: OpId,
 }
 
+/// What is told of one client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The client's number.
+    pub id: u64,
+    /// As its protocol has it.
+    pub text: Vec<u8>,
+    /// mecha's end of its own upstream connection, of which the server knows more.
+    pub own: Option<std::net::SocketAddr>,
+}
+
 /// What an errand has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// How many clients it has met, or has done something to.
     pub count: u64,
-    /// What it tells of them: each client's number and line.
-    pub lines: Vec<(u64, Vec<u8>)>,
+    /// What it tells of them.
+    pub lines: Vec<Line>,
+    /// What the server tells of its connections, if it was asked.
+    pub census: Vec<u8>,
     /// The server's number of a client's own upstream connection.
     pub located: Option<u64>,
     /// The client that asked is one of them.

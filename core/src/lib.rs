@@ -23,7 +23,7 @@ pub use call::{
     Verdict,
 };
 pub use chain::{Batch, Chain, Cx, Filter, Identity, Peer, Policy, Replies};
-pub use errand::{Act, ClientFacts, ClientKind, Errand, Found, Selection, shown};
+pub use errand::{Act, ClientFacts, ClientKind, Errand, Found, Line, Selection, shown};
 pub use frame::{Decode, Decoded, Limits, ProtocolError, Span};
 pub use protocol::{Framed, Keys, Login, Looked, Matched, Protocol, Session};
 pub use redirect::Redirect;

@@ -161,6 +161,11 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
         &[]
     }
 
+    /// The request that makes a server tell of all of its connections. It gets one reply. Empty if there is none.
+    fn census() -> &'static [u8] {
+        &[]
+    }
+
     /// Whether the server's number of the connection may be needed once a call of this kind is under way there.
     fn is_sought(op: OpId) -> bool {
         let _ = op;

@@ -3,14 +3,15 @@
 //! The client that asks is stalled until every worker has answered. Those it asks about are looked at a few at a time, so
 //! that a list of ten thousand clients delays nobody's batch by more than a moment.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mecha_clusters::{Connection, Upstream, Wish};
 use mecha_core::{
-    Act, Affinity, Asked, Batch, Call, ClientFacts, ConnKey, Errand, Found, Framed, Outcome, Refusal, Session,
+    Act, Affinity, Asked, Batch, Call, ClientFacts, ConnKey, Errand, Found, Framed, Line, Outcome, Refusal,
+    Session,
 };
 use mecha_telemetry::CloseReason;
 use tokio::sync::oneshot;
@@ -41,22 +42,52 @@ impl UnderWay {
 struct Probe<P: Framed> {
     request: Vec<u8>,
     connection: Rc<Connection<P>>,
+    /// Where the connection is the client's: who has more.
+    upstream: Option<Rc<dyn Upstream<P>>>,
     /// Who gets the connection back, if it is not the client's.
     lender: Option<Rc<dyn Upstream<P>>>,
+    /// An answer has not come in time.
+    is_bad: Cell<bool>,
+}
+
+impl<P: Framed> Drop for Probe<P> {
+    fn drop(&mut self) {
+        if let Some(lender) = &self.lender {
+            lender.unpin(Rc::clone(&self.connection), !self.is_bad.get());
+        }
+    }
 }
 
 impl<P: Framed> Probe<P> {
     /// The words in which the server denies it, or mecha, if the server does not answer.
-    async fn denial(self) -> Option<Vec<u8>> {
-        let answer = tokio::time::timeout(PATIENCE, self.connection.ask(&self.request)).await;
-        if let Some(lender) = &self.lender {
-            lender.unpin(self.connection, matches!(answer, Ok(Ok(_))));
+    async fn denial(&self) -> Option<Vec<u8>> {
+        match self.ask(&self.request).await {
+            Ok(words) => P::is_denial(&words).then_some(words),
+            Err(why) => Some(refusal::<P>(Asked::default(), why)),
         }
-        match answer {
-            Ok(Ok(words)) => P::is_denial(&words).then_some(words),
-            lost => {
-                let why = if lost.is_err() { Refusal::TimedOut } else { Refusal::UpstreamUnreachable };
-                Some(refusal::<P>(Asked::default(), why))
+    }
+
+    /// What the server tells of its connections. Nothing, where it does not: what mecha knows is told all the same. The
+    /// client's own connection would show this question.
+    async fn census(&self) -> Vec<u8> {
+        let beside = self.upstream.as_ref().and_then(|upstream| upstream.beside(&self.connection));
+        let other = beside.map(|connection| Self {
+            request: Vec::new(),
+            connection,
+            upstream: None,
+            lender: self.upstream.clone(),
+            is_bad: Cell::new(false),
+        });
+        other.as_ref().unwrap_or(self).ask(P::census()).await.unwrap_or_default()
+    }
+
+    async fn ask(&self, request: &[u8]) -> Result<Vec<u8>, Refusal> {
+        match tokio::time::timeout(PATIENCE, self.connection.ask(request)).await {
+            Ok(Ok(words)) => Ok(words),
+            Ok(Err(_)) => Err(Refusal::UpstreamUnreachable),
+            Err(_) => {
+                self.is_bad.set(true);
+                Err(Refusal::TimedOut)
             }
         }
     }
@@ -127,7 +158,13 @@ impl<P: Framed> State<P> {
             return Ok(None);
         }
         if let Route::Pinned { connection, .. } = &self.route {
-            return Ok(Some(Probe { request, connection: Rc::clone(connection), lender: None }));
+            return Ok(Some(Probe {
+                request,
+                connection: Rc::clone(connection),
+                upstream: Some(upstream),
+                lender: None,
+                is_bad: Cell::new(false),
+            }));
         }
         let session = &*batch.session;
         let wish = Wish {
@@ -142,7 +179,13 @@ impl<P: Framed> State<P> {
             database: session.database(),
         };
         let connection = upstream.pin(&wish)?;
-        Ok(Some(Probe { request, connection, lender: Some(upstream) }))
+        Ok(Some(Probe {
+            request,
+            connection,
+            upstream: None,
+            lender: Some(upstream),
+            is_bad: Cell::new(false),
+        }))
     }
 
     fn send_out(&mut self, errand: Errand, probe: Option<Probe<P>>, cx: &Processing<'_, P>) {
@@ -150,14 +193,17 @@ impl<P: Framed> State<P> {
         let (result, waker, mesh) = (Rc::clone(&found), self.waker.clone(), cx.mesh.clone());
         let order = Order { protocol: P::NAME, listener: self.listener.name.clone(), errand: errand.clone() };
         tokio::task::spawn_local(async move {
-            let denial = match probe {
+            let denial = match &probe {
                 Some(probe) => probe.denial().await,
                 None => None,
             };
-            let all = match denial {
+            let mut all = match denial {
                 None => mesh.run(order).await,
                 denial => Found { denial, ..Found::default() },
             };
+            if let Some(probe) = probe.filter(|_| all.lines.iter().any(|line| line.own.is_some())) {
+                all.census = probe.census().await;
+            }
             result.replace(Some(all));
             if let Some(waker) = waker {
                 waker.wake();
@@ -302,7 +348,11 @@ impl<P: Framed> Client<P> {
                 found.count += 1;
                 let mut line = Vec::new();
                 self.session.describe(&state.facts(now_micros), &mut line);
-                found.lines.push((state.peer.id, line));
+                let own = match &state.route {
+                    Route::Pinned { connection, .. } => connection.local(),
+                    Route::Shared => None,
+                };
+                found.lines.push(Line { id: state.peer.id, text: line, own });
             }
             Act::Unblock { .. } if state.is_blocked() => {
                 let upstream = Rc::clone(&state.listener.upstream);

@@ -456,3 +456,36 @@ fn a_subscriber_that_wants_no_replies_gets_what_the_server_sends_it_all_the_same
         mecha.settles();
     }
 }
+
+#[test]
+fn a_list_has_what_only_the_server_knows_of_clients_with_a_connection_of_their_own() {
+    let Some((_server, mecha)) = standalone() else { return };
+    let (mut own, mut shared, mut listening) = (mecha.client(), mecha.client(), mecha.client());
+    let ids = [id(&mut own), id(&mut shared), id(&mut listening)];
+    own.call("SELECT 1");
+    own.call(&format!("SET k {}", "x".repeat(40_000)));
+    listening.call("SUBSCRIBE one");
+    listening.call("SUBSCRIBE two");
+    shared.call("GET k");
+    // Asked by a client that shares connections, and by one that does not; in a list, and of itself.
+    let mut lists = vec![shared.call("CLIENT LIST"), own.call("CLIENT LIST")];
+    own.call("HELLO 3");
+    lists.push(own.call("CLIENT LIST"));
+    for list in lists {
+        let list = lines(&list.replace("\r\ntxt:", "\r\n"));
+        assert_eq!(list.len(), 3);
+        let of = |at: usize, name: &str| {
+            let line = list.iter().find(|line| field(line, "id") == ids[at].to_string()).unwrap();
+            field(line, name).parse::<i64>().unwrap()
+        };
+        assert!(of(0, "tot-mem") > 0 && of(0, "fd") > 0, "{list:?}");
+        assert_eq!((of(1, "qbuf-free"), of(1, "fd")), (0, -1), "{list:?}");
+        assert_eq!((of(2, "sub"), of(0, "sub"), of(1, "sub")), (2, 0, 0), "{list:?}");
+    }
+    let info = own.call("CLIENT INFO");
+    let info = &info[info.find("id=").unwrap()..];
+    assert_eq!(field(info, "id"), ids[0].to_string());
+    assert!(field(info, "fd").parse::<i64>().unwrap() > 0, "{info}");
+    drop((own, shared, listening));
+    mecha.settles();
+}

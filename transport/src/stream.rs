@@ -196,6 +196,15 @@ impl ReadHalf {
         }
     }
 
+    /// The address of this end; `None` for Unix sockets.
+    pub fn local(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(half) => half.local_addr().ok(),
+            Self::Tls(half) => half.socket().local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Ready when the socket takes bytes again, or has failed.
     pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {

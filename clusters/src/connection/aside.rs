@@ -4,6 +4,7 @@
 //! asked to end a blocking call there, and the answers to questions of this process.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use mecha_core::Framed;
 use tokio::sync::oneshot;
@@ -21,6 +22,8 @@ pub(super) struct Asides {
     whoami: &'static [u8],
     /// The server's answer to it.
     identity: Option<u64>,
+    /// mecha's end of the connection, by which the server's lists name it.
+    pub(super) local: Option<SocketAddr>,
 }
 
 /// What a reply is for.
@@ -51,6 +54,11 @@ impl<P: Framed> Connection<P> {
     /// The server's number of this connection, once it has told it.
     pub fn identity(&self) -> Option<u64> {
         self.inner.borrow().asides.identity
+    }
+
+    /// The address of mecha's end, once the connection is open.
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.inner.borrow().asides.local
     }
 
     /// Sends a request of this process on a dedicated connection with nothing in flight. The reply comes whole, unless

@@ -80,6 +80,9 @@ impl<P: Framed> Connection<P> {
                 Ok((read, write)) => {
                     let opened = clock.micros();
                     self.opened();
+                    if self.is_dedicated {
+                        self.inner.borrow_mut().asides.local = read.local();
+                    }
                     let end = self.serve(read, write).await;
                     self.endpoint.metrics.connection_closed();
                     self.report(&end);

@@ -259,6 +259,10 @@ impl Framed for Resp {
         b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n"
     }
 
+    fn census() -> &'static [u8] {
+        b"*2\r\n$6\r\nCLIENT\r\n$4\r\nLIST\r\n"
+    }
+
     fn is_sought(op: OpId) -> bool {
         op_info(op).has(flag::BLOCKING) || matches!(op, op::PSUBSCRIBE | op::SSUBSCRIBE | op::SUBSCRIBE)
     }

@@ -27,6 +27,7 @@
 //! A state is changed when its command is about to be sent, and changed back if the command is refused on its way
 //! ([`mecha_core::Session::on_refused`]). A refusal inside a transaction makes its `EXEC` fail, as the server does it.
 
+mod census;
 mod clients;
 mod identity;
 mod look;

@@ -5,8 +5,8 @@
 
 use mecha_core::{Act, Affinity, ClientFacts, ClientKind, Errand, Found, OpId, Selection, shown};
 
-use super::Session;
 use super::look::{Seen, Step};
+use super::{Session, census};
 use crate::ops::{op, op_info};
 use crate::reply::Writer;
 use crate::{Resp, args, write_request};
@@ -95,8 +95,16 @@ impl Session {
             Act::End => writer.int(found.count as i64),
             Act::List | Act::Locate => {
                 let mut lines: Vec<_> = found.lines.iter().collect();
-                lines.sort_unstable_by_key(|(id, _)| *id);
-                let text: Vec<u8> = lines.into_iter().flat_map(|(_, line)| line).copied().collect();
+                lines.sort_unstable_by_key(|line| line.id);
+                let known = census::by_address(&found.census);
+                let mut text = Vec::new();
+                for line in lines {
+                    let theirs = line.own.and_then(|own| known.get(&own.to_string().into_bytes()[..]));
+                    match theirs {
+                        Some(theirs) => census::complete(&line.text, theirs, &mut text),
+                        None => text.extend_from_slice(&line.text),
+                    }
+                }
                 writer.verbatim("txt", &text);
             }
             Act::Unblock { .. } => writer.int((found.count > 0).into()),
