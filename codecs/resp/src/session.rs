@@ -186,7 +186,15 @@ impl Session {
 
     /// The state of the same client as it was when it came.
     pub fn fresh(&self) -> Self {
-        Self { id: self.id, held: self.kept, kept: self.kept, ..Self::default() }
+        Self {
+            id: self.id,
+            held: self.kept,
+            kept: self.kept,
+            // Servers that know of libraries do not forget them.
+            lib_name: self.lib_name.clone(),
+            lib_version: self.lib_version.clone(),
+            ..Self::default()
+        }
     }
 
     /// Whether the client has, or is about to have, a dedicated connection.

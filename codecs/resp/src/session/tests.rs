@@ -121,6 +121,12 @@ fn what_concerns_the_connection_only_is_answered_here() {
         assert_eq!(show(&mut session, &[line, "RESET"])[1], "Release", "{line}");
         assert_eq!((session.is_spent(), session.is_spent()), (is_spent, false), "{line}");
     }
+    // What its library is called outlives it, as it does on servers; its name does not.
+    show(&mut session, &["CLIENT SETINFO lib-name redis.py", "CLIENT SETNAME me", "RESET"]);
+    assert_eq!(
+        (session.name.as_slice(), session.lib_name.as_slice()),
+        (b"".as_slice(), b"redis.py".as_slice())
+    );
     // One that others know by its number stays where it is.
     session.keep();
     assert_eq!(show(&mut session, &["RESET", "SELECT 1", "RESET"]), ["Pin", "Pin", "Pin"]);
