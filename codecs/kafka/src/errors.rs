@@ -3,7 +3,7 @@
 //! An error has no message of its own: it is a response to the request like any other, with the error where that
 //! response has a place for it. Clients look for it there. Some responses have one place; others one for each topic,
 //! partition, group or resource, and those have to be named again, since a client that asked about three partitions waits
-//! to hear about three. Which parts of a request come back in its response is [`ECHOES`]; the rest is led by the
+//! to hear about three. Which parts of a request come back in its response is the table `ECHOES`; the rest is led by the
 //! schemas.
 
 use crate::schema::{Default, Field, Kind, Message, Role, Versions};

@@ -119,7 +119,7 @@ pub fn header(body: &[u8], is_flexible: bool) -> Result<(Option<&str>, usize), M
 }
 
 /// How many bytes the tagged fields are that a body begins with.
-fn tags(body: &[u8]) -> Result<usize, Malformed> {
+pub(crate) fn tags(body: &[u8]) -> Result<usize, Malformed> {
     let number = |at: usize| {
         let rest = body.get(at..).unwrap_or_default();
         uvarint(rest)?.ok_or(Malformed::Truncated)

@@ -23,6 +23,10 @@
 //! [`has_addresses`](table::ApiKey::has_addresses), its body is wanted whole for [`addresses::rewrite`], or, if it is
 //! large and [`addresses::Rewriter::can`], passes through one. An answer to `ApiVersions` is narrowed ([`api_versions::narrow`]). Everything else passes.
 //!
+//! # For what filters do
+//!
+//! [`batch`] reads and writes records. [`names`] replaces names of topics, groups and transactional ids.
+//!
 //! # What is believed
 //!
 //! Nothing. [`walk`] compares every count and length with the bytes that are there, and kafka-protocol's codecs, which
@@ -36,6 +40,7 @@ pub mod batch;
 pub mod errors;
 pub mod frame;
 pub mod guard;
+pub mod names;
 pub mod pending;
 pub mod schema;
 pub mod table;
