@@ -457,7 +457,9 @@ impl<P: Copies> Migrating<P> {
             let bond = batch.heads.get(at).map_or(Bond::None, P::bond);
             match submitted {
                 Submitted::Pending(count) if index < count => self.follow(&call, bond, false, keys),
-                Submitted::Answered(count) | Submitted::Close(count) if index < count => {
+                Submitted::Answered(count) | Submitted::Close(count)
+                    if index < count && !matches!(call.verdict, Verdict::Refuse(_)) =>
+                {
                     self.follow(&call, bond, false, keys);
                     if let Verdict::Answered(span) = call.verdict {
                         self.watch.answered_here(call.ticket, span.of(batch.wire, batch.local));
