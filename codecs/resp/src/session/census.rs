@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 /// Fields that mecha has nothing for.
-const THEIRS: [&str; 3] = ["events", "fd", "watch"];
+const THEIRS: [&str; 2] = ["events", "fd"];
 /// Numbers that are added up.
 const SUMS: [&str; 13] = [
     "argv-mem",
@@ -30,20 +30,39 @@ pub(super) fn by_address(reply: &[u8]) -> HashMap<&[u8], &[u8]> {
     lines.filter_map(|line| Some((field(line, "addr")?, line))).collect()
 }
 
-/// Appends `ours` with what `theirs`, the server's line of the same client, adds to it.
+/// Appends `ours` with what `theirs`, the server's line of the same client, adds to it, in the server's order: newer servers
+/// have fields that older ones lack.
 pub(super) fn complete(ours: &[u8], theirs: &[u8], out: &mut Vec<u8>) {
-    for (at, pair) in ours.trim_ascii_end().split(|byte| *byte == b' ').enumerate() {
-        if at > 0 {
+    let start = out.len();
+    let mut push = |pair: &[u8]| {
+        if out.len() > start {
             out.push(b' ');
         }
-        out.extend_from_slice(merged(pair, theirs).as_deref().unwrap_or(pair));
+        out.extend_from_slice(pair);
+    };
+    for pair in theirs.split(|byte| *byte == b' ') {
+        let Some(name) = name_of(pair) else { continue };
+        match ours.trim_ascii_end().split(|byte| *byte == b' ').find(|own| name_of(own) == Some(name)) {
+            Some(own) => push(merged(own, theirs).as_deref().unwrap_or(own)),
+            None => push(pair),
+        }
+    }
+    for pair in ours.trim_ascii_end().split(|byte| *byte == b' ') {
+        if name_of(pair).is_none_or(|name| field(theirs, name).is_none()) {
+            push(pair);
+        }
     }
     out.push(b'\n');
 }
 
+fn name_of(pair: &[u8]) -> Option<&str> {
+    let end = pair.iter().position(|byte| *byte == b'=')?;
+    std::str::from_utf8(pair.get(..end)?).ok()
+}
+
 /// What a field becomes; `None`: it stays.
 fn merged(pair: &[u8], theirs: &[u8]) -> Option<Vec<u8>> {
-    let name = std::str::from_utf8(pair.split(|byte| *byte == b'=').next()?).ok()?;
+    let name = name_of(pair)?;
     let value = field(theirs, name)?;
     if THEIRS.contains(&name) {
         return Some([name.as_bytes(), b"=", value].concat());
@@ -69,15 +88,20 @@ mod tests {
                       id=6 addr=[::1]:9 fd=9 qbuf=0 qbuf-free=0 omem=0 events=r cmd=get\n\r\n";
         let known = by_address(reply);
         assert_eq!(known.len(), 2);
-        let ours = b"id=70 addr=9.9.9.9:1 fd=-1 name=me sub=0 qbuf=4 qbuf-free=0 omem=2 events=r cmd=get user=default\n";
+        let ours =
+            b"id=70 addr=9.9.9.9:1 fd=-1 name=me sub=0 qbuf=4 qbuf-free=0 omem=2 events=r cmd=get user=default\n";
         let mut out = Vec::new();
         complete(ours, known[&b"1.1.1.1:7"[..]], &mut out);
         let expected = "id=70 addr=9.9.9.9:1 fd=8 name=me sub=1 qbuf=7 qbuf-free=20 omem=3 events=rw cmd=get user=default\n";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
+        // Newer servers have more, and what mecha adds stands at the end.
+        let mut out = Vec::new();
+        complete(b"id=70 multi=-1 qbuf=4 lib-name=x\n", b"id=5 multi=2 watch=1 qbuf=0 tot-cmds=9", &mut out);
+        assert_eq!(out, b"id=70 multi=-1 watch=1 qbuf=4 tot-cmds=9 lib-name=x\n");
         assert!(by_address(b"-ERR no\r\n").is_empty() && by_address(b"").is_empty());
         // The server's line may be any bytes.
         let mut out = Vec::new();
-        complete(b"id=1 qbuf=1\n", b"qbuf=99999999999999999999 fd", &mut out);
-        assert_eq!(out, b"id=1 qbuf=1\n");
+        complete(b"id=1 qbuf=1\n", b"qbuf=99999999999999999999 fd \xff=\xff", &mut out);
+        assert_eq!(out, b"qbuf=1 id=1\n");
     }
 }
