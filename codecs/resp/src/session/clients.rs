@@ -217,7 +217,10 @@ fn killed(words: &[&[u8]], whom: &mut Selection, me: u64) -> Result<(), Words> {
             b"LADDR" => whom.local = Some(text(value)),
             b"MAXAGE" => {
                 let age = crate::args::decimal(value).and_then(|age| u64::try_from(age).ok());
-                whom.min_age_secs = Some(age.ok_or("ERR maxage is not an integer or out of range")?);
+                let age = age.ok_or("ERR maxage is not an integer or out of range")?;
+                // 0 would be everybody.
+                let age = Some(age).filter(|age| *age > 0).ok_or("ERR maxage should be greater than 0")?;
+                whom.min_age_secs = Some(age);
             }
             b"SKIPME" if value.eq_ignore_ascii_case(b"yes") => skips_me = true,
             b"SKIPME" if value.eq_ignore_ascii_case(b"no") => skips_me = false,

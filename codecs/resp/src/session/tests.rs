@@ -51,6 +51,12 @@ fn state_gets_a_dedicated_connection_for_as_long_as_it_lasts() {
 }
 
 #[test]
+fn an_age_of_nothing_ends_nobody() {
+    let refused = "-ERR maxage should be greater than 0\r\n";
+    check(&["CLIENT KILL MAXAGE 0", "CLIENT KILL MAXAGE 1"], &[refused, "Errand"]);
+}
+
+#[test]
 fn replies_with_numbers_are_waited_for_alone() {
     check(
         &["CLIENT ID", "HELLO", "INFO", "CLIENT GETREDIR", "CLIENT TRACKINGINFO"],
