@@ -6,9 +6,10 @@
 #
 # CHECKOUT is a source tree of the Redis version that is installed as redis-server; MECHA is the built program. Each unit
 # has servers of its own: units leave settings behind that make later ones fail. Exit code 1 if there is a difference.
+# SUITE_FLAGS go to the suite (--singledb: clients share connections; otherwise each has selected a database).
 # UNIT_SECONDS (150) is the time for one unit; one that does not finish is said to, and compared as far as it got.
 set -u
-[ $# -ge 3 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 3 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
 checkout=$(realpath "$1") mecha=$(realpath "$2"); shift 2
 work=$(mktemp -d)
 pids=()
@@ -46,7 +47,8 @@ one() {
     fi
     base=$((20000 + RANDOM % 9000))
     (cd "$checkout" && timeout "${UNIT_SECONDS:-150}" tclsh tests/test_helper.tcl --host 127.0.0.1 --port "$door" \
-        --baseport "$base" --portcount 400 --timeout 60 --clients 1 --durable --no-latency --single "$2") \
+        --baseport "$base" --portcount 400 --timeout 60 --clients 1 --durable --no-latency \
+        ${SUITE_FLAGS:-} --single "$2") \
         2>&1 | sed 's/\x1b\[[0-9;]*m//g' >"$work/$1.log"
     stop
     grep -a '^\[err\]\|^\[exception\]' "$work/$1.log" | sort -u >"$work/$1"
