@@ -175,6 +175,11 @@ impl<P: Framed> Follow<P> for Cluster<P> {
             self.slot_moved(slot, &server);
         }
         if from.is_dedicated() {
+            // What is left of it counts from now, in case the slot moves again.
+            let elapsed_micros = now_micros.saturating_sub(call.sent_micros);
+            if P::shorten_wait(call.slip.op, &mut call.frame, elapsed_micros) {
+                call.sent_micros = now_micros;
+            }
             return self.move_pin(from, &server, call, Some(slot), is_ask);
         }
         match server.shared(from.profile, from.turn) {

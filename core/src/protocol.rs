@@ -123,6 +123,13 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
         let _ = out;
     }
 
+    /// Takes `elapsed_micros` from the time that a request waits at most, as it is about to be sent to another server.
+    /// `false` if it has no such time.
+    fn shorten_wait(op: OpId, frame: &mut Vec<u8>, elapsed_micros: u64) -> bool {
+        let _ = (op, frame, elapsed_micros);
+        false
+    }
+
     /// Whether a call of this operation changes nothing and has a key, so that a replica may answer it.
     fn is_reading(op: OpId) -> bool {
         let _ = op;

@@ -47,5 +47,6 @@ mod subscriptions;
 mod support;
 mod tcp;
 mod tls;
+mod transactions;
 mod users;
 mod writes;

@@ -28,6 +28,7 @@
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
 mod args;
+mod blocking;
 mod cluster;
 pub mod glob;
 mod keys;
@@ -236,6 +237,10 @@ impl Framed for Resp {
 
     fn asking(out: &mut Vec<u8>) {
         out.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
+    }
+
+    fn shorten_wait(op: OpId, frame: &mut Vec<u8>, elapsed_micros: u64) -> bool {
+        blocking::shorten(op, frame, elapsed_micros)
     }
 
     fn is_reading(op: OpId) -> bool {
