@@ -119,11 +119,32 @@ pub struct Tell(Chosen);
 
 /// Reads the command line. Ends the process for `--help`, `--version` and what it cannot understand.
 pub fn parse() -> Command {
+    let first = std::env::args_os().nth(1).and_then(|first| first.into_string().ok());
+    if let Some(meant) = first.as_deref().and_then(misspelt) {
+        let first = first.unwrap_or_default();
+        eprintln!(
+            "mecha: there is no file and no command `{first}`
+  hint: did you mean `mecha {meant}`?"
+        );
+        std::process::exit(2);
+    }
     let Arguments { command, run } = Arguments::parse();
     match command {
         Some(chosen) => Command::Tell(Tell(chosen)),
         None => Command::Run(Box::new(run)),
     }
+}
+
+/// The command that `word` was meant to be, if it is none and no file either.
+fn misspelt(word: &str) -> Option<String> {
+    if word.starts_with('-') || Path::new(word).exists() {
+        return None;
+    }
+    let commands = Arguments::command();
+    let names = commands.get_subcommands().map(clap::Command::get_name);
+    let near = names.map(|name| (mecha_config::edit_distance(word, name), name)).min()?;
+    // A third of the word may be wrong; `help` is clap's own.
+    ((1..=near.1.len() / 3).contains(&near.0) && word != "help").then(|| near.1.to_string())
 }
 
 impl RunArgs {

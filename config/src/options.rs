@@ -113,8 +113,13 @@ impl Options {
     }
 }
 
-/// A line as it may be shown: what follows `password:` is cut off, and so is a password among rules (`>password`).
+/// Keys whose values are secrets, or hold them; also as people misspell them.
+const SECRET_KEYS: [&str; 5] = ["auth:", "pass", "pwd:", "secret:", "token:"];
+
+/// A line as it may be shown. Cut off is what follows a key that takes a password (or is a misspelt one), a password
+/// among rules (`>password`, `#password`), and what stands before the `@` of an address.
 fn without_secret(line: &str) -> String {
+    let line = &without_userinfo(line);
     let starts = |at: &usize| {
         let before = line.get(..*at).and_then(|before| before.chars().next_back());
         let behind = line.get(at + 1..).and_then(|behind| behind.chars().next());
@@ -124,10 +129,51 @@ fn without_secret(line: &str) -> String {
     if let Some(at) = line.match_indices('>').map(|(at, _)| at).find(starts) {
         return format!("{}>***", line.get(..at).unwrap_or_default());
     }
-    match line.find("password:").and_then(|at| line.get(..at)) {
-        Some(start) => format!("{start}password: ***"),
-        None => line.into(),
+    // A hash is none, but what somebody took for the place of a password is.
+    let is_hash = |word: &str| word.len() == 64 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let word_at = |at: usize| {
+        let rest = line.get(at + 1..).unwrap_or_default();
+        rest.split(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ']' | ','))
+            .next()
+            .unwrap_or_default()
+    };
+    let hashes = line.match_indices('#').map(|(at, _)| at).filter(starts);
+    if let Some(at) = hashes.into_iter().find(|at| !is_hash(word_at(*at))) {
+        return format!("{}#***", line.get(..at).unwrap_or_default());
     }
+    let lower = line.to_ascii_lowercase();
+    // A map has keys of its own, and the name of a file or a variable is no secret.
+    let is_secret = |at: usize| {
+        let colon = at + lower.get(at..)?.find(':')? + 1;
+        let (key, value) = (lower.get(at..colon)?, line.get(colon..)?.trim_start());
+        let is_named = key.contains("_file") || key.contains("_env");
+        let is_plain = key.starts_with("passw") || !(value.is_empty() || value.starts_with('{'));
+        (is_plain && !is_named).then_some(colon)
+    };
+    let colons =
+        SECRET_KEYS.iter().flat_map(|key| lower.match_indices(key)).filter_map(|(at, _)| is_secret(at));
+    match colons.min().and_then(|at| line.get(..at)) {
+        Some(start) => format!("{start} ***"),
+        None => line.clone(),
+    }
+}
+
+/// The line without what stands before the `@` of addresses.
+fn without_userinfo(line: &str) -> String {
+    let mut shown = String::new();
+    let mut words = line.split_inclusive(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ','));
+    for word in &mut words {
+        // `+@all` is a rule, and what has no colon before its `@` says nobody's password.
+        match word.rsplit_once('@') {
+            Some((before, rest)) if !before.ends_with(['+', '-']) && !before.is_empty() => {
+                let scheme = before.split_once("://").map_or("", |(scheme, _)| scheme);
+                let colon = if scheme.is_empty() { "" } else { "://" };
+                shown += &format!("{scheme}{colon}***@{rest}");
+            }
+            _ => shown += word,
+        }
+    }
+    shown
 }
 
 pub(crate) fn join(path: &str, more: &str) -> String {

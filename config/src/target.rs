@@ -128,7 +128,7 @@ fn cut<'t>(text: &'t str, schemes: &[Scheme]) -> Result<(Scheme, bool, &'t str),
             "start it with one of {}",
             names.iter().map(|n| format!("{n}://")).collect::<Vec<_>>().join(", ")
         );
-        return Err((format!("`{text}` has no scheme"), Some(hint)));
+        return Err((format!("`{}` has no scheme", shown(text)), Some(hint)));
     };
     let (name, is_unix) = name.strip_suffix("+unix").map_or((name, false), |name| (name, true));
     match schemes.iter().find(|scheme| scheme.scheme == name) {
@@ -241,7 +241,7 @@ fn sentinel(rest: &str, scheme: Scheme) -> Result<(&str, String), Complaint> {
     match rest.split_once('/') {
         Some((servers, name)) if !name.is_empty() && !name.contains(['/', '?']) => Ok((servers, name.into())),
         _ => Err((
-            format!("`{rest}` does not name a primary"),
+            format!("`{}` does not name a primary", shown(rest)),
             Some(format!("as in `{}://a,b,c/mymaster`", scheme.scheme)),
         )),
     }
@@ -271,9 +271,21 @@ fn unix_path(text: &str) -> Result<PathBuf, Complaint> {
         return Ok(text.into());
     }
     Err((
-        format!("`{text}` is no path of a socket"),
+        format!("`{}` is no path of a socket", shown(text)),
         Some("an absolute path below 108 bytes, as in `redis+unix:///run/x.sock`".into()),
     ))
+}
+
+/// An address as it may be shown: what stands before an `@` may be a password.
+pub(crate) fn shown(text: &str) -> String {
+    let (start, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), text),
+    };
+    match rest.rsplit_once('@') {
+        Some((_, rest)) => format!("{start}***@{rest}"),
+        None => text.into(),
+    }
 }
 
 /// Refuses what later versions may give a meaning to.
@@ -284,8 +296,13 @@ fn plain(rest: &str) -> Result<(), Complaint> {
     {
         if is_there {
             return Err((
-                format!("`{rest}` has {what}, which is not supported"),
-                Some("only host:port, separated by commas".into()),
+                format!("`{}` has {what}, which is not supported", shown(rest)),
+                Some(if what == "a user" {
+                    "only host:port, separated by commas; who mecha is to the servers is said by `auth`"
+                        .into()
+                } else {
+                    "only host:port, separated by commas".into()
+                }),
             ));
         }
     }

@@ -12,8 +12,8 @@ pub fn check_rules(words: &[String]) -> Vec<RuleComplaint> {
         let word = words.get(complaint.word).map_or("", String::as_str);
         // What may be a password is not repeated.
         let message = match word.as_bytes().first() {
-            Some(b'>' | b'<' | b'#' | b'!') => complaint.message,
-            _ => format!("{} (`{word}`)", complaint.message),
+            Some(b'+' | b'-' | b'~' | b'&' | b'%' | b'(') => format!("{} (`{word}`)", complaint.message),
+            _ => format!("{} (word {})", complaint.message, complaint.word + 1),
         };
         RuleComplaint { message, hint: complaint.hint }
     };

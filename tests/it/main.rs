@@ -38,6 +38,7 @@ mod resharding;
 mod routes;
 mod rows;
 mod scripts;
+mod secrets;
 mod sentinel;
 mod sharded;
 mod sharded_translation;

@@ -183,7 +183,11 @@ impl Rules {
         let is_known = |ops: &[OpInfo]| ops.iter().skip(1).any(|op| is_named(op.name, name));
         if !is_known(Resp::ops()) && !is_known(Memcached::ops()) {
             let near = nearest(name);
-            let hint = near.map(|near| format!("did you mean `{near}`?"));
+            let hint = match near {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "a command, a part of one as in `+client|kill`, or a category as in `+@read`".into(),
+            };
+            let hint = Some(hint);
             return Err((format!("there is no command `{name}`"), hint));
         }
         self.command(is_allowed, Commands::Named(name.into()));

@@ -162,7 +162,10 @@ impl Reader<'_> {
         let subscriptions = self.parsed(fields.take("subscriptions"), |text| match text {
             "dedicated" => Ok(Subscriptions::Dedicated),
             "shared" => Ok(Subscriptions::Shared),
-            _ => Err((format!("`{text}` is neither `dedicated` nor `shared`"), None)),
+            _ => {
+                let hint = "`dedicated`: each client that subscribes has a connection of its own".to_string();
+                Err((format!("`{text}` is neither `dedicated` nor `shared`"), Some(hint)))
+            }
         });
         set(&mut cluster.subscriptions, subscriptions);
         self.privacy(fields, cluster);
@@ -173,11 +176,15 @@ impl Reader<'_> {
         cluster.filters = self.filters(fields.take("filters"), None);
         let auth = fields.take("auth");
         let db = fields.take("db");
-        for (node, path) in db.iter().filter(|_| cluster.protocol != "resp") {
-            self.error(node.place, path, format!("servers of {} have no databases", cluster.protocol), None);
+        for (node, path) in db.iter().filter(|_| !["", "resp"].contains(&&*cluster.protocol)) {
+            let hint = "`db` belongs to clusters of Redis".to_string();
+            let message = format!("servers of {} have no databases", cluster.protocol);
+            self.error(node.place, path, message, Some(hint));
         }
-        for (node, path) in auth.iter().filter(|_| !["memcached", "resp"].contains(&&*cluster.protocol)) {
-            self.error(node.place, path, format!("servers of {} know no login", cluster.protocol), None);
+        for (node, path) in auth.iter().filter(|_| !["", "memcached", "resp"].contains(&&*cluster.protocol)) {
+            let hint = "`auth` belongs to clusters of Redis and Memcached".to_string();
+            let message = format!("servers of {} know no login", cluster.protocol);
+            self.error(node.place, path, message, Some(hint));
         }
         let place = auth.clone();
         cluster.login = self.login(auth);
@@ -205,7 +212,8 @@ impl Reader<'_> {
             Discovery::Sentinel(_) => true,
         };
         if cluster.protocol != "resp" {
-            self.error(place, &path, "only Redis clients have connections of their own", None);
+            let hint = "leave `clients` out".to_string();
+            self.error(place, &path, "only Redis clients have connections of their own", Some(hint));
         } else if !is_one {
             let hint = "a client's connection leads to one server".to_string();
             self.error(place, &path, "there are several servers", Some(hint));

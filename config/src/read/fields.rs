@@ -126,7 +126,9 @@ impl Reader<'_> {
         match &node.kind {
             Kind::Scalar(text, _) => Some(text.clone()),
             _ => {
-                self.error(node.place, &path, format!("expected text, got {}", node.describe()), None);
+                let hint = "one value; in quotes if it begins with a bracket, a brace or a `#`".to_string();
+                let message = format!("expected text, got {}", node.describe());
+                self.error(node.place, &path, message, Some(hint));
                 None
             }
         }
@@ -152,7 +154,10 @@ impl Reader<'_> {
         self.parsed(found, |text| {
             let period: Duration =
                 parse_period(text).map_err(|help| (format!("`{text}` is no duration"), Some(help)))?.into();
-            if period < least { Err((format!("must be at least {least:?}"), None)) } else { Ok(period) }
+            if period < least {
+                return Err((format!("must be at least {least:?}"), Some(format!("`{text}` is shorter"))));
+            }
+            Ok(period)
         })
     }
 
@@ -160,7 +165,10 @@ impl Reader<'_> {
         self.parsed(found, |text| {
             let size: u64 =
                 parse_size(text).map_err(|help| (format!("`{text}` is no size"), Some(help)))?.into();
-            if size < least { Err((format!("must be at least {least} bytes"), None)) } else { Ok(size) }
+            if size < least {
+                return Err((format!("must be at least {least} bytes"), Some(format!("`{text}` is less"))));
+            }
+            Ok(size)
         })
     }
 

@@ -148,7 +148,8 @@ impl Reader<'_> {
         if let (Some((node, path)), Address::Unix(_)) = (&tls, &listener.address)
             && door.is_some()
         {
-            self.error(node.place, path, "TLS is not spoken on Unix sockets", None);
+            let hint = "what it protects from cannot happen there".to_string();
+            self.error(node.place, path, "TLS is not spoken on Unix sockets", Some(hint));
         }
         listener.tls = self.server_tls(tls, is_tls, (node, path));
         self.finish(fields);
@@ -178,7 +179,8 @@ impl Reader<'_> {
     fn announce(&mut self, found: Found<'_>, listener: &ListenerSpec) -> Option<Vec<(String, u16)>> {
         let (node, path) = found?;
         if !matches!(listener.protocol.as_str(), "" | "resp") {
-            self.error(node.place, &path, "only clients of Redis know of clusters", None);
+            let hint = "`announce` belongs to `redis://` listeners".to_string();
+            self.error(node.place, &path, "only clients of Redis know of clusters", Some(hint));
         }
         if let crate::node::Kind::Scalar(text, _) = &node.kind {
             if text != "self" {
@@ -199,7 +201,8 @@ impl Reader<'_> {
                     }
                 });
             if item.as_ref().is_some_and(|item| nodes.contains(item)) {
-                self.error(node.place, &path, "this address is given twice", None);
+                let hint = "once is enough".to_string();
+                self.error(node.place, &path, "this address is given twice", Some(hint));
             }
             nodes.extend(item);
         }
@@ -251,7 +254,12 @@ impl Reader<'_> {
                     } else {
                         suggestion(&text, &names)
                     };
-                    self.error(node.place, &path, format!("there is no cluster `{text}`"), Some(hint));
+                    self.error(
+                        node.place,
+                        &path,
+                        format!("there is no cluster `{}`", target::shown(&text)),
+                        Some(hint),
+                    );
                     return None;
                 }
             }

@@ -52,7 +52,8 @@ impl Reader<'_> {
             && (self.known.routes)(&listener.protocol).is_none()
         {
             let message = format!("a {} listener leads to one cluster only", listener.protocol);
-            self.error(node.place, path, message, None);
+            let hint = "calls are told apart on redis:// and memcached:// listeners".to_string();
+            self.error(node.place, path, message, Some(hint));
         }
     }
 
@@ -91,7 +92,8 @@ impl Reader<'_> {
                 Ok(number) if number <= MAX_DATABASE => Some(number),
                 _ => {
                     let message = format!("`{text}` is no number from 0 to {MAX_DATABASE}");
-                    self.error(node.place, &format!("{path}.db"), message, None);
+                    let hint = Some("as in `db: [0, 3]`".to_string());
+                    self.error(node.place, &format!("{path}.db"), message, hint);
                     None
                 }
             })
@@ -116,7 +118,8 @@ impl Reader<'_> {
             && (self.known.routes)(&listener.protocol).is_some_and(|known| !known.has_databases)
         {
             let message = format!("a {} client selects no database", listener.protocol);
-            self.error(node.place, &format!("{path}.db"), message, None);
+            let hint = Some("`prefix` and `class` tell its calls apart".to_string());
+            self.error(node.place, &format!("{path}.db"), message, hint);
         }
         let cluster = to.and_then(|to| self.target(to, &listener.name, clusters, &listener.protocol));
         let protocol = (!listener.protocol.is_empty()).then_some(listener.protocol.as_str());
@@ -244,6 +247,9 @@ impl Reader<'_> {
 fn share(text: &str) -> Result<u32, Complaint> {
     match text.strip_suffix('%').unwrap_or(text).trim().parse::<f64>() {
         Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok((percent * 100.0).round().max(1.0) as u32),
-        _ => Err((format!("`{text}` is not a number above 0 and up to 100"), None)),
+        _ => {
+            let hint = "as in `percent: 10`, or 0.5".to_string();
+            Err((format!("`{text}` is not a number above 0 and up to 100"), Some(hint)))
+        }
     }
 }

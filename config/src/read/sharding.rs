@@ -49,7 +49,8 @@ impl Reader<'_> {
         set(&mut eject.retry_after, self.period(fields.take("retry_after"), Duration::from_millis(10)));
         let (gutter, ttl) = (fields.take("gutter"), fields.take("gutter_ttl"));
         if let (Some((node, path)), None) = (&ttl, &gutter) {
-            self.error(node.place, path, "`gutter_ttl` has no effect without `gutter`", None);
+            let hint = "as in `gutter: memcached://10.0.0.9:11211`".to_string();
+            self.error(node.place, path, "`gutter_ttl` has no effect without `gutter`", Some(hint));
         }
         let second = Duration::from_secs(1);
         if let Some(length) = self.period(ttl.clone(), second)
@@ -57,7 +58,8 @@ impl Reader<'_> {
         {
             eject.gutter_ttl_secs = u32::try_from(length.as_secs()).unwrap_or(u32::MAX);
             if eject.gutter_ttl_secs > 60 * 60 * 24 * 30 {
-                self.error(node.place, &path, "must be 30 days at most", None);
+                let hint = "what is stored in a gutter is to be forgotten soon: seconds".to_string();
+                self.error(node.place, &path, "must be 30 days at most", Some(hint));
             }
         }
         let backs = self.known.backs;
@@ -113,7 +115,8 @@ impl Reader<'_> {
         let mut names: Vec<_> = cluster.members.iter().map(|member| member.name.as_str()).collect();
         names.sort_unstable();
         if names.windows(2).any(|pair| pair.first() == pair.last()) {
-            self.error(node.place, &path, "two servers have the same name", None);
+            let hint = "the ring tells servers apart by their names".to_string();
+            self.error(node.place, &path, "two servers have the same name", Some(hint));
         }
     }
 }

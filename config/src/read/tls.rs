@@ -145,7 +145,8 @@ impl Reader<'_> {
         self.finish(fields);
         let password = password.or(read);
         if password.as_deref() == Some("") {
-            self.error(node.place, &path, "the password is empty", None);
+            let hint = "leave `auth` out where the servers ask for none".to_string();
+            self.error(node.place, &path, "the password is empty", Some(hint));
         }
         LoginSpec { username, password: password.map(Secret) }
     }
@@ -157,8 +158,9 @@ impl Reader<'_> {
         }
         // What was read is never part of an error.
         let from_file = self.parsed(file, |name| {
+            let hint = || "a file that mecha's user may read, with the password in it".to_string();
             let read = std::fs::read_to_string(name)
-                .map_err(|error| (format!("cannot read `{name}`: {error}"), None))?;
+                .map_err(|error| (format!("cannot read `{name}`: {error}"), Some(hint())))?;
             Ok(read.trim_end_matches(['\r', '\n']).to_string())
         });
         let from_env = self.parsed(variable, |name| {

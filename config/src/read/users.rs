@@ -62,7 +62,8 @@ impl Reader<'_> {
         let [file, variable] = given;
         let password = self.password_from(file, variable);
         if is_given && password.as_deref() == Some("") {
-            self.error(node.place, path, "the password is empty", None);
+            let hint = "`nopass` in the rules lets everybody in who knows the name".to_string();
+            self.error(node.place, path, "the password is empty", Some(hint));
         }
         self.finish(fields);
         if is_given && password.is_none() {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use mecha_config::{ClusterSpec, ListenerSpec, RouteClass, RouteSpec, Snapshot};
+use mecha_config::{ClusterSpec, Discovery, ListenerSpec, RouteClass, RouteSpec, Snapshot};
 
 /// A line for each target of `listener`, and of what is done with its calls besides.
 pub(super) fn write(text: &mut String, snapshot: &Snapshot, listener: &ListenerSpec) {
@@ -80,6 +80,23 @@ pub(crate) fn conditions(route: &RouteSpec) -> String {
 fn cluster(cluster: &ClusterSpec) -> String {
     let endpoints: Vec<_> = cluster.endpoints.iter().map(ToString::to_string).collect();
     let balance = mecha_config::Balance::ALL.iter().find(|(_, balance)| *balance == cluster.balance);
+    match &cluster.discovery {
+        Discovery::Cluster => {
+            let seeds = endpoints.join(", ");
+            return format!(
+                "cluster {} ({}): a Redis Cluster, by its slots; asked first: {seeds}",
+                cluster.name, cluster.protocol
+            );
+        }
+        Discovery::Sentinel(primary) => {
+            let sentinels = endpoints.join(", ");
+            return format!(
+                "cluster {} ({}): the primary of `{primary}`, as sentinels tell: {sentinels}",
+                cluster.name, cluster.protocol
+            );
+        }
+        Discovery::Listed => {}
+    }
     match (endpoints.len(), balance) {
         (0, _) => {
             format!("cluster {}: the store in this process, {} bytes", cluster.name, cluster.max_memory)
