@@ -143,7 +143,11 @@ fn plan_command(request: &Request, command: Command<'_>, cx: &PlanCx<'_>, out: &
             None => answered("CLIENT_ERROR bad command line format", Outcome::ClientError, out),
         },
         Command::Stats { what: None } => {
-            stats(cx, out);
+            stats(each_stat, cx, out);
+            Plan::Answered(Outcome::Ok)
+        }
+        Command::Stats { what: Some(b"settings") } => {
+            stats(each_setting, cx, out);
             Plan::Answered(Outcome::Ok)
         }
         Command::Stats { what: Some(b"reset") } => answered("RESET", Outcome::Ok, out),
@@ -235,9 +239,22 @@ fn wrong_type(value: &Value) -> Option<&'static str> {
     }
 }
 
-fn stats(cx: &PlanCx<'_>, out: &mut Vec<u8>) {
-    each_stat(cx, &mut |name, value| write::stat(name, value, out));
+/// Calls with the name and the value of each statistic of one kind.
+type EachStat = fn(&PlanCx<'_>, &mut dyn FnMut(&str, &[u8]));
+
+fn stats(each: EachStat, cx: &PlanCx<'_>, out: &mut Vec<u8>) {
+    each(cx, &mut |name, value| write::stat(name, value, out));
     out.extend_from_slice(b"END\r\n");
+}
+
+/// Of what memcached can be set to, what has a meaning here.
+fn each_setting(cx: &PlanCx<'_>, each: &mut dyn FnMut(&str, &[u8])) {
+    each("verbosity", b"0");
+    each("cas_enabled", b"yes");
+    each("binding_protocol", b"auto-negotiate");
+    each("item_size_max", cx.max_value.to_string().as_bytes());
+    each("flush_enabled", b"yes");
+    each("mecha_backend", cx.back.as_bytes());
 }
 
 fn each_stat(cx: &PlanCx<'_>, each: &mut dyn FnMut(&str, &[u8])) {

@@ -200,10 +200,12 @@ fn of_other_type(asked: Asked, value: &Value, out: &mut Vec<u8>) -> Outcome {
 }
 
 fn stat(asked: Asked, what: &[u8], cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
+    let mut each = |name: &str, value: &[u8]| {
+        answer(asked, Response { key: name.as_bytes(), value, ..Response::default() }, out);
+    };
     match what {
-        b"" => super::each_stat(cx, &mut |name, value| {
-            answer(asked, Response { key: name.as_bytes(), value, ..Response::default() }, out);
-        }),
+        b"" => super::each_stat(cx, &mut each),
+        b"settings" => super::each_setting(cx, &mut each),
         b"reset" => {}
         _ => {
             error(asked, status::NOT_FOUND, out);

@@ -167,6 +167,28 @@ impl Map {
 }
 
 #[test]
+fn settings_are_what_has_a_meaning_here_in_text_and_in_binary() {
+    let text = Map::new().serve(b"stats settings\r\nstats items\r\n");
+    let text = String::from_utf8(text).unwrap();
+    let (settings, other) = text.split_once("END\r\n").unwrap();
+    assert!(settings.contains("STAT item_size_max 1048576\r\n") && settings.contains("STAT verbosity 0\r\n"));
+    assert_eq!(other, "CLIENT_ERROR mecha: these statistics are not known here\r\n");
+    let mut request = vec![0x80, 0x10, 0, 8, 0, 0, 0, 0, 0, 0, 0, 8];
+    request.extend_from_slice(&[0; 12]);
+    request.extend_from_slice(b"settings");
+    let binary = Map::new().serve(&request);
+    let (count, named) = (settings.lines().count(), binary.windows(13).any(|part| part == b"item_size_max"));
+    assert_eq!(
+        (binary.chunks(24).next().map(|head| head[..2].to_vec()), named),
+        (Some(vec![0x81, 0x10]), true)
+    );
+    // Each setting is a reply of its own, and one that is empty ends them.
+    let mut heads = Vec::new();
+    ReplyDecoder::binary(Limits::default()).decode(&binary, &mut heads).unwrap();
+    assert_eq!(heads.len(), count + 1);
+}
+
+#[test]
 fn cas_uniques_guard_writes() {
     let mut map = Map::new();
     assert_eq!(map.text("set k 5 0 1\r\na\r\ngets k\r\n"), "STORED\r\nVALUE k 5 1 1\r\na\r\nEND\r\n");

@@ -205,8 +205,8 @@ const MEMCACHED_REFUSED: &[&str] = &[
 
 const MEMCACHED_EMULATED: &[(&str, &str)] = &[
     ("me", "there are no slab classes; size is that of the value"),
-    ("stats|bin_stat", "what is known here; no arguments but reset"),
-    ("stats", "what is known here; no arguments but reset"),
+    ("stats|bin_stat", "what is known here; no arguments but reset and settings"),
+    ("stats", "what is known here; no arguments but reset and settings"),
     ("verbosity", "without effect"),
     ("version|bin_version", "1.6.18-mecha- and the version of mecha"),
     ("version", "1.6.18-mecha- and the version of mecha"),
