@@ -83,6 +83,7 @@ const TOOLS: &[(&[&str], &str)] = &[
     (&["npm", "--version"], "npm"),
     (&["javac", "-version"], "default-jdk-headless"),
     (&["mvn", "--version"], "maven"),
+    (&["saslpasswd2", "-v"], "sasl2-bin"),
 ];
 
 /// A child that ends with the part.
@@ -149,6 +150,7 @@ pub(crate) fn run() -> Result<(), String> {
             let _ = writeln!(table, "{:<12} {back:<10} {checks}, {calls} calls", program.name);
         }
     }
+    table += &crate::user_clients::run(&root, &cache, &backs)?;
     table += &crate::cluster_clients::run(&root, &cache, redis_port)?;
     println!("{table}");
     Ok(())
@@ -180,7 +182,7 @@ fn build(root: &Path, cache: &Path) -> Result<(), String> {
             "requirements.txt",
         ],
     )?;
-    for program in ["redis", "memcached", "cluster"] {
+    for program in ["redis", "memcached", "cluster", "users"] {
         step("go", &["go", "build", "-o", &text(cache.join("go").join(program)), &format!("./{program}")])?;
     }
     step("node", &["npm", "ci", "--silent", "--no-audit", "--no-fund"])?;
@@ -305,7 +307,7 @@ impl Mecha {
     }
 
     /// Calls that it has served so far.
-    fn calls(&self) -> Result<f64, String> {
+    pub(crate) fn calls(&self) -> Result<f64, String> {
         Ok(self.calls_by_listener(&[""])?.iter().sum())
     }
 
@@ -342,7 +344,19 @@ pub(crate) fn free_port() -> Result<u16, String> {
 }
 
 pub(crate) fn start(program: &str, args: &[&str], port: u16) -> Result<Process, String> {
-    let child = Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    start_with(program, args, port, &[])
+}
+
+/// The same with further environment variables.
+pub(crate) fn start_with(
+    program: &str,
+    args: &[&str],
+    port: u16,
+    variables: &[(&str, &str)],
+) -> Result<Process, String> {
+    let mut command = Command::new(program);
+    command.args(args).envs(variables.iter().copied()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn();
     let mut process = Process(child.map_err(|error| format!("{program}: {error}"))?);
     for _ in 0..1000 {
         if process.0.try_wait().is_ok_and(|status| status.is_some()) {

@@ -10,6 +10,7 @@ mod newer;
 mod schema;
 mod servers;
 mod test;
+mod user_clients;
 mod vectors;
 
 use std::process::{Command, ExitCode};
