@@ -1,5 +1,6 @@
 //! Cluster-aware clients in other languages: they must find a cluster of mecha's addresses on every back, and use all of it.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -98,8 +99,13 @@ fn wait_until_up(port: u16) -> Result<(), String> {
 
 /// One server of a cluster that is still to be made.
 fn server(folder: &Path) -> Result<(Process, u16), String> {
-    // The cluster's own port lies 10,000 above.
-    let port = free_port()?;
+    // The cluster's own port lies 10,000 above, among those that the system gives away.
+    let port = loop {
+        let port = free_port()?;
+        if TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+            break port;
+        }
+    };
     let folder = folder.join(port.to_string());
     std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
     let (text, folder) = (port.to_string(), folder.display().to_string());
