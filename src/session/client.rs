@@ -264,10 +264,9 @@ impl<P: Framed> EngineCell<P> {
     /// Whether the end of the client's side ends everything: nobody reads a blocked or subscribed client's answers
     /// after it, and the server must learn of it.
     fn is_abandoned(&self, conn: ConnKey) -> bool {
-        self.0
-            .borrow_mut()
-            .client(conn)
-            .is_none_or(|client| client.state.is_raw() || client.state.is_releasing())
+        self.0.borrow_mut().client(conn).is_none_or(|client| {
+            client.state.is_raw() || client.state.is_releasing() || client.state.is_blocked()
+        })
     }
 
     /// Whether the process drains and nothing more is read from this client, which ends when it has its answers. One

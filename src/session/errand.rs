@@ -226,7 +226,7 @@ impl<P: Framed> State<P> {
     }
 
     /// Whether the client waits for a blocking call.
-    fn is_blocked(&self) -> bool {
+    pub(super) fn is_blocked(&self) -> bool {
         let in_flight = self.ledger.in_flight();
         self.blocked.is_some_and(|seq| seq.wrapping_sub(self.ledger.first()) < in_flight)
     }

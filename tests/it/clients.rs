@@ -152,6 +152,29 @@ fn a_killed_client_is_closed_on_whatever_worker_it_is() {
 }
 
 #[test]
+fn a_blocked_client_that_leaves_takes_nothing_whatever_connection_it_has() {
+    let Some((_redis, redis)) = redis() else { return };
+    let mecha = Mecha::start("redis", &format!("redis://127.0.0.1:{redis}"));
+    let mut server = Client::new(redis);
+    // The connection is kept for the database; the second client also has a command behind the blocking one.
+    for behind in ["", "*1\r\n$4\r\nPING\r\n"] {
+        let mut leaving = mecha.client();
+        assert_eq!(leaving.call("SELECT 3"), "+OK\r\n");
+        leaving.send(format!("*3\r\n$5\r\nBLPOP\r\n$1\r\nl\r\n$1\r\n0\r\n{behind}").as_bytes());
+        eventually("it does not block", || server.call("INFO clients").contains("blocked_clients:1"));
+        leaving.writer.shutdown(std::net::Shutdown::Write).unwrap();
+        eventually("the server waits for a client that has left", || {
+            server.call("INFO clients").contains("blocked_clients:0")
+        });
+        assert!(leaving.is_closed());
+    }
+    assert_eq!(server.call("SELECT 3"), "+OK\r\n");
+    assert_eq!(server.call("RPUSH l v"), ":1\r\n");
+    assert_eq!(server.call("LLEN l"), ":1\r\n");
+    assert!(mecha.metric("mecha_calls_total{") >= 2.0);
+}
+
+#[test]
 fn a_client_is_unblocked_whatever_stands_before_its_server() {
     let Some((_server, port)) = redis() else { return };
     for before in ["announce: self", "routes: [{ prefix: 'l', to: back }]"] {
