@@ -14,7 +14,7 @@ use mecha_transport::Accepted;
 use super::policies::Policies;
 use super::{Door, DoorPlan, EngineView, ProtocolEntry, Scope, Shared};
 use crate::session::ConnectionInfo;
-use crate::session::opaque::{OPS, OpaqueEngine, OpaqueListener};
+use crate::session::opaque::{Destination, OPS, OpaqueEngine, OpaqueListener};
 use crate::worker::Seat;
 
 /// A row of the catalog for bytes that nobody looks at.
@@ -73,9 +73,8 @@ impl DoorPlan for OpaquePlan {
         let upstream: Rc<Streams> = scope.streams(&self.cluster, self.protocol, &self.shared);
         let mut policies = self.policies.open();
         policies.extend(Policies::of_cluster(&self.cluster, &self.shared));
-        let is_ticked = !policies.is_empty();
         let name = &self.listener.name;
-        let listener = Rc::new(OpaqueListener {
+        let listener = OpaqueListener {
             name: name.clone(),
             upstream,
             policies: RefCell::new(policies),
@@ -85,29 +84,39 @@ impl DoorPlan for OpaquePlan {
             idle_timeout_micros: self.listener.idle_timeout.map_or(0, |timeout| timeout.as_micros() as u64),
             is_retired: Cell::new(false),
             successor: RefCell::default(),
-        });
+        };
+        OpaqueDoor::open(scope, listener, self.listener.max_connections)
+    }
+}
+
+/// A door whose clients have a connection to a server each.
+pub(super) struct OpaqueDoor<D: Destination> {
+    listener: Rc<OpaqueListener<D>>,
+    max_connections: usize,
+    engine: Rc<OpaqueEngine<D>>,
+}
+
+impl<D: Destination> OpaqueDoor<D> {
+    /// Opens it on the worker of `scope`.
+    pub(super) fn open(scope: &mut Scope, listener: OpaqueListener<D>, max_connections: u32) -> Rc<dyn Door> {
+        let is_ticked = !listener.policies.borrow().is_empty();
+        let listener = Rc::new(listener);
         if is_ticked {
             // Ticked as long as it has a client, in force or not.
             let ticked = Rc::downgrade(&listener);
             scope.chains.push(Box::new(move |now| {
-                let tick = |listener: Rc<OpaqueListener>| {
+                let tick = |listener: Rc<OpaqueListener<D>>| {
                     listener.policies.borrow_mut().iter_mut().for_each(|policy| policy.on_tick(now));
                 };
                 ticked.upgrade().map(tick).is_some()
             }));
         }
-        let max_connections = self.listener.max_connections as usize;
-        Rc::new(OpaqueDoor { listener, max_connections, engine: scope.opaque_engine() })
+        let max_connections = max_connections as usize;
+        Rc::new(Self { listener, max_connections, engine: scope.opaque_engine() })
     }
 }
 
-struct OpaqueDoor {
-    listener: Rc<OpaqueListener>,
-    max_connections: usize,
-    engine: Rc<OpaqueEngine>,
-}
-
-impl Door for OpaqueDoor {
+impl<D: Destination> Door for OpaqueDoor<D> {
     fn accept(&self, stream: Accepted, peer: Peer, seat: Seat) -> std::io::Result<()> {
         let halves = stream.into_halves()?;
         let Some(place) = self.listener.places.take(self.max_connections) else {
@@ -129,7 +138,7 @@ impl Door for OpaqueDoor {
     }
 }
 
-impl EngineView for OpaqueEngine {
+impl<D: Destination> EngineView for OpaqueEngine<D> {
     fn describe(&self, limit: usize) -> Vec<ConnectionInfo> {
         Self::describe(self, limit)
     }
@@ -138,8 +147,9 @@ impl EngineView for OpaqueEngine {
         self.len()
     }
 
-    /// Nobody can tell when such a connection has nothing in flight: it may take all the time that a drain may take.
-    fn drain(&self) {}
+    fn drain(&self) {
+        Self::drain(self);
+    }
 
     fn hand_over(&self, is_late: bool) -> usize {
         Self::hand_over(self, is_late)

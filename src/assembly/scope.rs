@@ -19,7 +19,7 @@ use super::{EngineView, Shared, sharding};
 use crate::mesh::{Mesh, Order};
 use crate::session::EngineCell;
 use crate::session::http::HttpEngine;
-use crate::session::opaque::OpaqueEngine;
+use crate::session::opaque::{Destination, OpaqueEngine};
 
 /// Reads from clients: a batch is what fits here.
 const CLIENT_READ: usize = 16 << 10;
@@ -121,14 +121,14 @@ impl Scope {
         engine
     }
 
-    /// The worker's engine for bytes that nobody looks at.
-    pub fn opaque_engine(&mut self) -> Rc<OpaqueEngine> {
-        let known = self.by_type.get(&TypeId::of::<OpaqueEngine>()).cloned();
-        if let Some(engine) = known.and_then(|engine| engine.downcast::<OpaqueEngine>().ok()) {
+    /// The worker's engine for clients with a connection to a server each, to a destination of this kind.
+    pub fn opaque_engine<D: Destination>(&mut self) -> Rc<OpaqueEngine<D>> {
+        let known = self.by_type.get(&TypeId::of::<OpaqueEngine<D>>()).cloned();
+        if let Some(engine) = known.and_then(|engine| engine.downcast::<OpaqueEngine<D>>().ok()) {
             return engine;
         }
         let engine = OpaqueEngine::new(self.environment.clock, Rc::clone(&self.environment.scratch));
-        self.by_type.insert(TypeId::of::<OpaqueEngine>(), Rc::clone(&engine) as _);
+        self.by_type.insert(TypeId::of::<OpaqueEngine<D>>(), Rc::clone(&engine) as _);
         self.engines.push(Rc::clone(&engine) as _);
         engine
     }

@@ -4,6 +4,9 @@
 //! for each client, `connect`: policies see it before a server is chosen, and its end when the server is reached, so a
 //! rate limit bounds new connections, a timeout the time to connect, and a breaker counts servers that cannot be
 //! reached. A refused client is closed: there is no protocol to tell it why in.
+//!
+//! Where connections go, and who stands between their two ends, is a [`Destination`]: the servers of a cluster and
+//! nobody for bytes that no one looks at, a [`kafka`](super::kafka) conversation for Kafka.
 
 mod relay;
 
@@ -17,12 +20,13 @@ use mecha_clusters::{Stream, Streams};
 use mecha_core::{
     Call, ConnKey, Cx, Done, OpClass, OpId, OpInfo, Outcome, Peer, Policy, Refusal, Ticket, Verdict,
 };
-use mecha_telemetry::{CloseReason, ListenerMetrics};
+use mecha_telemetry::{CloseReason, ClusterMetrics, ListenerMetrics};
 use mecha_transport::{Clock, ReadHalf, WriteHalf};
 use slab::Slab;
 
 use super::{ConnectionInfo, Place, Places};
 pub(super) use relay::Relay;
+pub use relay::{Between, Goes, Nobody};
 
 /// What clients of such a door do.
 pub static OPS: [OpInfo; 2] = [
@@ -31,12 +35,60 @@ pub static OPS: [OpInfo; 2] = [
 ];
 const CONNECT: OpId = OpId(1);
 
+/// Where the connections of a listener's clients go.
+#[expect(async_fn_in_trait, reason = "it is awaited by the engine of this crate, on the worker's own thread")]
+pub trait Destination: 'static {
+    /// Who stands between the two ends.
+    type Between: Between;
+
+    /// Connects for a client, within so long if that is said.
+    ///
+    /// # Errors
+    /// As [`Streams::open`].
+    async fn open(&self, client: &Peer, within: Option<Duration>) -> Result<Stream, Refusal>;
+
+    /// Who stands between this client and its server.
+    fn between(&self, client: &Peer) -> Self::Between;
+
+    /// Tells the figures of `listener` what `between` has seen.
+    fn report(between: &mut Self::Between, listener: &OpaqueListener<Self>)
+    where
+        Self: Sized,
+    {
+        let _ = (between, listener);
+    }
+
+    /// Whether the clients of the one may go on as clients of the other.
+    fn is_same(self: &Rc<Self>, other: &Rc<Self>) -> bool {
+        Rc::ptr_eq(self, other)
+    }
+
+    /// Figures of the servers.
+    fn metrics(&self) -> &ClusterMetrics;
+}
+
+impl Destination for Streams {
+    type Between = Nobody;
+
+    async fn open(&self, client: &Peer, within: Option<Duration>) -> Result<Stream, Refusal> {
+        Self::open(self, client, within).await
+    }
+
+    fn between(&self, _: &Peer) -> Nobody {
+        Nobody
+    }
+
+    fn metrics(&self) -> &ClusterMetrics {
+        Self::metrics(self)
+    }
+}
+
 /// What the clients of one listener share on one worker.
-pub struct OpaqueListener {
+pub struct OpaqueListener<D = Streams> {
     /// For people.
     pub name: String,
     /// Where connections go.
-    pub upstream: Rc<Streams>,
+    pub upstream: Rc<D>,
     /// What each passes first.
     pub policies: RefCell<Vec<Box<dyn Policy>>>,
     /// Who may be here, over all workers.
@@ -48,37 +100,52 @@ pub struct OpaqueListener {
     /// A newer configuration is in force; `successor` tells where clients go.
     pub is_retired: Cell<bool>,
     /// What takes this listener's clients over.
-    pub successor: RefCell<Option<Rc<OpaqueListener>>>,
+    pub successor: RefCell<Option<Rc<OpaqueListener<D>>>>,
 }
 
 /// All such clients of one worker.
-pub struct OpaqueEngine {
-    links: RefCell<Slab<Rc<Link>>>,
+pub struct OpaqueEngine<D = Streams> {
+    links: RefCell<Slab<Rc<Link<D>>>>,
+    is_draining: Cell<bool>,
     clock: Clock,
     /// Everything is read into this buffer, one piece at a time; the worker's.
     scratch: Rc<RefCell<Vec<u8>>>,
 }
 
 /// What others may know and want of one client's task.
-struct Link {
+struct Link<D> {
     peer: Peer,
-    listener: RefCell<Rc<OpaqueListener>>,
+    listener: RefCell<Rc<OpaqueListener<D>>>,
     place: RefCell<Place>,
     active_micros: Cell<u64>,
     /// Bytes that wait for one of the two to read them.
     unread: Cell<usize>,
+    /// Requests without an answer, where there are such.
+    in_flight: Cell<u32>,
+    /// It is to end as soon as nobody misses anything.
+    is_leaving: Cell<bool>,
     closing: Cell<Option<CloseReason>>,
     waker: RefCell<Option<Waker>>,
 }
 
-impl Link {
+impl<D: Destination> Link<D> {
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Ends it as soon as nobody misses anything, where that can be told.
+    fn leave(&self) {
+        self.is_leaving.set(true);
+        self.wake();
+    }
+
     fn close(&self, why: CloseReason) {
         if self.closing.get().is_none() {
             self.closing.set(Some(why));
         }
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+        self.wake();
     }
 
     /// Goes on under the newest listener, if that leads to the same servers. Returns whether it is where it belongs.
@@ -89,7 +156,7 @@ impl Link {
                 return true;
             }
             let next = current.successor.borrow().clone();
-            let Some(next) = next.filter(|next| Rc::ptr_eq(&next.upstream, &current.upstream)) else {
+            let Some(next) = next.filter(|next| next.upstream.is_same(&current.upstream)) else {
                 return false;
             };
             let mut place = self.place.borrow_mut();
@@ -105,14 +172,14 @@ impl Link {
 }
 
 /// Forgets a client however its task ends.
-struct Leaving {
-    engine: Rc<OpaqueEngine>,
-    link: Rc<Link>,
+struct Leaving<D: Destination> {
+    engine: Rc<OpaqueEngine<D>>,
+    link: Rc<Link<D>>,
     at: usize,
     why: CloseReason,
 }
 
-impl Drop for Leaving {
+impl<D: Destination> Drop for Leaving<D> {
     fn drop(&mut self) {
         self.engine.links.borrow_mut().try_remove(self.at);
         let why = self.link.closing.get().unwrap_or(self.why);
@@ -122,7 +189,7 @@ impl Drop for Leaving {
 
 // === impl OpaqueListener ===
 
-impl OpaqueListener {
+impl<D: Destination> OpaqueListener<D> {
     /// Asks the policies about a new client. Returns how long connecting may take, if they say so.
     fn admit(&self, ticket: Ticket, cx: &Cx<'_>) -> Result<Option<Duration>, Refusal> {
         let mut calls = [Call { ticket, op: CONNECT, class: OpClass::Session, ..Call::default() }];
@@ -156,16 +223,17 @@ impl OpaqueListener {
 
 // === impl OpaqueEngine ===
 
-impl OpaqueEngine {
+impl<D: Destination> OpaqueEngine<D> {
     /// An engine without clients.
     pub fn new(clock: Clock, scratch: Rc<RefCell<Vec<u8>>>) -> Rc<Self> {
-        Rc::new(Self { links: RefCell::default(), clock, scratch })
+        let (links, is_draining) = (RefCell::default(), Cell::new(false));
+        Rc::new(Self { links, is_draining, clock, scratch })
     }
 
     /// Serves one client to its end.
     pub async fn serve(
         self: Rc<Self>,
-        listener: Rc<OpaqueListener>,
+        listener: Rc<OpaqueListener<D>>,
         place: Place,
         peer: Peer,
         client: (ReadHalf, WriteHalf),
@@ -178,6 +246,8 @@ impl OpaqueEngine {
             place: RefCell::new(place),
             active_micros: Cell::new(started),
             unread: Cell::new(0),
+            in_flight: Cell::new(0),
+            is_leaving: Cell::new(self.is_draining.get()),
             closing: Cell::new(None),
             waker: RefCell::default(),
         });
@@ -207,9 +277,10 @@ impl OpaqueEngine {
         }
     }
 
-    async fn pass(&self, link: &Link, client: (ReadHalf, WriteHalf), server: Stream) -> CloseReason {
+    async fn pass(&self, link: &Link<D>, client: (ReadHalf, WriteHalf), server: Stream) -> CloseReason {
         let Stream { read, write, seat } = server;
-        let mut relay = Relay::new(client, (read, write));
+        let between = link.listener.borrow().upstream.between(&link.peer);
+        let mut relay = Relay::new(client, (read, write), between);
         let why = std::future::poll_fn(|cx| {
             match &mut *link.waker.borrow_mut() {
                 Some(waker) => waker.clone_from(cx.waker()),
@@ -217,6 +288,9 @@ impl OpaqueEngine {
             }
             if let Some(why) = link.closing.get() {
                 return std::task::Poll::Ready(why);
+            }
+            if link.is_leaving.get() {
+                relay.between.drain();
             }
             let mut scratch = self.scratch.borrow_mut();
             let polled = relay.poll(cx, &mut scratch);
@@ -229,12 +303,15 @@ impl OpaqueEngine {
                 listener.metrics.wrote_bytes(passed.down);
                 listener.upstream.metrics().sent_bytes(passed.up);
                 listener.upstream.metrics().received_bytes(passed.down);
+                D::report(&mut relay.between, &listener);
             }
+            link.in_flight.set(relay.between.in_flight() as u32);
             link.unread.set(relay.unread());
             polled
         })
         .await;
-        if why != CloseReason::ClientLeft {
+        let is_orderly = matches!(why, CloseReason::ClientLeft | CloseReason::Drained);
+        if !is_orderly || link.closing.get().is_some() {
             // Whoever is left must not take what it has got for everything.
             relay.abort();
         }
@@ -245,11 +322,11 @@ impl OpaqueEngine {
     /// At most so many clients, for people.
     pub fn describe(&self, limit: usize) -> Vec<ConnectionInfo> {
         let now = self.clock.micros();
-        let info = |link: &Rc<Link>| ConnectionInfo {
+        let info = |link: &Rc<Link<D>>| ConnectionInfo {
             id: link.peer.id,
             peer: link.peer.clone(),
             listener: link.listener.borrow().name.clone(),
-            in_flight: 0,
+            in_flight: link.in_flight.get(),
             unread_bytes: link.unread.get(),
             is_pinned: true,
             idle_micros: now.saturating_sub(link.active_micros.get()),
@@ -267,6 +344,13 @@ impl OpaqueEngine {
         self.len() == 0
     }
 
+    /// Ends connections that have nothing in flight, where that can be told, and from now on as soon as they have not.
+    /// Where it cannot, they may take all the time that a drain may take.
+    pub fn drain(&self) {
+        self.is_draining.set(true);
+        self.links.borrow().iter().for_each(|(_, link)| link.leave());
+    }
+
     /// Moves the clients of retired listeners; with `is_late`, ends those that cannot move. Returns how many are left.
     pub fn hand_over(&self, is_late: bool) -> usize {
         let mut left = 0;
@@ -274,6 +358,8 @@ impl OpaqueEngine {
             left += 1;
             if is_late {
                 link.close(CloseReason::Drained);
+            } else {
+                link.leave();
             }
         }
         left

@@ -3,6 +3,9 @@
 //! Bytes are read into a buffer that all connections of a worker share, and written from it at once. Only what the other
 //! side does not take is kept, and nothing more is read until it has been taken: so a connection holds memory only while
 //! its reader is slow, and then at most one read's worth in each direction.
+//!
+//! Whoever must look at the bytes stands [`Between`] the two. It says of each read how much goes on as it is, which
+//! costs no copy, or writes itself what goes on.
 
 use std::io;
 use std::pin::Pin;
@@ -15,13 +18,75 @@ use tokio::io::{AsyncRead, ReadBuf};
 /// Reads in a row in one direction before others get their turn.
 const READS_PER_POLL: usize = 4;
 
+/// What stands between the two sockets of a client, and sees what they say.
+pub trait Between {
+    /// What the client sent. Changed bytes for the server are appended to `out`.
+    ///
+    /// # Errors
+    /// Nobody can go on with this connection; the reason is why it is closed.
+    fn up(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Goes, CloseReason>;
+
+    /// What the server sent. Changed bytes for the client are appended to `out`.
+    ///
+    /// # Errors
+    /// As for [`Between::up`].
+    fn down(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Goes, CloseReason>;
+
+    /// Whether it kept bytes of the client that it can go on with now: it is given none, and takes those.
+    fn resumes(&self) -> bool {
+        false
+    }
+
+    /// Whether anything may be read from the client now. What changes that is an answer of the server.
+    fn takes_more(&self) -> bool {
+        true
+    }
+
+    /// From now on as little as possible is begun.
+    fn drain(&mut self) {}
+
+    /// Whether the connection can end without anybody missing anything.
+    fn is_over(&self) -> bool {
+        false
+    }
+
+    /// Requests without an answer.
+    fn in_flight(&self) -> usize {
+        0
+    }
+}
+
+/// What goes on of the bytes that were given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goes {
+    /// The first so many, as they are.
+    AsIs(usize),
+    /// What was written instead.
+    Written,
+}
+
+/// Nobody: bytes go on as they are.
+#[derive(Debug, Default)]
+pub struct Nobody;
+
+impl Between for Nobody {
+    fn up(&mut self, bytes: &[u8], _: &mut Vec<u8>) -> Result<Goes, CloseReason> {
+        Ok(Goes::AsIs(bytes.len()))
+    }
+
+    fn down(&mut self, bytes: &[u8], _: &mut Vec<u8>) -> Result<Goes, CloseReason> {
+        Ok(Goes::AsIs(bytes.len()))
+    }
+}
+
 /// Two sockets, and what one sends the other.
-pub(in crate::session) struct Relay {
+pub(in crate::session) struct Relay<B = Nobody> {
     client: (ReadHalf, WriteHalf),
     server: (ReadHalf, WriteHalf),
     up: Way,
     down: Way,
     passed: Passed,
+    pub(in crate::session) between: B,
 }
 
 /// Bytes since they were last asked for.
@@ -50,6 +115,47 @@ struct Way {
     is_told: bool,
 }
 
+/// Which of the two directions.
+trait Direction {
+    fn cut<B: Between>(between: &mut B, bytes: &[u8], out: &mut Vec<u8>) -> Result<Goes, CloseReason>;
+
+    fn resumes<B: Between>(between: &B) -> bool;
+
+    fn takes_more<B: Between>(between: &B) -> bool;
+}
+
+struct Down;
+
+impl Direction for Down {
+    fn cut<B: Between>(between: &mut B, bytes: &[u8], out: &mut Vec<u8>) -> Result<Goes, CloseReason> {
+        between.down(bytes, out)
+    }
+
+    fn resumes<B: Between>(_: &B) -> bool {
+        false
+    }
+
+    fn takes_more<B: Between>(_: &B) -> bool {
+        true
+    }
+}
+
+struct Up;
+
+impl Direction for Up {
+    fn cut<B: Between>(between: &mut B, bytes: &[u8], out: &mut Vec<u8>) -> Result<Goes, CloseReason> {
+        between.up(bytes, out)
+    }
+
+    fn resumes<B: Between>(between: &B) -> bool {
+        between.resumes()
+    }
+
+    fn takes_more<B: Between>(between: &B) -> bool {
+        between.takes_more()
+    }
+}
+
 /// How far one direction has come.
 enum Progress {
     /// There may be more at once.
@@ -61,27 +167,40 @@ enum Progress {
 }
 
 impl Relay {
-    pub(in crate::session) fn new(client: (ReadHalf, WriteHalf), server: (ReadHalf, WriteHalf)) -> Self {
-        Self::holding(client, server, Outbox::default(), Outbox::default())
-    }
-
-    /// As [`Relay::new`], with bytes that were read before: `up` for the server, `down` for the client.
+    /// With bytes that were read before: `up` for the server, `down` for the client.
     pub(in crate::session) fn holding(
         client: (ReadHalf, WriteHalf),
         server: (ReadHalf, WriteHalf),
         up: Outbox,
         down: Outbox,
     ) -> Self {
-        let way = |left| Way { left, ..Way::default() };
-        Self { client, server, up: way(up), down: way(down), passed: Passed::default() }
+        let mut relay = Self::new(client, server, Nobody);
+        (relay.up.left, relay.down.left) = (up, down);
+        relay
+    }
+}
+
+impl<B: Between> Relay<B> {
+    pub(in crate::session) fn new(
+        client: (ReadHalf, WriteHalf),
+        server: (ReadHalf, WriteHalf),
+        between: B,
+    ) -> Self {
+        let (up, down, passed) = (Way::default(), Way::default(), Passed::default());
+        Self { client, server, up, down, passed, between }
     }
 
     /// Passes on what can be passed on now. Ready when both sides have ended, or one has failed.
     pub(in crate::session) fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<CloseReason> {
-        let (client, server) = (&mut self.client, &mut self.server);
-        let up = self.up.pass(cx, &mut client.0, (&server.0, &server.1), scratch, &mut self.passed.up);
-        let down = self.down.pass(cx, &mut server.0, (&client.0, &client.1), scratch, &mut self.passed.down);
-        match (up, down) {
+        let Self { client, server, up, down, passed, between } = self;
+        // Answers first: they make room for requests.
+        let came = down.pass::<B, Down>(cx, server, client, scratch, &mut passed.down, between);
+        let sent = up.pass::<B, Up>(cx, client, server, scratch, &mut passed.up, between);
+        if between.is_over() && up.left.is_empty() && down.left.is_empty() {
+            return Poll::Ready(CloseReason::Drained);
+        }
+        match (sent, came) {
+            (Err(Failed::Bytes(why)), _) | (_, Err(Failed::Bytes(why))) => Poll::Ready(why),
             (Err(Failed::Reading), _) => Poll::Ready(CloseReason::ReadFailed),
             (_, Err(Failed::Writing)) => Poll::Ready(CloseReason::WriteFailed),
             (Err(Failed::Writing), _) | (_, Err(Failed::Reading)) => Poll::Ready(CloseReason::UpstreamLost),
@@ -111,44 +230,70 @@ impl Relay {
     }
 }
 
-/// Which socket failed.
+/// Why a direction cannot go on.
 enum Failed {
     Reading,
     Writing,
+    /// The bytes themselves.
+    Bytes(CloseReason),
 }
 
 impl Way {
-    fn pass(
+    /// Writes what is left. Returns whether that is all.
+    fn flush(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut ReadHalf,
-        (ready, to): (&ReadHalf, &WriteHalf),
+        (ready, to): &(ReadHalf, WriteHalf),
+        passed: &mut usize,
+    ) -> Result<bool, Failed> {
+        while !self.left.is_empty() {
+            if ready.poll_write_ready(cx).map_err(|_| Failed::Writing)?.is_pending() {
+                return Ok(false);
+            }
+            *passed += self.left.write_to(to).map_err(|_| Failed::Writing)?;
+        }
+        Ok(true)
+    }
+
+    fn pass<B: Between, D: Direction>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut (ReadHalf, WriteHalf),
+        to: &(ReadHalf, WriteHalf),
         scratch: &mut [u8],
         passed: &mut usize,
+        between: &mut B,
     ) -> Result<Progress, Failed> {
         for _ in 0..READS_PER_POLL {
-            while !self.left.is_empty() {
-                if ready.poll_write_ready(cx).map_err(|_| Failed::Writing)?.is_pending() {
-                    return Ok(Progress::Waits);
-                }
-                *passed += self.left.write_to(to).map_err(|_| Failed::Writing)?;
-            }
-            if self.is_ended {
-                if !self.is_told {
-                    self.is_told = true;
-                    to.finish();
-                }
-                return Ok(Progress::Over);
+            if !self.flush(cx, to, passed)? || !D::takes_more(between) {
+                return Ok(Progress::Waits);
             }
             let mut buf = ReadBuf::new(scratch);
-            match Pin::new(&mut *from).poll_read(cx, &mut buf) {
-                Poll::Pending => return Ok(Progress::Waits),
-                Poll::Ready(Ok(())) if buf.filled().is_empty() => self.is_ended = true,
-                Poll::Ready(Ok(())) => {
-                    *passed += self.write(to, buf.filled()).map_err(|_| Failed::Writing)?
+            if !D::resumes(between) {
+                if self.is_ended {
+                    if !self.is_told {
+                        self.is_told = true;
+                        to.1.finish();
+                    }
+                    return Ok(Progress::Over);
                 }
-                Poll::Ready(Err(_)) => return Err(Failed::Reading),
+                match Pin::new(&mut from.0).poll_read(cx, &mut buf) {
+                    Poll::Pending => return Ok(Progress::Waits),
+                    Poll::Ready(Ok(())) => self.is_ended = buf.filled().is_empty(),
+                    Poll::Ready(Err(_)) => return Err(Failed::Reading),
+                }
+                if self.is_ended {
+                    continue;
+                }
             }
+            let bytes = buf.filled();
+            let goes = D::cut(between, bytes, self.left.buffer()).map_err(Failed::Bytes)?;
+            *passed += match goes {
+                Goes::AsIs(0) => Ok(0),
+                Goes::AsIs(len) => self.write(&to.1, bytes.get(..len).unwrap_or_default()),
+                Goes::Written => self.left.write_to(&to.1),
+            }
+            .map_err(|_| Failed::Writing)?;
         }
         Ok(Progress::Again)
     }
