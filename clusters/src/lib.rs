@@ -14,6 +14,7 @@
 
 mod backoff;
 mod balance;
+mod brokers;
 mod by_hand;
 mod cluster;
 mod connection;
@@ -37,6 +38,7 @@ pub mod topology;
 
 pub use backoff::{Backoff, RateGate};
 pub use balance::{Balance, Balancer, HashTag, KeyHash, Node, Sharding};
+pub use brokers::{Broker, Brokers, Door};
 pub use by_hand::ByHand;
 pub use cluster::{Cluster, ClusterOptions, EjectOptions, Environment, Frame, Gutter, Servers};
 pub use connection::{Connection, ConnectionOptions, State};

@@ -4,7 +4,8 @@
 //! known of its health. Servers are taken to be alike: when one cannot be reached, the next is tried, which is safe as
 //! long as nothing was sent.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,6 +46,9 @@ pub struct StreamOptions {
 /// The servers of one cluster, on one worker.
 pub struct Streams {
     servers: Vec<Server>,
+    /// Servers that are not configured, but that others have named.
+    named: RefCell<HashMap<Address, Rc<Server>>>,
+    blueprint: Blueprint,
     balancer: Balancer,
     turn: Cell<usize>,
     proxy: Option<ProxyVersion>,
@@ -105,10 +109,12 @@ impl Streams {
         let server = |address| Server { endpoint: blueprint.endpoint(address), open: Rc::default() };
         Rc::new(Self {
             servers: options.servers.into_iter().map(server).collect(),
+            named: RefCell::default(),
             balancer: Balancer::new(options.sharding, &options.nodes),
             turn: Cell::new(fastrand::usize(..1 << 16)),
             proxy: options.proxy,
             metrics,
+            blueprint,
         })
     }
 
@@ -140,6 +146,39 @@ impl Streams {
             }
         }
         Err(Refusal::UpstreamUnreachable)
+    }
+
+    /// Connects for a client to this server and no other, which need not be a configured one. As [`Streams::open`] otherwise.
+    ///
+    /// # Errors
+    /// `TimedOut` after `within`, else `UpstreamUnreachable`.
+    pub async fn open_at(
+        &self,
+        address: &Address,
+        client: &Peer,
+        within: Option<Duration>,
+    ) -> Result<Stream, Refusal> {
+        let preface = self.proxy.map(|version| proxy_header(version, client.addr, client.local));
+        let server = self.named(address);
+        let connecting = self.connect(&server, preface.as_deref().unwrap_or_default());
+        let connected = match within {
+            None => connecting.await,
+            Some(within) => tokio::time::timeout(within, connecting).await.map_err(|_| Refusal::TimedOut)?,
+        };
+        connected.ok_or(Refusal::UpstreamUnreachable)
+    }
+
+    fn named(&self, address: &Address) -> Rc<Server> {
+        let mut named = self.named.borrow_mut();
+        if let Some(server) = named.get(address) {
+            return Rc::clone(server);
+        }
+        // Servers come and go, and nobody says so.
+        named.retain(|_, server| server.open.get() > 0);
+        let endpoint = self.blueprint.endpoint(address.clone());
+        let server = Rc::new(Server { endpoint, open: Rc::default() });
+        named.insert(address.clone(), Rc::clone(&server));
+        server
     }
 
     fn choose(&self, key: &[u8]) -> Option<usize> {
@@ -216,7 +255,15 @@ impl Streams {
         let row = |server: &Server| {
             (server.endpoint.address.to_string(), server.endpoint.is_down(), server.open.get())
         };
-        self.servers.iter().map(row).collect()
+        let mut rows: Vec<_> = self.servers.iter().map(row).collect();
+        for (address, is_down, open) in self.named.borrow().values().map(|server| row(server)) {
+            match rows.iter_mut().find(|row| row.0 == address) {
+                // Somebody has named a server that is configured.
+                Some(row) => *row = (address, row.1 || is_down, row.2 + open),
+                None => rows.push((address, is_down, open)),
+            }
+        }
+        rows
     }
 }
 
