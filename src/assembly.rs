@@ -7,6 +7,7 @@
 mod door;
 mod framed;
 mod http;
+mod kafka;
 pub(crate) mod migrate;
 mod opaque;
 mod policies;
@@ -36,6 +37,7 @@ use migrate::Migrations;
 pub use door::{Door, DoorPlan, EngineView};
 pub use framed::{Back, FramedEntry, ProtocolEntry, announced, embedded, kv, native, scattered};
 pub use http::{HttpEntry, check_http_route};
+pub use kafka::KafkaEntry;
 pub use opaque::OpaqueEntry;
 pub use routed::{Routing, routed};
 pub(crate) use scope::address_of;

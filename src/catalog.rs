@@ -9,7 +9,8 @@ use mecha_resp::Resp;
 use mecha_telemetry::Registry;
 
 use crate::assembly::{
-    FramedEntry, HttpEntry, OpaqueEntry, ProtocolEntry, announced, embedded, kv, routed, scattered,
+    FramedEntry, HttpEntry, KafkaEntry, OpaqueEntry, ProtocolEntry, announced, embedded, kv, routed,
+    scattered,
 };
 use crate::cli::{FilterHelp, Help, SupportRow};
 
@@ -18,6 +19,9 @@ pub const EMBEDDED: &str = "embedded";
 
 /// Bytes that are passed on as they are.
 pub const TCP: &str = "tcp";
+
+/// Kafka's own protocol.
+pub const KAFKA: &str = "kafka";
 
 /// HTTP/2 from the first byte, as backs may want it; doors speak both.
 pub const HTTP2: &str = "http2";
@@ -37,6 +41,7 @@ pub const PROTOCOLS: &[&dyn ProtocolEntry] = &[
         routing: Some(routed(KnownRoutes { has_databases: false, lists_keys_of: &[] })),
     },
     &HttpEntry { backs: &[Http::NAME, HTTP2] },
+    &KafkaEntry { name: KAFKA },
     &OpaqueEntry { name: TCP },
 ];
 
@@ -51,6 +56,8 @@ pub const DOORS: &[Scheme] = &[
     Scheme::tls("memcacheds", Memcached::NAME, 11211),
     Scheme::plain("http", Http::NAME, 80).streamed(),
     Scheme::tls("https", Http::NAME, 443).streamed(),
+    Scheme::plain("kafka", KAFKA, 9092).opaque(),
+    Scheme::tls("kafkas", KAFKA, 9092).opaque(),
     Scheme::plain("tcp", TCP, 0).opaque(),
     Scheme::tls("tls", TCP, 0).opaque(),
 ];
@@ -77,6 +84,8 @@ pub const BACKS: &[Scheme] = &[
     Scheme::plain("h2c", HTTP2, 80).streamed(),
     Scheme::plain("grpc", HTTP2, 80).streamed(),
     Scheme::tls("grpcs", HTTP2, 443).streamed(),
+    Scheme::plain("kafka", KAFKA, 9092).opaque(),
+    Scheme::tls("kafkas", KAFKA, 9092).opaque(),
     Scheme::plain("tcp", TCP, 0).opaque(),
     Scheme::tls("tls", TCP, 0).opaque(),
     Scheme::inside("embedded", EMBEDDED),

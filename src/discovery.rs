@@ -8,6 +8,7 @@
 //! under way the next question follows soon, for a while; after that, dead servers that nobody removes from their
 //! cluster are not a reason to keep asking.
 
+mod kafka;
 mod query;
 mod redis_cluster;
 mod redis_sentinel;
@@ -24,6 +25,7 @@ use mecha_config::{ClusterSpec, Discovery as Kind, ReadFrom};
 use mecha_transport::tls::ClientTls;
 use mecha_transport::{Address, Clock};
 
+pub use self::kafka::watch_brokers;
 use self::query::Manners;
 use self::vigil::Vigil;
 use crate::assembly::address_of;

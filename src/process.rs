@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use self::memory::Memory;
-use self::reload::{InForce, Outcomes, Prepared, Watch, socket_of};
+use self::reload::{InForce, Outcomes, Prepared, Sockets, Watch, socket_of, sockets_of, tell_bound};
 use self::signals::{Hangup, Stop};
 use crate::acceptor::Orders;
 use crate::assembly::Plan;
@@ -113,14 +113,21 @@ fn run(
     // From here on there is something to drain.
     let stop = runtime.block_on(async { Stop::new() });
     let stop = stop.map_err(|error| format!("cannot wait for signals: {error}"))?;
-    let bound = snapshot.listeners.iter().map(bind).collect::<Result<Vec<_>, _>>()?;
-    let addresses: Vec<_> = bound.iter().filter_map(|bound| bound.local_address().ok()).collect();
-    let sockets: Vec<_> = snapshot.listeners.iter().map(socket_of).collect();
+    let (mut bound, mut sockets) = (Vec::new(), Sockets::new());
+    for listener in &snapshot.listeners {
+        for (socket, address) in sockets_of(listener) {
+            let fresh = bind(listener, &address)?;
+            sockets.extend(fresh.local_address().ok().map(|address| (socket.clone(), address)));
+            bound.push((socket, fresh));
+        }
+    }
+    let addresses: Vec<_> =
+        snapshot.listeners.iter().filter_map(|listener| sockets.get(&socket_of(listener)).cloned()).collect();
+    tell_bound(&plan, &sockets)?;
     let admin_socket = snapshot.admin.map(bind_admin).transpose()?;
     let admin_address = admin_socket.as_ref().and_then(|socket| socket.local_addr().ok());
 
-    let in_force =
-        InForce::new(Arc::clone(&plan), sockets.iter().cloned().zip(addresses.iter().cloned()).collect());
+    let in_force = InForce::new(Arc::clone(&plan), sockets);
     let mut running = Running {
         arguments: arguments.clone(),
         in_force: Arc::clone(&in_force),
@@ -156,11 +163,7 @@ fn run(
         None => None,
     };
     runtime.block_on(async move {
-        let opening = Prepared {
-            plan: Arc::clone(&plan),
-            bound: sockets.into_iter().zip(bound).collect(),
-            sockets: running.in_force.get().1,
-        };
+        let opening = Prepared { plan: Arc::clone(&plan), bound, sockets: running.in_force.get().1 };
         running.put_in_force(opening).await;
         if let Some(admin) = &running.admin {
             admin.ready.store(true, Ordering::Release);
@@ -252,8 +255,8 @@ async fn asked(mut drain: watch::Receiver<bool>) {
     }
 }
 
-fn bind(listener: &ListenerSpec) -> Result<Bound, String> {
-    let address = match &listener.address {
+fn bind(listener: &ListenerSpec, address: &mecha_config::Address) -> Result<Bound, String> {
+    let address = match address {
         mecha_config::Address::Tcp(addr) => Address::Tcp(*addr),
         mecha_config::Address::Unix(path) => Address::Unix(path.clone()),
     };

@@ -16,6 +16,7 @@ mod engine;
 mod errand;
 mod handover;
 pub mod http;
+pub mod kafka;
 mod ledger;
 mod located;
 pub mod opaque;

@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: sockets, files and any protocol. What exists is told by the caller ([`Known`]).
 
+mod brokers;
 mod error;
 mod flags;
 mod http;
@@ -26,6 +27,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use brokers::BrokersSpec;
 pub use error::{ConfigError, edit_distance};
 pub use flags::{Overrides, TlsFlags, demo_snapshot, from_flags};
 pub use http::{
@@ -125,6 +127,8 @@ pub struct ListenerSpec {
     pub users: Option<Vec<UserSpec>>,
     /// Whether each connection begins with a header of the PROXY protocol that tells who the client is.
     pub proxy_protocol: bool,
+    /// By which ports clients of Kafka reach single brokers; `None` on other listeners.
+    pub brokers: Option<BrokersSpec>,
 }
 
 /// How the PROXY protocol is written.

@@ -66,7 +66,7 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
                     } });
     let database = json!({ "type": "integer", "minimum": 0, "description": "Database that every connection selects (0)." });
     let cluster = json!({ "type": "object", "additionalProperties": false, "required": ["to"], "properties": {
-        "to": text("Servers: redis://a:6379,b:6379, memcached://a:11211, tcp://a:5432, embedded://."),
+        "to": text("Servers: redis://a:6379,b:6379, memcached://a:11211, kafka://a:9092, tcp://a:5432, embedded://."),
         "refresh": duration("How often the servers are looked for again (10s)."),
         "park": duration("How long calls that were not sent wait for a server that is lost, where servers are found; 0s is not at all (5s)."),
         "read_from": { "enum": ["any", "nearest", "prefer-replica", "primary"], "description": "Which servers answer commands that change nothing (primary)." },
@@ -153,8 +153,8 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
                 "type": "object", "additionalProperties": false, "required": ["listen", "to"],
                 "properties": {
                     "name": text("Unique name, used in metrics."),
-                    "listen": text("Where clients connect: redis://127.0.0.1:6379, memcached://127.0.0.1:11211, http://127.0.0.1:8080, tcp://127.0.0.1:5432, redis+unix:///path."),
-                    "to": text("A cluster's name, or a target: redis://a:6379,b:6379, memcached://a:11211, tcp://a:5432, embedded://."),
+                    "listen": text("Where clients connect: redis://127.0.0.1:6379, memcached://127.0.0.1:11211, kafka://127.0.0.1:9092, http://127.0.0.1:8080, tcp://127.0.0.1:5432, redis+unix:///path."),
+                    "to": text("A cluster's name, or a target: redis://a:6379,b:6379, memcached://a:11211, kafka://a:9092, tcp://a:5432, embedded://."),
                     "routes": routes,
                     "mirror": mirror,
                     "migrate": migrate,
@@ -162,8 +162,12 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
                     "max_connections": count("Clients at one time, over all workers; others get the protocol's error (65536)."),
                     "max_in_flight": count("Unanswered calls of one client (1024)."),
                     "max_output": size("Unread replies of one client (8MiB)."),
-                    "max_frame": size("Largest request (512MiB)."),
+                    "max_frame": size("Largest request (512MiB; 100MiB for Kafka)."),
                     "announce": { "anyOf": [ { "enum": ["self"] }, { "type": "array", "items": { "type": "string" } } ], "description": "Clients are told that this is a cluster: of this address (`self`), or of these, host:port, which share the slots (of this one, over a Redis Cluster)." },
+                    "brokers": { "type": "object", "additionalProperties": false, "description": "How clients of Kafka reach single brokers: docs/kafka.md.", "properties": {
+                        "ports": { "type": ["string", "integer"], "description": "A port for each broker, as in 9093-9099 (the 16 behind the listener's own)." },
+                        "host": text("The host that clients are told (the address to which they have connected)."),
+                    } },
                     "header_timeout": duration("Time for the head of an HTTP request, from its first byte (10s)."),
                     "body_timeout": duration("How long an HTTP body may stand still because of the client (1m)."),
                     "idle_timeout": duration("Silent clients are closed after this (never)."),

@@ -98,7 +98,7 @@ impl Scheme {
 
     /// This scheme, for bytes that are passed on as they are, to and from any port.
     pub const fn opaque(self) -> Self {
-        Self { port: 0, is_opaque: true, ..self }
+        Self { is_opaque: true, ..self }
     }
 
     /// This scheme, for requests that pass as they come.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mecha_core::{Found, Peer};
-use mecha_transport::Accepted;
+use mecha_transport::{Accepted, Address};
 
 use super::Scope;
 use crate::mesh::Order;
@@ -16,6 +16,16 @@ use crate::worker::Seat;
 pub trait DoorPlan: Any + Send + Sync {
     /// Makes the calling worker's door.
     fn open(&self, scope: &mut Scope) -> Rc<dyn Door>;
+
+    /// Its sockets are bound, in the order of [`ListenerSpec::sockets`](mecha_config::ListenerSpec::sockets). What has
+    /// to run beside the workers starts now.
+    ///
+    /// # Errors
+    /// The system does not give what that needs.
+    fn bound(&self, addresses: &[Address]) -> std::io::Result<()> {
+        let _ = addresses;
+        Ok(())
+    }
 
     /// What a client that speaks without TLS is told, in its own protocol.
     fn needs_tls(&self) -> Vec<u8>;

@@ -13,7 +13,7 @@ use mecha_transport::{Address, ReadHalf, WriteHalf};
 use tokio::io::AsyncReadExt;
 
 /// The largest answer: far above that of a cluster whose every slot is a range of its own.
-const MAX_ANSWER: usize = 16 << 20;
+pub(super) const MAX_ANSWER: usize = 16 << 20;
 
 /// How whoever is asked wants to be talked to.
 #[derive(Clone, Default)]
@@ -52,18 +52,29 @@ impl Query {
         let mut request = Vec::new();
         mecha_resp::write_request(words.iter().map(|word| word.as_bytes()), &mut request);
         let asking = async {
-            let mut rest = request.as_slice();
-            while !rest.is_empty() {
-                std::future::poll_fn(|cx| self.read.poll_write_ready(cx)).await?;
-                match self.write.try_write(rest) {
-                    Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            self.send(&request).await?;
             self.frame().await
         };
         tokio::time::timeout(timeout, asking).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Sends all of `bytes`, however long that takes.
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            std::future::poll_fn(|cx| self.read.poll_write_ready(cx)).await?;
+            match self.write.try_write(rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills `bytes` with what the server sends, however long that takes.
+    pub(super) async fn fill(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+        self.read.read_exact(bytes).await.map(drop)
     }
 
     /// The next frame that the server sends, however long that takes.

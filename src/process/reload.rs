@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 
 use super::{Running, bind};
 use crate::acceptor::Entrance;
-use crate::assembly::Plan;
+use crate::assembly::{Plan, PlannedDoor};
 use crate::catalog;
 use crate::worker::Message;
 
@@ -52,12 +52,25 @@ impl InForce {
     }
 }
 
-/// What identifies a listener's socket from one configuration to the next.
+/// What identifies a listener's first socket from one configuration to the next.
 pub(super) fn socket_of(listener: &ListenerSpec) -> String {
-    match &listener.address {
-        mecha_config::Address::Tcp(addr) if addr.port() == 0 => format!("{addr} of {}", listener.name),
-        mecha_config::Address::Tcp(addr) => addr.to_string(),
-        mecha_config::Address::Unix(path) => format!("unix:{}", path.display()),
+    socket(listener, &listener.address, 0)
+}
+
+/// As [`socket_of`], for each address at which it listens.
+pub(super) fn sockets_of(listener: &ListenerSpec) -> Vec<(String, mecha_config::Address)> {
+    let addresses = listener.sockets().into_iter().enumerate();
+    addresses.map(|(at, address)| (socket(listener, &address, at), address)).collect()
+}
+
+fn socket(listener: &ListenerSpec, address: &mecha_config::Address, at: usize) -> String {
+    match (address, at) {
+        (mecha_config::Address::Tcp(addr), 0) if addr.port() == 0 => format!("{addr} of {}", listener.name),
+        (mecha_config::Address::Tcp(addr), at) if addr.port() == 0 => {
+            format!("{addr} of {}, {at}", listener.name)
+        }
+        (mecha_config::Address::Tcp(addr), _) => addr.to_string(),
+        (mecha_config::Address::Unix(path), _) => format!("unix:{}", path.display()),
     }
 }
 
@@ -204,17 +217,19 @@ impl Running {
         }
         let (mut bound, mut addresses) = (Vec::new(), Sockets::new());
         for listener in &plan.snapshot.listeners {
-            let socket = socket_of(listener);
-            if let Some(address) = sockets.get(&socket) {
-                addresses.insert(socket, address.clone());
-                continue;
+            for (socket, address) in sockets_of(listener) {
+                if let Some(address) = sockets.get(&socket) {
+                    addresses.insert(socket, address.clone());
+                    continue;
+                }
+                let fresh = bind(listener, &address).map_err(|error| vec![error])?;
+                if let Ok(address) = fresh.local_address() {
+                    addresses.insert(socket.clone(), address);
+                }
+                bound.push((socket, fresh));
             }
-            let fresh = bind(listener).map_err(|error| vec![error])?;
-            if let Ok(address) = fresh.local_address() {
-                addresses.insert(socket.clone(), address);
-            }
-            bound.push((socket, fresh));
         }
+        tell_bound(&plan, &addresses).map_err(|error| vec![error])?;
         Ok(Some(Prepared { plan: Arc::new(plan), bound, sockets: addresses }))
     }
 
@@ -229,8 +244,9 @@ impl Running {
                 let _ = opened.await;
             }
         }
-        let entrances = plan.doors.iter().map(|door| {
-            let socket = socket_of(door.listener());
+        let sockets_of =
+            |door| sockets_of(PlannedDoor::listener(door)).into_iter().map(move |(socket, _)| (door, socket));
+        let entrances = plan.doors.iter().flat_map(sockets_of).map(|(door, socket)| {
             let at = bound.iter().position(|(known, _)| *known == socket);
             let bound = at.map(|at| bound.swap_remove(at).1);
             Entrance { door: door.id, bound, socket, prelude: door.prelude() }
@@ -247,6 +263,17 @@ impl Running {
         }
         self.in_force.set(plan, sockets);
     }
+}
+
+/// Tells doors where they listen.
+pub(super) fn tell_bound(plan: &Plan, sockets: &Sockets) -> Result<(), String> {
+    for door in &plan.doors {
+        let all = sockets_of(door.listener());
+        let addresses: Vec<_> = all.iter().filter_map(|(socket, _)| sockets.get(socket).cloned()).collect();
+        let told = door.plan.bound(&addresses);
+        told.map_err(|error| format!("listener `{}`: {error}", door.listener().name))?;
+    }
+    Ok(())
 }
 
 /// A configuration that can come into force.

@@ -22,6 +22,7 @@ mod handshakes;
 mod hostile;
 mod http;
 mod isolation;
+mod kafka;
 mod learned;
 mod limits;
 mod memcached;

@@ -5,6 +5,7 @@
 
 mod client;
 mod fake;
+mod kafka;
 mod levels;
 mod redis_cluster;
 mod sentinels;
@@ -13,6 +14,7 @@ mod tagged;
 
 pub(crate) use client::{Client, frame};
 pub(crate) use fake::Fake;
+pub(crate) use kafka::{Kafka, Tool, kafka, tool};
 pub(crate) use redis_cluster::RedisCluster;
 pub(crate) use sentinels::{NAME, Sentinels};
 pub(crate) use servers::{

@@ -63,6 +63,9 @@ const OF_CALLS: [&str; 9] = [
     "refresh",
 ];
 
+/// The protocol whose servers name each other, though nobody looks for them by keys.
+const KAFKA: &str = "kafka";
+
 /// Keys that have no meaning where requests pass as they come.
 const OF_KEYS: [&str; 7] =
     ["connect_rate", "hash_tag", "max_memory", "max_pending", "max_value", "park", "refresh"];
@@ -110,7 +113,9 @@ impl Reader<'_> {
             self.without(&mut fields, &OF_KEYS, "where requests pass as they come");
         }
         if target.as_ref().is_some_and(|target| target.is_opaque) {
-            self.without_calls(&mut fields, &OF_CALLS);
+            let is_found = target.as_ref().is_some_and(|target| target.protocol == KAFKA);
+            let names: Vec<_> = OF_CALLS.into_iter().filter(|name| !is_found || *name != "refresh").collect();
+            self.without_calls(&mut fields, &names);
             let words = [("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
             cluster.proxy_protocol = self.word(proxy, &words);
         } else if let Some((node, path)) = proxy {

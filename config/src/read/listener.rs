@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use super::Reader;
 use super::fields::{Fields, Found, set};
+use crate::brokers::{BrokersSpec, MAX_COUNT};
 use crate::error::suggestion;
 use crate::node::Node;
 use crate::target;
 use crate::{Address, ClusterSpec, ListenerSpec, UserSpec};
 
 use super::cluster::default_cluster;
+
+/// The protocol whose listeners have a port for each server.
+const KAFKA: &str = "kafka";
 
 /// Addresses that a listener may announce.
 const MAX_ANNOUNCED: usize = 1000;
@@ -40,7 +44,8 @@ pub(crate) fn default_listener(
         max_connections: 65_536,
         max_in_flight: 1024,
         max_output: 8 << 20,
-        max_frame: 512 << 20,
+        // Kafka's brokers have the same limit by default.
+        max_frame: if protocol == KAFKA { 100 << 20 } else { 512 << 20 },
         idle_timeout: None,
         header_timeout: Duration::from_secs(10),
         body_timeout: Duration::from_secs(60),
@@ -48,6 +53,7 @@ pub(crate) fn default_listener(
         tls: None,
         proxy_protocol: false,
         users: None,
+        brokers: (protocol == KAFKA).then(BrokersSpec::default),
     }
 }
 
@@ -123,7 +129,13 @@ impl Reader<'_> {
         let mut listener = default_listener(name, protocol, address.unwrap_or(unknown), cluster.unwrap_or(0));
         let is_opaque = listen_text.is_some_and(|text| target::is_opaque(text, doors));
         let is_streamed = listen_text.is_some_and(|text| target::is_streamed(text, doors));
-        if is_opaque {
+        if protocol == KAFKA {
+            self.without(
+                &mut fields,
+                &["max_in_flight", "max_output"],
+                "where clients have a connection to a broker each",
+            );
+        } else if is_opaque {
             self.without_calls(&mut fields, &OF_CALLS);
         } else if is_streamed {
             self.without(&mut fields, &OF_CALLS, "where requests pass as they come");
@@ -136,6 +148,10 @@ impl Reader<'_> {
         if (is_opaque || is_streamed) && listener.users.is_some() {
             let message = "this listener passes on what comes and cannot ask who its clients are";
             self.error(node.place, path, message, Some("`users: none` lets everybody in".into()));
+        }
+        if let (Some(_), Address::Unix(_)) = (&listener.brokers, &listener.address) {
+            let hint = "brokers, and so clients, name hosts and ports".to_string();
+            self.error(node.place, path, "Kafka is not spoken on Unix sockets", Some(hint));
         }
         if is_streamed {
             listener.http_routes = self.http_routes(fields.take("routes"), &listener, clusters);
@@ -166,6 +182,7 @@ impl Reader<'_> {
         set(&mut listener.max_frame, self.size(fields.take("max_frame"), 1 << 10));
         let words = [("required", true), ("none", false)];
         set(&mut listener.proxy_protocol, self.word(fields.take("proxy_protocol"), &words));
+        self.brokers(fields.take("brokers"), listener);
         listener.announce = self.announce(fields.take("announce"), listener);
         set(
             &mut listener.header_timeout,
@@ -173,6 +190,63 @@ impl Reader<'_> {
         );
         set(&mut listener.body_timeout, self.period(fields.take("body_timeout"), Duration::from_millis(100)));
         listener.idle_timeout = self.period(fields.take("idle_timeout"), Duration::from_secs(1));
+    }
+
+    /// `brokers: { ports: 9093-9099, host: kafka.example }`.
+    fn brokers(&mut self, found: Found<'_>, listener: &mut ListenerSpec) {
+        let (Some(brokers), Address::Tcp(own)) = (&mut listener.brokers, &listener.address) else {
+            if let Some((node, path)) = found {
+                self.error(
+                    node.place,
+                    &path,
+                    "only clients of Kafka go to single brokers",
+                    Some("remove it".into()),
+                );
+            }
+            return;
+        };
+        let Some((node, path)) = found else { return };
+        let mut fields = self.fields(node, &path);
+        let ports = self.parsed(fields.take("ports"), |text| {
+            let (first, last) = text.split_once('-').unwrap_or((text, text));
+            let range = (first.trim().parse::<u16>(), last.trim().parse::<u16>());
+            match range {
+                (Ok(first), Ok(last)) if 0 < first && first <= last && last - first < MAX_COUNT => {
+                    Ok((first, last - first + 1))
+                }
+                _ => {
+                    let hint = format!("as in `9093-9099`; {MAX_COUNT} ports at most");
+                    Err((format!("`{text}` is no range of ports"), Some(hint)))
+                }
+            }
+        });
+        if let Some((first, count)) = ports {
+            (brokers.first, brokers.count) = (Some(first), count);
+            let is_own = own.port() >= first && own.port() - first < count;
+            if is_own {
+                self.error(
+                    node.place,
+                    &path,
+                    "the listener's own port is among them",
+                    Some("it leads to any broker".into()),
+                );
+            }
+        }
+        let host = self.parsed(fields.take("host"), |text| {
+            let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+            let is_one = !text.is_empty() && text.len() < 256 && text.chars().all(is_host);
+            let hint = "a name or an address as clients reach it, without a port".to_string();
+            if is_one { Ok(text.to_string()) } else { Err((format!("`{text}` is no host"), Some(hint))) }
+        });
+        brokers.host = host;
+        if !brokers.fits(*own) {
+            let hint = format!(
+                "{} ports follow the listener's own unless `ports` says where they are",
+                brokers.count
+            );
+            self.error(node.place, &path, "there are not so many ports", Some(hint));
+        }
+        self.finish(fields);
     }
 
     /// `announce: self`, or `announce: [ "a:6379", "b:6379" ]`.

@@ -1,0 +1,54 @@
+//! Ports by which clients of Kafka reach single brokers.
+
+use std::net::SocketAddr;
+
+use crate::{Address, ListenerSpec};
+
+/// Ports of a listener that does not say how many.
+const DEFAULT_COUNT: u16 = 16;
+
+/// The most ports that there may be; each is a socket.
+pub(crate) const MAX_COUNT: u16 = 1000;
+
+/// How single brokers are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokersSpec {
+    /// The first port; 0 lets the system choose all of them. `None`: that behind the listener's own.
+    pub first: Option<u16>,
+    /// How many ports there are.
+    pub count: u16,
+    /// The host that clients are told; `None`: the address to which they have connected.
+    pub host: Option<String>,
+}
+
+impl Default for BrokersSpec {
+    fn default() -> Self {
+        Self { first: None, count: DEFAULT_COUNT, host: None }
+    }
+}
+
+impl BrokersSpec {
+    /// Where brokers are reached, for a listener at `own`.
+    fn addresses(&self, own: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+        let first = self.first.unwrap_or(if own.port() == 0 { 0 } else { own.port().saturating_add(1) });
+        let port = move |at: u16| if first == 0 { 0 } else { first.saturating_add(at) };
+        (0..self.count).map(move |at| SocketAddr::new(own.ip(), port(at)))
+    }
+
+    /// Whether there are so many ports behind the first.
+    pub(crate) fn fits(&self, own: SocketAddr) -> bool {
+        let first = self.first.unwrap_or(own.port().saturating_add(1));
+        first == 0 || own.port() == 0 && self.first.is_none() || first.checked_add(self.count - 1).is_some()
+    }
+}
+
+impl ListenerSpec {
+    /// Everywhere it listens: its address first, and then those of single brokers.
+    pub fn sockets(&self) -> Vec<Address> {
+        let mut all = vec![self.address.clone()];
+        if let (Some(brokers), Address::Tcp(own)) = (&self.brokers, &self.address) {
+            all.extend(brokers.addresses(*own).map(Address::Tcp));
+        }
+        all
+    }
+}

@@ -1,0 +1,123 @@
+//! Doors for Kafka: one port where any broker will do, and one for each broker.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mecha_clusters::Brokers;
+use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
+use mecha_filters::BuildCx;
+use mecha_transport::Address;
+
+use super::opaque::OpaqueDoor;
+use super::policies::Policies;
+use super::{Door, DoorPlan, ProtocolEntry, Scope, Shared};
+use crate::discovery::watch_brokers;
+use crate::session::kafka::{OPS, VirtualCluster};
+use crate::session::opaque::OpaqueListener;
+
+/// The row of the catalog for Kafka.
+pub struct KafkaEntry {
+    /// As configuration spells it; doors and backs have the same.
+    pub name: &'static str,
+}
+
+impl ProtocolEntry for KafkaEntry {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn backs(&self) -> Vec<&'static str> {
+        vec![self.name]
+    }
+
+    fn filters(&self) -> Vec<(&'static str, mecha_filters::Help)> {
+        Vec::new()
+    }
+
+    fn check_filter(&self, spec: &FilterSpec, cx: &BuildCx<'_>) -> Vec<ConfigError> {
+        Policies::check(spec, self.name, &BuildCx { ops: &OPS, ..*cx })
+    }
+
+    fn plan(
+        &self,
+        listener: &ListenerSpec,
+        snapshot: &Snapshot,
+        shared: &Arc<Shared>,
+        previous: Option<&dyn DoorPlan>,
+    ) -> Result<Box<dyn DoorPlan>, Vec<ConfigError>> {
+        let previous = previous.and_then(|plan| (plan as &dyn Any).downcast_ref::<KafkaPlan>());
+        let policies = Policies::plan(
+            listener,
+            snapshot,
+            shared,
+            previous.map(|plan| &plan.policies),
+            (self.name, &OPS),
+        )?;
+        let Some(cluster) = snapshot.clusters.get(listener.cluster).cloned() else { return Err(Vec::new()) };
+        // Ports stay with their brokers, and clients with theirs.
+        let known = previous.filter(|plan| {
+            plan.listener.brokers == listener.brokers && plan.cluster.is_same_but_login(&cluster)
+        });
+        let brokers = known.map_or_else(Arc::default, |plan| Arc::clone(&plan.brokers));
+        let (listener, shared) = (listener.clone(), Arc::clone(shared));
+        Ok(Box::new(KafkaPlan { protocol: self.name, listener, cluster, policies, brokers, shared }))
+    }
+}
+
+struct KafkaPlan {
+    protocol: &'static str,
+    listener: ListenerSpec,
+    cluster: ClusterSpec,
+    policies: Policies,
+    brokers: Arc<Brokers>,
+    shared: Arc<Shared>,
+}
+
+impl DoorPlan for KafkaPlan {
+    fn needs_tls(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn bound(&self, addresses: &[Address]) -> std::io::Result<()> {
+        let port = |address: &Address| match address {
+            Address::Tcp(addr) => addr.port(),
+            Address::Host(_, port) => *port,
+            Address::Unix(_) => 0,
+        };
+        let is_watched = self.brokers.bound(addresses.iter().map(port).collect());
+        if is_watched {
+            return Ok(());
+        }
+        let tls = self.shared.trusts.get(&self.cluster.name).map(|(_, tls)| Arc::clone(tls));
+        watch_brokers(&self.brokers, &self.cluster, tls)
+    }
+
+    fn open(&self, scope: &mut Scope) -> Rc<dyn Door> {
+        let name = &self.listener.name;
+        let spec = self.listener.brokers.clone().unwrap_or_default();
+        let upstream = Rc::new(VirtualCluster {
+            streams: scope.streams(&self.cluster, self.protocol, &self.shared),
+            brokers: Arc::clone(&self.brokers),
+            host: spec.host,
+            max_frame: u32::try_from(self.listener.max_frame).unwrap_or(u32::MAX),
+            clock: scope.environment.clock,
+        });
+        let mut policies = self.policies.open();
+        policies.extend(Policies::of_cluster(&self.cluster, &self.shared));
+        let metrics = scope.listener_metrics(&self.shared.registry, name, self.protocol, &OPS);
+        let listener = OpaqueListener {
+            name: name.clone(),
+            upstream,
+            policies: RefCell::new(policies),
+            // Made with the plan, for every listener that it has.
+            places: self.shared.places.get(name).cloned().unwrap_or_default(),
+            metrics,
+            idle_timeout_micros: self.listener.idle_timeout.map_or(0, |timeout| timeout.as_micros() as u64),
+            is_retired: Cell::new(false),
+            successor: RefCell::default(),
+        };
+        OpaqueDoor::open(scope, listener, self.listener.max_connections)
+    }
+}

@@ -1,0 +1,105 @@
+//! Where the connections of Kafka's clients go, and what is said on them.
+//!
+//! A client has one connection to each broker that it wants something from, and so has mecha: one for each of its
+//! clients'. Which broker that is, the port tells at which the client came ([`Brokers`]). What the two say passes
+//! through a [`Conversation`], which lets bytes be what they are but for the addresses of brokers.
+
+mod conversation;
+
+use std::rc::Rc;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use mecha_clusters::{Brokers, Door, Stream, Streams};
+use mecha_core::{OpClass, OpId, OpInfo, Peer, Refusal};
+use mecha_kafka::table::{ApiKey, Class, apis};
+use mecha_telemetry::ClusterMetrics;
+use mecha_transport::Clock;
+
+pub use self::conversation::Conversation;
+pub(crate) use self::conversation::broker;
+use super::opaque::{Destination, OpaqueListener};
+
+/// What clients of Kafka do: connect, and then what the protocol's table has, in its order.
+pub static OPS: LazyLock<Vec<OpInfo>> = LazyLock::new(|| {
+    let fixed = super::opaque::OPS.iter().copied();
+    let row = |api: &mecha_kafka::table::Api| {
+        let class = match api.class {
+            Class::Admin | Class::Controller => OpClass::Admin,
+            Class::Cluster | Class::Fetch => OpClass::Read,
+            Class::Session => OpClass::Session,
+            Class::Group | Class::Produce | Class::Transaction => OpClass::Write,
+        };
+        OpInfo { name: api.key.name(), class, idempotent: false }
+    };
+    fixed.chain(apis().map(row)).collect()
+});
+
+/// The row of an API in [`OPS`].
+fn op_of(key: ApiKey) -> OpId {
+    static ROWS: LazyLock<Vec<u16>> = LazyLock::new(|| {
+        let mut rows = vec![0; 128];
+        for (at, api) in apis().enumerate() {
+            if let Some(row) = usize::try_from(api.key.0).ok().and_then(|key| rows.get_mut(key)) {
+                *row = (super::opaque::OPS.len() + at) as u16;
+            }
+        }
+        rows
+    });
+    OpId(usize::try_from(key.0).ok().and_then(|key| ROWS.get(key)).copied().unwrap_or_default())
+}
+
+/// The brokers of one listener, on one worker.
+pub struct VirtualCluster {
+    /// Connections to them.
+    pub streams: Rc<Streams>,
+    /// Who they are, for all workers.
+    pub brokers: Arc<Brokers>,
+    /// The host that clients are told, if it is not the one that they have connected to.
+    pub host: Option<String>,
+    /// Bytes of the largest request.
+    pub max_frame: u32,
+    /// The process'.
+    pub clock: Clock,
+}
+
+impl Destination for VirtualCluster {
+    type Between = Conversation;
+
+    async fn open(&self, client: &Peer, within: Option<Duration>) -> Result<Stream, Refusal> {
+        let port = client.local.map_or(0, |local| local.port());
+        match self.brokers.found(port).await {
+            Door::Any => self.streams.open(client, within).await,
+            Door::Of(broker) => {
+                let opened = self.streams.open_at(&broker.address, client, within).await;
+                if opened.is_err() {
+                    // It may have moved.
+                    self.brokers.refresh();
+                }
+                opened
+            }
+            Door::Vacant => Err(Refusal::NoRoute),
+        }
+    }
+
+    fn between(&self, client: &Peer) -> Conversation {
+        let told = || client.local.map(|local| local.ip().to_canonical().to_string());
+        let host = self.host.clone().or_else(told).unwrap_or_default();
+        Conversation::new(Arc::clone(&self.brokers), host, self.max_frame, self.clock)
+    }
+
+    fn report(between: &mut Conversation, listener: &OpaqueListener<Self>) {
+        between.take_done(|done| listener.metrics.done(done));
+    }
+
+    fn is_same(self: &Rc<Self>, other: &Rc<Self>) -> bool {
+        Rc::ptr_eq(&self.streams, &other.streams)
+            && Arc::ptr_eq(&self.brokers, &other.brokers)
+            && self.host == other.host
+            && self.max_frame == other.max_frame
+    }
+
+    fn metrics(&self) -> &ClusterMetrics {
+        self.streams.metrics()
+    }
+}
