@@ -53,6 +53,7 @@ impl<P: Framed> ByHand<P> {
             failures: Cell::new(0),
             eject: OnceCell::new(),
             max_ttl_secs: Cell::new(0),
+            lacks_version: Cell::new(false),
         };
         let connection = Connection::new(Rc::new(endpoint), 0, Some(0), Kind::Shared, None);
         let reading = RefCell::new(Reading::new(P::reply_decoder(limits, 0)));

@@ -2,6 +2,7 @@
 //! hands out what comes back.
 
 mod aside;
+mod bridged;
 mod dedicated;
 mod kept;
 mod replies;
@@ -86,6 +87,10 @@ struct Inner<P: Framed> {
     greeting: Outbox,
     /// Replies to it that are still to come.
     unwelcomed: u32,
+    /// Those of them that say nothing about a login.
+    forgiven: u32,
+    /// Only where the server lacks the version that the connection is for.
+    bridged: Option<bridged::Bridged>,
     /// Why the server refused the login.
     denied: Option<String>,
     /// Replies to a dedicated connection's introduction that are still to come.
@@ -155,6 +160,8 @@ impl<P: Framed> Connection<P> {
                 runs: Runs::default(),
                 greeting: Outbox::default(),
                 unwelcomed: 0,
+                forgiven: 0,
+                bridged: None,
                 denied: None,
                 swallow: 0,
                 state: State::Idle,

@@ -41,6 +41,8 @@ pub(crate) struct Endpoint {
     pub(crate) eject: OnceCell<(u32, Weak<dyn Eject>)>,
     /// The longest life of what is stored there, in seconds; 0 is no limit.
     pub(crate) max_ttl_secs: Cell<u32>,
+    /// It has refused a version of the protocol that connections wanted.
+    pub(crate) lacks_version: Cell<bool>,
 }
 
 /// Whoever leaves servers out that fail.

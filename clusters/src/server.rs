@@ -52,6 +52,7 @@ impl Blueprint {
             failures: Cell::new(0),
             eject: OnceCell::new(),
             max_ttl_secs: Cell::new(0),
+            lacks_version: Cell::new(false),
         })
     }
 }

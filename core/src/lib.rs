@@ -10,6 +10,7 @@
 //! Deliberately absent: sockets, tasks, clocks, logs, configuration and any protocol's name. Time is always an
 //! argument. That keeps every codec, filter and translation testable without a runtime.
 
+mod bridge;
 mod call;
 mod chain;
 mod errand;
@@ -18,6 +19,7 @@ mod protocol;
 mod redirect;
 mod script;
 
+pub use bridge::Bridge;
 pub use call::{
     Affinity, Asked, Call, ConnKey, Done, OpClass, OpId, OpInfo, Outcome, Refusal, ReplyCount, Ticket,
     Verdict,

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::{
-    Affinity, Asked, Batch, Call, ClientFacts, ClientKind, Decode, Errand, Found, Limits, OpId, OpInfo,
-    Outcome, ProtocolError, Redirect, Refusal, ScriptRole, Ticket,
+    Affinity, Asked, Batch, Bridge, Call, ClientFacts, ClientKind, Decode, Errand, Found, Limits, OpId,
+    OpInfo, Outcome, ProtocolError, Redirect, Refusal, ScriptRole, Ticket,
 };
 
 /// A protocol that clients speak.
@@ -212,6 +212,25 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
     /// Request `index` is of the operation `op`, which was learned.
     fn recognise(batch: &mut Batch<'_, Self>, index: usize, op: OpId) {
         let _ = (batch, index, op);
+    }
+
+    /// Whether `reply`, to the first request of a connection's prologue, says that the server lacks the version of the protocol
+    /// that the connection is for, so that [`Framed::bridge`] is needed.
+    fn lacks_version(reply: &[u8]) -> bool {
+        let _ = reply;
+        false
+    }
+
+    /// Whether `reply`, to a client's call of this operation, says that the server knows of no versions at all.
+    fn knows_no_versions(op: OpId, reply: &[u8]) -> bool {
+        let _ = (op, reply);
+        false
+    }
+
+    /// What makes a server that lacks other versions seem to have them, on a connection of this profile.
+    fn bridge(profile: u8) -> Option<Box<dyn Bridge>> {
+        let _ = profile;
+        None
     }
 
     /// What calls of this operation do with the scripts of their server. Asked for every call.

@@ -51,4 +51,5 @@ mod tcp;
 mod tls;
 mod transactions;
 mod users;
+mod versions;
 mod writes;

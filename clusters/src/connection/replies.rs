@@ -110,6 +110,18 @@ impl<P: Framed> Connection<P> {
         let first = heads.get(at)?;
         if inner.unwelcomed > 0 && P::matched(first) != Matched::Push {
             inner.unwelcomed -= u32::from(P::matched(first) == Matched::Last);
+            if inner.forgiven > 0 {
+                inner.forgiven -= u32::from(P::matched(first) == Matched::Last);
+                return Some(at + 1);
+            }
+            if self.profile > 0
+                && inner.bridged.is_none()
+                && P::outcome(first) != Outcome::Ok
+                && P::lacks_version(P::reply_span(first).of(wire, &[]))
+            {
+                self.build_bridge(&mut inner);
+                return Some(at + 1);
+            }
             // Without a login it is about the version only, and the client learns of that by itself.
             if P::outcome(first) != Outcome::Ok
                 && !self.endpoint.options.login.with(mecha_core::Login::is_empty)
@@ -155,6 +167,11 @@ impl<P: Framed> Connection<P> {
             match P::matched(head) {
                 Matched::Last if P::outcome(head) != Outcome::Ok => {
                     let reply = P::reply_span(head).of(wire, &[]);
+                    let op = inner.runs.slip_at(complete).map(|slip| slip.op);
+                    if op.is_some_and(|op| P::knows_no_versions(op, reply)) {
+                        // Connections that are made from now on have a bridge.
+                        self.endpoint.lacks_version.set(true);
+                    }
                     is_lacking = !is_held && self.is_to_be_spelled(&inner, complete, reply);
                     is_redirected = self.is_redirect(head, wire, sent, now, &inner);
                     if is_lacking || is_redirected {

@@ -173,6 +173,11 @@ impl<P: Framed> Connection<P> {
         let inner = &mut *inner;
         let (login, profile) = (&self.endpoint.options.login, self.profile);
         inner.unwelcomed = login.with(|login| P::prologue(profile, login, inner.greeting.buffer()));
+        inner.bridged = None;
+        if profile == 0 && self.is_dedicated && self.endpoint.lacks_version.get() {
+            // Its client may want another version later.
+            inner.bridged = super::bridged::Bridged::of::<P>(profile);
+        }
         if self.kind == (super::Kind::Reading { is_told: true }) {
             inner.unwelcomed += P::reading(inner.greeting.buffer());
         }
@@ -221,7 +226,7 @@ impl<P: Framed> Connection<P> {
             let mut is_broken = false;
             let now = self.endpoint.clock.micros();
             let polled = intake.poll_read(read, cx, &mut scratch, |bytes| {
-                let (consumed, is_ok) = self.received(bytes, reading, now);
+                let (consumed, is_ok) = self.arrived(bytes, reading, now);
                 is_broken = !is_ok;
                 consumed
             });
@@ -268,10 +273,14 @@ impl<P: Framed> Connection<P> {
         if inner.unwelcomed > 0 {
             return Ok(());
         }
-        while !inner.outbox.is_empty() {
-            let written = inner.outbox.write_to(write)?;
+        loop {
+            let outgoing = inner.outgoing();
+            if outgoing.is_empty() {
+                break;
+            }
+            let written = outgoing.write_to(write)?;
             self.endpoint.metrics.sent_bytes(written);
-            if !inner.outbox.is_empty() && read.poll_write_ready(cx)?.is_pending() {
+            if !outgoing.is_empty() && read.poll_write_ready(cx)?.is_pending() {
                 break;
             }
         }
@@ -305,6 +314,7 @@ impl<P: Framed> Connection<P> {
             inner.outbox.clear();
             inner.greeting.clear();
             (inner.swallow, inner.unwelcomed, inner.denied) = (0, 0, None);
+            (inner.forgiven, inner.bridged) = (0, None);
             inner.asides = super::aside::Asides::default();
             inner.kept = super::kept::Kept::default();
             inner.recalls.clear();

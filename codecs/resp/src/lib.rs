@@ -29,6 +29,7 @@
 
 mod args;
 mod blocking;
+mod bridge;
 mod cluster;
 pub mod glob;
 mod keys;
@@ -43,8 +44,8 @@ mod slot;
 mod value;
 
 use mecha_core::{
-    Affinity, Asked, Batch, Call, Decode, Framed, Keys, Limits, Login, Matched, OpId, OpInfo, Outcome,
-    Protocol, ProtocolError, Redirect, Refusal, ReplyCount, ScriptRole, Span, Ticket, Verdict,
+    Affinity, Asked, Batch, Bridge, Call, Decode, Framed, Keys, Limits, Login, Matched, OpId, OpInfo,
+    Outcome, Protocol, ProtocolError, Redirect, Refusal, ReplyCount, ScriptRole, Span, Ticket, Verdict,
 };
 
 pub use args::{Args, args, inline_to_array, write_request};
@@ -317,6 +318,19 @@ impl Framed for Resp {
 
     fn recognise(batch: &mut Batch<'_, Self>, index: usize, op: OpId) {
         learning::recognise(batch, index, op);
+    }
+
+    fn lacks_version(reply: &[u8]) -> bool {
+        bridge::lacks_version(reply)
+    }
+
+    fn knows_no_versions(op: OpId, reply: &[u8]) -> bool {
+        // A server that knows versions may lack the one that was asked for.
+        op == op::HELLO && bridge::lacks_hello(reply)
+    }
+
+    fn bridge(profile: u8) -> Option<Box<dyn Bridge>> {
+        Some(Box::new(bridge::VersionBridge::new(if profile == 0 { 2 } else { 3 })))
     }
 
     fn deferral(op: OpId) -> Option<&'static [u8]> {
