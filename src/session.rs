@@ -19,6 +19,7 @@ pub mod http;
 pub mod kafka;
 mod ledger;
 mod located;
+mod messages;
 pub mod opaque;
 mod places;
 mod replies;

@@ -87,6 +87,7 @@ impl Pump {
             guard: RefCell::new(None),
             is_private: false,
             rewrites_replies: false,
+            rewrites_messages: false,
             places: Default::default(),
             metrics: registry.listener("front", Resp::NAME, Resp::ops()),
             limits: ListenerLimits {

@@ -35,6 +35,7 @@ mod sink;
 mod streams;
 mod timers;
 pub mod topology;
+mod uncounted;
 
 pub use backoff::{Backoff, RateGate};
 pub use balance::{Balance, Balancer, HashTag, KeyHash, Node, Sharding};
@@ -53,3 +54,4 @@ pub use scripts::ScriptStore;
 pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};
 pub use streams::{Stream, StreamOptions, StreamSeat, Streams};
 pub use timers::Timers;
+pub use uncounted::{NoFrame, Uncounted};

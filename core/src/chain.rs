@@ -99,10 +99,34 @@ pub trait Filter<P: Framed> {
         let _ = (done, cx);
     }
 
+    /// Sees a whole frame that is no counted reply on its way to the client: a message that it has subscribed to, the
+    /// confirmation of that, and everything else where replies are not counted. May append another frame to `out`, for
+    /// [`Passage::Rewritten`]. Called only if a filter of the chain says [`Filter::rewrites_messages`].
+    fn on_message(&mut self, frame: &[u8], out: &mut Vec<u8>, cx: &Cx<'_>) -> Passage {
+        let _ = (frame, out, cx);
+        Passage::Kept
+    }
+
+    /// Whether [`Filter::on_message`] does anything.
+    fn rewrites_messages(&self) -> bool {
+        false
+    }
+
     /// Called a few times a second, traffic or not.
     fn on_tick(&mut self, now_micros: u64) {
         let _ = now_micros;
     }
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// The client must not get it.
+    Dropped,
+    /// The client gets it as it is.
+    Kept,
+    /// The client gets what was written instead.
+    Rewritten,
 }
 
 /// Protocol-agnostic: rate limit, circuit breaker, timeout, log. Never sees bytes.
@@ -177,6 +201,37 @@ impl<P: Framed> Chain<P> {
         for filter in self.filters.iter_mut().rev() {
             filter.on_replies(replies, cx);
         }
+    }
+
+    /// Whether messages must be shown to it.
+    pub fn rewrites_messages(&self) -> bool {
+        self.filters.iter().any(|filter| filter.rewrites_messages())
+    }
+
+    /// Runs a message up the chain; see [`Filter::on_message`].
+    pub fn message(&mut self, frame: &[u8], out: &mut Vec<u8>, cx: &Cx<'_>) -> Passage {
+        let start = out.len();
+        let mut passage = Passage::Kept;
+        for filter in self.filters.iter_mut().rev() {
+            let mut fresh = Vec::new();
+            let seen = match passage {
+                Passage::Rewritten => out.get(start..).unwrap_or_default(),
+                _ => frame,
+            };
+            match filter.on_message(seen, &mut fresh, cx) {
+                Passage::Dropped => {
+                    out.truncate(start);
+                    return Passage::Dropped;
+                }
+                Passage::Kept => {}
+                Passage::Rewritten => {
+                    out.truncate(start);
+                    out.append(&mut fresh);
+                    passage = Passage::Rewritten;
+                }
+            }
+        }
+        passage
     }
 
     /// Lets filters do what is due whether or not there is traffic.

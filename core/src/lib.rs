@@ -24,7 +24,7 @@ pub use call::{
     Affinity, Asked, Call, ConnKey, Done, OpClass, OpId, OpInfo, Outcome, Refusal, ReplyCount, Ticket,
     Verdict,
 };
-pub use chain::{Batch, Chain, Cx, Filter, Identity, Peer, Policy, Replies};
+pub use chain::{Batch, Chain, Cx, Filter, Identity, Passage, Peer, Policy, Replies};
 pub use errand::{Act, ClientFacts, ClientKind, Errand, Found, Line, Selection, shown};
 pub use frame::{Decode, Decoded, Limits, ProtocolError, Span};
 pub use protocol::{Framed, Keys, Login, Looked, Matched, Protocol, Session};

@@ -125,7 +125,7 @@ mod tests {
             .map(|kind| kind.name)
             .filter(|name| *name != "deny_commands")
             .collect();
-        listed("src/resp", typed, &["replies"]);
+        listed("src/resp", typed, &["channels", "replies"]);
     }
 
     /// What a filter's decoder says when it meets an option that nobody has: it names all that there are.

@@ -1,5 +1,6 @@
 //! Typed filters of RESP.
 
+mod channels;
 mod key_prefix;
 mod replies;
 

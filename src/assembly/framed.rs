@@ -351,6 +351,7 @@ impl<P: Guarded> DoorPlan for FramedPlan<P> {
             _ => upstream,
         };
         let filters: Vec<Box<dyn Filter<P>>> = self.factories.iter().map(Factory::open).collect();
+        let chain = Chain::new(filters);
         let max_frame = self.listener.max_frame as usize;
         let frames = if is_whole {
             whole_frames(max_frame.min(MAX_WHOLE_FRAME))
@@ -364,7 +365,8 @@ impl<P: Guarded> DoorPlan for FramedPlan<P> {
         let listener = Listener {
             name: self.listener.name.clone(),
             upstream,
-            chain: RefCell::new(Chain::new(filters)),
+            rewrites_messages: chain.rewrites_messages(),
+            chain: RefCell::new(chain),
             guard: RefCell::new(self.gate.clone().map(|gate| gate as _)),
             is_private: self.cluster.is_private && !self.back.is_translated && self.routes.is_none(),
             rewrites_replies: is_rewriting,

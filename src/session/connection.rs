@@ -50,6 +50,8 @@ pub struct Listener<P: Framed> {
     pub is_private: bool,
     /// Whether a filter rewrites replies, so that even answers made in this process must be shown to it as frames.
     pub rewrites_replies: bool,
+    /// Whether a filter must see messages, and what comes where replies are not counted.
+    pub rewrites_messages: bool,
     /// Who may be here, over all workers.
     pub places: Arc<Places>,
     /// Counters.
@@ -148,6 +150,8 @@ pub(super) struct State<P: Framed> {
     pub(super) is_listening: bool,
     /// Messages that wait for the end of a reply that has begun to leave.
     pub(super) messages: Vec<u8>,
+    /// Where replies are not counted and filters must see them whole: what has come of the next one.
+    pub(super) uncounted: Option<Box<mecha_clusters::Uncounted<P>>>,
     /// Since when too many messages wait.
     pub(super) behind_since_micros: Option<u64>,
     pub(super) waker: Option<Waker>,
@@ -216,6 +220,7 @@ impl<P: Framed> State<P> {
             is_barred: false,
             is_listening: false,
             messages: Vec::new(),
+            uncounted: None,
             behind_since_micros: None,
             waker: None,
             errand: None,

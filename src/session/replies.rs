@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use mecha_clusters::{Connection, Delivery, ReplySink, Slip};
 use mecha_core::{
-    ConnKey, Cx, Decode, Done, Framed, Matched, OpId, Outcome, Refusal, Replies, ReplyCount, Session, Span,
-    Ticket,
+    Chain, ConnKey, Cx, Decode, Done, Framed, Matched, OpId, Outcome, Passage, Refusal, Replies, ReplyCount,
+    Session, Span, Ticket,
 };
 use mecha_telemetry::CloseReason;
 
@@ -62,18 +62,11 @@ impl<P: Framed> ReplySink<P> for EngineCell<P> {
     }
 
     fn push(&self, conn: ConnKey, bytes: &[u8]) {
-        let mut engine = self.0.borrow_mut();
-        let Some(client) = engine.client(conn) else { return };
-        client.state.outbox.extend(bytes);
-        engine.dirty(conn);
+        self.0.borrow_mut().push(conn, bytes);
     }
 
     fn message(&self, conn: ConnKey, first: u8, rest: &[u8]) {
-        let mut engine = self.0.borrow_mut();
-        let clock = engine.clock();
-        let Some(client) = engine.client(conn) else { return };
-        client.state.take_message(first, rest, clock);
-        engine.dirty(conn);
+        self.0.borrow_mut().message(conn, first, rest);
     }
 
     fn unpinned(&self, conn: ConnKey) {
@@ -229,11 +222,10 @@ fn show_answer<P: Framed>(
     let mut chain = listener.chain.borrow_mut();
     let mut heads = Vec::new();
     let is_framed = listener.rewrites_replies
-        && P::answer_decoder(listener.limits.frames, bytes).decode(bytes, &mut heads).is_ok()
-        && heads.len() == 1;
-    if !is_framed {
+        && P::answer_decoder(listener.limits.frames, bytes).decode(bytes, &mut heads).is_ok();
+    if !is_framed || heads.len() != 1 || heads.iter().any(|head| P::matched(head) == Matched::Push) {
         chain.done(done, cx);
-        return false;
+        return show_parts::<P>(&mut chain, bytes, &heads, local, cx);
     }
     chain.replies(&mut Replies { wire: bytes, local, heads: &mut heads, done }, cx);
     let span = heads.first().map(P::reply_span).filter(|span| span.is_local());
@@ -242,6 +234,23 @@ fn show_answer<P: Framed>(
         local.drain(..span.start());
     }
     span.is_some()
+}
+
+/// As [`show_answer`], for one that consists of messages.
+fn show_parts<P: Framed>(
+    chain: &mut Chain<P>,
+    bytes: &[u8],
+    heads: &[P::Reply],
+    local: &mut Vec<u8>,
+    cx: &Cx<'_>,
+) -> bool {
+    for head in heads {
+        let part = P::reply_span(head).of(bytes, &[]);
+        if chain.message(part, local, cx) == Passage::Kept {
+            local.extend_from_slice(part);
+        }
+    }
+    !heads.is_empty()
 }
 
 impl<P: Framed> State<P> {

@@ -48,6 +48,7 @@ mod state;
 mod subscriptions;
 mod support;
 mod tcp;
+mod tenants;
 mod tls;
 mod transactions;
 mod users;

@@ -1,6 +1,7 @@
 //! One route on one worker: where its calls go, and the filters that stand there.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use mecha_telemetry::RouteMetrics;
 
 use super::junction::Junction;
 use crate::scatter::Rules;
-use crate::{Connection, Delivery, ReplySink, Slip, Upstream};
+use crate::{Connection, Delivery, ReplySink, Slip, Uncounted, Upstream};
 
 /// One route's end: its upstream, behind its own filters.
 pub struct Leg<P: Rules> {
@@ -30,6 +31,8 @@ struct LegSink<P: Rules> {
     /// Who gets them then.
     next: Rc<dyn ReplySink<P>>,
     chain: Rc<RefCell<Chain<P>>>,
+    /// Clients whose replies are not counted, while part of a frame has come.
+    begun: RefCell<HashMap<ConnKey, Uncounted<P>>>,
 }
 
 // === impl Leg ===
@@ -47,7 +50,12 @@ impl<P: Rules> Leg<P> {
         chain: Option<&Rc<RefCell<Chain<P>>>>,
     ) -> Rc<dyn ReplySink<P>> {
         match chain {
-            Some(chain) => Rc::new(LegSink { junction: Rc::clone(junction), next, chain: Rc::clone(chain) }),
+            Some(chain) => Rc::new(LegSink {
+                junction: Rc::clone(junction),
+                next,
+                chain: Rc::clone(chain),
+                begun: RefCell::default(),
+            }),
             None => next,
         }
     }
@@ -192,7 +200,28 @@ impl<P: Rules> ReplySink<P> for LegSink<P> {
     }
 
     fn push(&self, conn: ConnKey, bytes: &[u8]) {
-        self.next.push(conn, bytes);
+        if !self.chain.borrow().rewrites_messages() {
+            self.next.push(conn, bytes);
+            return;
+        }
+        let Some(peer) = self.peer(conn) else { return };
+        // The widest profile: it reads the frames of all others.
+        let begun = self.begun.borrow_mut().remove(&conn);
+        let mut stream = begun.unwrap_or_else(|| Uncounted::new(1));
+        let cx = Cx { now_micros: self.junction.now_micros(), peer: &peer };
+        let show = |frame: &[u8], out: &mut Vec<u8>| self.chain.borrow_mut().message(frame, out, &cx);
+        let mut out = Vec::new();
+        if stream.take(bytes, show, &mut out).is_err() {
+            self.next.unpinned(conn);
+            return;
+        }
+        if !stream.is_between() {
+            let mut begun = self.begun.borrow_mut();
+            // Clients that have left in the middle of a frame.
+            begun.retain(|conn, _| self.peer(*conn).is_some());
+            begun.insert(conn, stream);
+        }
+        self.next.push(conn, &out);
     }
 
     fn unpinned(&self, conn: ConnKey) {

@@ -370,7 +370,8 @@ fn any_value(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> bool {
     let count = gathered.replies.len();
     let start = fastrand::usize(..count.max(1));
     let from_start = gathered.replies.iter().cycle().skip(start).take(count);
-    let is_null = |reply: &Vec<u8>| reply.starts_with(b"$-1") || reply.starts_with(b"_");
+    // A filter may have made another question of it, to which no element is the answer of a server without keys.
+    let is_null = |reply: &Vec<u8>| [&b"$-1"[..], b"_", b"*0"].iter().any(|null| reply.starts_with(null));
     let chosen = from_start.clone().find(|reply| !is_null(reply)).or_else(|| gathered.replies.first());
     chosen.map(|reply| writer.out.extend_from_slice(reply)).is_some()
 }

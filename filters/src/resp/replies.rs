@@ -9,21 +9,47 @@ pub(super) enum NameShape {
     Elements,
     /// The first element of an array, if there is one: `BLPOP`, `LMPOP`.
     FirstElement,
+    /// Every other element of an array: `PUBSUB NUMSUB`.
+    OddElements,
     /// The first element of each pair, or each key of a map: `XREAD`.
     PairsNames,
+    /// The second element, if that is a name: confirmations of subscriptions.
+    SecondElement,
     /// Every element of the second element: `SCAN`.
     SecondElementsElements,
 }
 
 /// Appends `frame` without the prefix. `false` if it has another form than expected (null, an error), and so no names.
 pub(super) fn strip(frame: &[u8], shape: NameShape, prefix: &[u8], out: &mut Vec<u8>) -> bool {
-    let mut stripper = Stripper { frame, at: 0, copied: 0, prefix, out };
+    strip_with(frame, shape, prefix.len(), &|name| name.starts_with(prefix).then_some(0), out)
+}
+
+/// As [`strip`], of names where `len` bytes are cut out at a place that `cut` tells.
+pub(super) fn strip_with(
+    frame: &[u8],
+    shape: NameShape,
+    len: usize,
+    cut: &dyn Fn(&[u8]) -> Option<usize>,
+    out: &mut Vec<u8>,
+) -> bool {
+    let mut stripper = Stripper { frame, at: 0, copied: 0, len, cut, out };
     let done = match shape {
         NameShape::Elements => stripper.elements(),
         NameShape::FirstElement => {
             stripper.aggregate(b"*").filter(|count| *count > 0).and_then(|_| stripper.name())
         }
+        NameShape::OddElements => {
+            let count = stripper.aggregate(b"*");
+            count.and_then(|count| {
+                (0..count / 2).try_for_each(|_| stripper.name().and_then(|()| stripper.skip()))
+            })
+        }
         NameShape::PairsNames => stripper.pairs(),
+        NameShape::SecondElement => stripper
+            .aggregate(b"*>")
+            .filter(|count| *count >= 2)
+            .and_then(|_| stripper.skip())
+            .and_then(|()| stripper.name()),
         NameShape::SecondElementsElements => stripper
             .aggregate(b"*")
             .filter(|count| *count == 2)
@@ -42,7 +68,9 @@ struct Stripper<'a> {
     at: usize,
     /// Everything before this is in `out`.
     copied: usize,
-    prefix: &'a [u8],
+    /// How much of a name goes, and where.
+    len: usize,
+    cut: &'a dyn Fn(&[u8]) -> Option<usize>,
     out: &'a mut Vec<u8>,
 }
 
@@ -85,12 +113,13 @@ impl Stripper<'_> {
         let (kind, length) = self.header()?;
         let length = usize::try_from(length).ok().filter(|_| kind == b'$')?;
         let name = self.frame.get(self.at..self.at + length)?;
-        if name.starts_with(self.prefix) {
+        if let Some(at) = (self.cut)(name) {
             self.out.extend_from_slice(self.frame.get(self.copied..start)?);
             self.out.push(b'$');
-            write_int((length - self.prefix.len()) as i64, self.out);
+            write_int(length.checked_sub(self.len)? as i64, self.out);
             self.out.extend_from_slice(b"\r\n");
-            self.copied = self.at + self.prefix.len();
+            self.out.extend_from_slice(name.get(..at)?);
+            self.copied = self.at + at + self.len;
         }
         self.at += length + 2;
         Some(())
@@ -127,10 +156,12 @@ mod tests {
 
     use super::*;
 
-    const SHAPES: [NameShape; 4] = [
+    const SHAPES: [NameShape; 6] = [
         NameShape::Elements,
         NameShape::FirstElement,
+        NameShape::OddElements,
         NameShape::PairsNames,
+        NameShape::SecondElement,
         NameShape::SecondElementsElements,
     ];
 
@@ -176,7 +207,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..100), shape in 0..4usize) {
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..100), shape in 0..6usize) {
             strip(&bytes, SHAPES[shape], b"p:", &mut Vec::new());
         }
     }
