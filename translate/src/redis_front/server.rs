@@ -72,6 +72,19 @@ pub(super) fn plan(
         op::DBSIZE => writer.int(cx.key_count.unwrap_or_default() as i64),
         op::INFO => info::Info::new(words, session.proto, cx).answer(None, cx.max_value, out),
         op::CONFIG_GET => info::config_get(words, &mut writer),
+        op::CONFIG_SET => info::config_set(words, &mut writer),
+        // What is in memory was never saved: the time is that of the start, as a server has it until then.
+        op::LASTSAVE => writer.int(cx.started_at.unix_seconds as i64),
+        op::MOVE => match database(arg(2)) {
+            Ok(()) => writer.error("ERR source and destination objects are the same"),
+            Err(error) => drop(write_error(&error, "move", &mut writer)),
+        },
+        op::SWAPDB => match (swapped(arg(1)), swapped(arg(2))) {
+            (None, _) => writer.error("ERR invalid first DB index"),
+            (_, None) => writer.error("ERR invalid second DB index"),
+            (Some(0), Some(0)) => writer.ok(),
+            _ => writer.error("ERR DB index is out of range"),
+        },
         _ if client::answer(op, words, session, cx, out)
             || command::answer(op, words, session.proto, cx, out)
             || operations::answer(op, words, session.proto, out) => {}
@@ -79,6 +92,11 @@ pub(super) fn plan(
     }
     let is_error = out.get(start) == Some(&b'-');
     Plan::Answered(if is_error { Outcome::ClientError } else { Outcome::Ok })
+}
+
+/// The index of a database, whether there is such a one or not.
+fn swapped(index: &[u8]) -> Option<i32> {
+    integer(index).and_then(|index| i32::try_from(index).ok())
 }
 
 /// What C prints of a word with a precision.

@@ -9,8 +9,15 @@ use crate::kv::{KeySpace, PlanCx, RunCx, Walk};
 use mecha_resp::glob;
 
 /// Settings that have a meaning here.
-const SETTINGS: [(&str, &str); 4] =
-    [("appendonly", "no"), ("databases", "1"), ("proto-max-bulk-len", "536870912"), ("save", "")];
+const SETTINGS: [(&str, &str); 7] = [
+    ("appendonly", "no"),
+    ("cluster-enabled", "no"),
+    ("databases", "1"),
+    ("notify-keyspace-events", ""),
+    ("proto-max-bulk-len", "536870912"),
+    ("requirepass", ""),
+    ("save", ""),
+];
 
 /// `INFO`. Of the keys it tells what a back in this process knows.
 pub(in crate::redis_front) struct Info {
@@ -91,6 +98,40 @@ impl Walk for Info {
 }
 
 /// `CONFIG GET` with these arguments.
+/// `CONFIG SET`: every setting may be set to what it is, which clients do that want it so; nothing can be changed.
+pub(super) fn config_set(words: &[Vec<u8>], writer: &mut Writer<'_>) {
+    let pairs = words.get(2..).unwrap_or_default();
+    if pairs.len() % 2 == 1 {
+        writer.error("ERR syntax error");
+        return;
+    }
+    let pairs: Vec<(String, &[u8])> = pairs
+        .chunks(2)
+        .filter_map(|pair| {
+            Some((String::from_utf8_lossy(pair.first()?).to_ascii_lowercase(), pair.get(1)?.as_slice()))
+        })
+        .collect();
+    let found = |name: &str| SETTINGS.iter().find(|(known, _)| *known == name);
+    if let Some(at) = pairs.iter().position(|(name, _)| found(name).is_none()) {
+        let name = words.get(2 + 2 * at).map(Vec::as_slice).unwrap_or_default();
+        writer.error_bytes(
+            &[b"ERR Unknown option or number of arguments for CONFIG SET - '", name, b"'"].concat(),
+        );
+        return;
+    }
+    for (at, (name, value)) in pairs.iter().enumerate() {
+        let why = match () {
+            () if pairs.iter().take(at).any(|(before, _)| before == name) => "duplicate parameter",
+            () if found(name).is_some_and(|(_, is)| value.eq_ignore_ascii_case(is.as_bytes())) => continue,
+            () => "can't set immutable config",
+        };
+        writer.error(&format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}"));
+        return;
+    }
+    writer.ok();
+}
+
+/// `CONFIG GET`.
 pub(super) fn config_get(words: &[Vec<u8>], writer: &mut Writer<'_>) {
     let patterns: Vec<_> = words.iter().skip(2).map(|pattern| pattern.to_ascii_lowercase()).collect();
     let is_wanted = |name: &str| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes()));
