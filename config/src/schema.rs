@@ -96,7 +96,7 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
             "initial": duration("First wait after a failure (50ms)."), "max": duration("Longest wait (5s)."),
         } },
         "connect_rate": count("Connection attempts per second, server and worker (100)."),
-        "clients": { "enum": ["dedicated", "shared"], "description": "Whether each client has a connection of its own to the one Redis server, or clients share them as far as that makes no difference (shared)." },
+        "clients": { "enum": ["dedicated", "shared"], "description": "Whether each client has a connection of its own to the one server, or clients share them as far as that makes no difference (shared)." },
         "subscriptions": { "enum": ["dedicated", "shared"], "description": "Whether clients that subscribe have a connection of their own, or share one per server and worker (shared for several servers)." },
         "max_pins": count("Dedicated connections per worker (1024)."),
         "max_pending": count("Unanswered calls per connection (16384)."),

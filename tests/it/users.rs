@@ -282,6 +282,33 @@ fn mecha_logs_in_to_memcached_with_a_first_set() {
 }
 
 #[test]
+fn a_login_in_text_at_memcached_itself_is_that_of_one_client() {
+    let logins = File::new("own-logins", "app:secret\n");
+    let Some((_memcached, memcached)) = memcached_with(&["-Y", logins.name()]) else { return };
+    let mecha = Mecha::configured(&format!(
+        "listeners:\n  - {{ listen: \"memcached://127.0.0.1:0\", to: back }}\nclusters:\n  back: \
+         {{ to: \"memcached://127.0.0.1:{memcached}\", clients: dedicated }}\nworkers: 1\n"
+    ));
+    let (mut app, mut other) = (mecha.client(), mecha.client());
+    app.send(b"set login 0 0 10\r\napp secret\r\nset a 0 0 1\r\nx\r\n");
+    assert_eq!([app.line(), app.line()], ["STORED\r\n", "STORED\r\n"]);
+    other.send(b"get a\r\n");
+    assert_eq!(other.line(), "CLIENT_ERROR unauthenticated\r\n");
+    // A command that has a connection of its own otherwise leaves that of the client to nobody.
+    app.send(b"cache_memlimit 100\r\nget a\r\n");
+    assert_eq!([app.line(), app.line()], ["OK\r\n", "VALUE a 0 1\r\n"]);
+    for _ in 0..5 {
+        other.send(b"get a\r\n");
+        assert_eq!(other.line(), "CLIENT_ERROR unauthenticated\r\n");
+    }
+    drop(app);
+    let mut next = mecha.client();
+    next.send(b"get a\r\n");
+    assert_eq!(next.line(), "CLIENT_ERROR unauthenticated\r\n");
+    assert!(mecha.metric("mecha_calls_total{") >= 9.0);
+}
+
+#[test]
 fn mecha_logs_in_to_memcached_with_sasl_plain() {
     let fake = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = fake.local_addr().unwrap().port();

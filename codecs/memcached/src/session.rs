@@ -12,11 +12,13 @@ use crate::{Memcached, ops};
 /// The profile of connections that speak the binary protocol.
 pub(crate) const BINARY: u8 = 1;
 
-/// The state of one client connection: what it speaks, and whether it speaks at all.
+/// The state of one client connection: what it speaks, whether it speaks at all, and to whom.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connection {
     is_binary: bool,
     is_watching: bool,
+    /// It has its own connection to the server, and keeps it.
+    is_kept: bool,
 }
 
 impl Session<Memcached> for Connection {
@@ -33,6 +35,9 @@ impl Session<Memcached> for Connection {
                 call.replies = ReplyCount::Maybe;
                 call.verdict = Verdict::Answered(Span::local(batch.local.len(), 0));
                 continue;
+            }
+            if batch.session.is_kept && call.affinity == Affinity::Once {
+                call.affinity = Affinity::Waits;
             }
             if call.verdict == Verdict::Forward && call.op == ops::WATCH {
                 // What came before must be under way when the state changes.
@@ -64,6 +69,10 @@ impl Session<Memcached> for Connection {
         Looked { next: batch.calls.len(), is_over: closes }
     }
 
+    fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
     fn on_refused(&mut self, call: &Call) -> bool {
         self.is_watching &= call.op != ops::WATCH;
         false
@@ -74,7 +83,7 @@ impl Session<Memcached> for Connection {
     }
 
     fn of_profile(profile: u8) -> Self {
-        Self { is_binary: profile == BINARY, is_watching: false }
+        Self { is_binary: profile == BINARY, ..Self::default() }
     }
 
     fn concerns(&self, call: &Call) -> bool {

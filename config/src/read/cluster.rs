@@ -216,9 +216,10 @@ impl Reader<'_> {
             Discovery::Listed => cluster.endpoints.len() == 1 && cluster.reads.replicas.is_empty(),
             Discovery::Sentinel(_) => true,
         };
-        if cluster.protocol != "resp" {
+        if !matches!(cluster.protocol.as_str(), "memcached" | "resp") {
             let hint = "leave `clients` out".to_string();
-            self.error(place, &path, "only Redis clients have connections of their own", Some(hint));
+            let what = "only clients of Redis and Memcached have connections of their own";
+            self.error(place, &path, what, Some(hint));
         } else if !is_one {
             let hint = "a client's connection leads to one server".to_string();
             self.error(place, &path, "there are several servers", Some(hint));
