@@ -196,9 +196,12 @@ impl Kafka {
     fn spawn(&mut self, id: usize) {
         let jars = jars().unwrap().join("*");
         let log = std::fs::File::create(self.folder.join(format!("{id}.log"))).unwrap();
-        let script = "\"$@\" </dev/null & read _; kill -9 $!; wait $!";
+        // What tests share is dropped by nobody, so it also removes what a broker leaves that nobody will start again.
+        let script = "\"$@\" </dev/null & read _; kill -9 $!; wait $!; [ \"$0\" = sh ] || rm -rf \"$0\"";
+        let alone = self.folder.display().to_string();
+        let name = if self.nodes.len() == 1 { alone.as_str() } else { "sh" };
         let mut command = Command::new("sh");
-        command.args(["-c", script, "sh", "java", "-Xms64m", "-Xmx224m"]);
+        command.args(["-c", script, name, "java", "-Xms64m", "-Xmx224m"]);
         command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp"]).arg(jars).arg("kafka.Kafka");
         command.arg(self.folder.join(format!("{id}.properties")));
         command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log);
