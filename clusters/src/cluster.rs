@@ -412,6 +412,15 @@ impl<P: Framed> Cluster<P> {
         is_full
     }
 
+    /// Whether nothing is known of the servers so far. Then `sink` is told when there is, or when nobody can tell.
+    pub fn waits_for_news(&self, sink: &Rc<dyn ReplySink<P>>, conn: ConnKey, now_micros: u64) -> bool {
+        let is_unknown = matches!(self.members().router, Router::Unknown(false));
+        if is_unknown {
+            self.wait_for_news(sink, conn, now_micros);
+        }
+        is_unknown
+    }
+
     /// Asks that `sink` be told when there is room.
     pub fn wait_for_room(&self, sink: &Rc<dyn ReplySink<P>>, conn: ConnKey) {
         for server in self.members.borrow().servers.iter().flatten() {

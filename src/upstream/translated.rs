@@ -123,6 +123,11 @@ impl<A: KvFront, B: KvBack> Upstream<A> for Translated<A, B> {
             self.cluster.wait_for_room(&sink, call.ticket.conn);
             return Submitted::Full;
         }
+        if let (Some(sink), Some(call)) = (self.sink(), batch.calls.get(range.start))
+            && self.cluster.waits_for_news(&sink, call.ticket.conn, cx.now_micros)
+        {
+            return Submitted::Full;
+        }
         self.translator.borrow_mut().set_endpoints(self.cluster.len());
         let taken = self.translator.borrow_mut().requests(
             batch,
