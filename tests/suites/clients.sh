@@ -15,7 +15,7 @@
 #   redis      (memcached) mecha, before Redis
 #   memcached  (redis) mecha, before Memcached
 #
-# Each run has a network of its own (`unshare -n`, as root) and fresh servers, so the fixed ports of suites disturb nobody,
+# Each run has a network and processes of its own (`unshare`, as root) and fresh servers, so the fixed ports of suites disturb nobody,
 # and finds WAY in its environment, MECHA and BACK for `behind.sh`. What a line of failure looks like is FAILURES, a pattern
 # of grep -E, which knows pytest, go test, mocha, node --test and cargo test. KEEP_LOGS is a folder for what the runs say. Exit code 1 if there is
 # a difference. SECONDS_EACH (900) is the time for one run.
@@ -28,7 +28,7 @@ if [ "${1:-}" != --inside ]; then
     failures=${FAILURES:-'^FAILED |^ERROR |^ *--- FAIL|^ *[0-9]+\) |^not ok|^ *not ok|^test .* FAILED$|\[FAIL\]'}
     first= code=0
     for way in ${ways//,/ }; do
-        timeout "${SECONDS_EACH:-900}" unshare -n "$0" --inside "$mecha" "$kind" "$way" "$@" >"$work/$way.log" 2>&1
+        timeout "${SECONDS_EACH:-900}" unshare -n -p -f --kill-child --mount-proc "$0" --inside "$mecha" "$kind" "$way" "$@" >"$work/$way.log" 2>&1
         ended=$?
         # Times, ports and reasons differ from run to run.
         sed 's/\x1b\[[0-9;]*m//g' "$work/$way.log" | grep -aE "$failures" |
