@@ -168,8 +168,10 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
         &[]
     }
 
-    /// The request that makes a server tell of all of its connections. It gets one reply. Empty if there is none.
-    fn census() -> &'static [u8] {
+    /// As [`Framed::permission`], for a request of this kind that lists clients: one whose answer tells what the server knows
+    /// of its connections. Empty if there is none.
+    fn census(op: OpId) -> &'static [u8] {
+        let _ = op;
         &[]
     }
 

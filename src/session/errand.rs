@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::connection::{Client, Route, State, Wait};
 use super::engine::{Engine, EngineCell};
 use super::route::{Processing, misfit, refusal};
-use crate::mesh::Order;
+use crate::mesh::{Mesh, Order};
 
 /// Clients that are looked at between two turns of others.
 const AT_ONCE: usize = 256;
@@ -42,8 +42,8 @@ impl UnderWay {
 struct Probe<P: Framed> {
     request: Vec<u8>,
     connection: Rc<Connection<P>>,
-    /// Where the connection is the client's: who has more.
-    upstream: Option<Rc<dyn Upstream<P>>>,
+    /// What is asked instead where more is to be learned.
+    census: &'static [u8],
     /// Who gets the connection back, if it is not the client's.
     lender: Option<Rc<dyn Upstream<P>>>,
     /// An answer has not come in time.
@@ -59,26 +59,32 @@ impl<P: Framed> Drop for Probe<P> {
 }
 
 impl<P: Framed> Probe<P> {
-    /// The words in which the server denies it, or mecha, if the server does not answer.
-    async fn denial(&self) -> Option<Vec<u8>> {
-        match self.ask(&self.request).await {
-            Ok(words) => P::is_denial(&words).then_some(words),
-            Err(why) => Some(refusal::<P>(Asked::default(), why)),
+    /// The answer, or the words in which the server denies it, or mecha, if the server does not answer.
+    async fn answer(&self, request: &[u8]) -> Result<Vec<u8>, Vec<u8>> {
+        match self.ask(request).await {
+            Ok(words) if P::is_denial(&words) => Err(words),
+            Ok(words) => Ok(words),
+            Err(why) => Err(refusal::<P>(Asked::default(), why)),
         }
     }
 
-    /// What the server tells of its connections. Nothing, where it does not: what mecha knows is told all the same. The
-    /// client's own connection would show this question.
-    async fn census(&self) -> Vec<u8> {
-        let beside = self.upstream.as_ref().and_then(|upstream| upstream.beside(&self.connection));
-        let other = beside.map(|connection| Self {
-            request: Vec::new(),
-            connection,
-            upstream: None,
-            lender: self.upstream.clone(),
-            is_bad: Cell::new(false),
-        });
-        other.as_ref().unwrap_or(self).ask(P::census()).await.unwrap_or_default()
+    /// Carries `order` out if the server lets the client ask such a thing, at most once. What the server is asked may tell
+    /// more of its connections: then what mecha knows is gathered first, which changes nothing.
+    async fn run(&self, order: Order, mesh: &Mesh) -> Found {
+        let denied = |denial| Found { denial: Some(denial), ..Found::default() };
+        if order.errand.act != Act::List {
+            return match self.answer(&self.request).await {
+                Ok(_) => mesh.run(order).await,
+                Err(denial) => denied(denial),
+            };
+        }
+        let mut all = mesh.run(order).await;
+        let has_own = !self.census.is_empty() && all.lines.iter().any(|line| line.own.is_some());
+        match self.answer(if has_own { self.census } else { &self.request }).await {
+            Ok(answer) => all.census = if has_own { answer } else { Vec::new() },
+            Err(denial) => return denied(denial),
+        }
+        all
     }
 
     async fn ask(&self, request: &[u8]) -> Result<Vec<u8>, Refusal> {
@@ -161,7 +167,7 @@ impl<P: Framed> State<P> {
             return Ok(Some(Probe {
                 request,
                 connection: Rc::clone(connection),
-                upstream: Some(upstream),
+                census: P::census(call.op),
                 lender: None,
                 is_bad: Cell::new(false),
             }));
@@ -182,7 +188,7 @@ impl<P: Framed> State<P> {
         Ok(Some(Probe {
             request,
             connection,
-            upstream: None,
+            census: P::census(call.op),
             lender: Some(upstream),
             is_bad: Cell::new(false),
         }))
@@ -193,17 +199,10 @@ impl<P: Framed> State<P> {
         let (result, waker, mesh) = (Rc::clone(&found), self.waker.clone(), cx.mesh.clone());
         let order = Order { protocol: P::NAME, listener: self.listener.name.clone(), errand: errand.clone() };
         tokio::task::spawn_local(async move {
-            let denial = match &probe {
-                Some(probe) => probe.denial().await,
-                None => None,
-            };
-            let mut all = match denial {
+            let all = match probe {
+                Some(probe) => probe.run(order, &mesh).await,
                 None => mesh.run(order).await,
-                denial => Found { denial, ..Found::default() },
             };
-            if let Some(probe) = probe.filter(|_| all.lines.iter().any(|line| line.own.is_some())) {
-                all.census = probe.census().await;
-            }
             result.replace(Some(all));
             if let Some(waker) = waker {
                 waker.wake();

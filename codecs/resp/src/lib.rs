@@ -265,8 +265,12 @@ impl Framed for Resp {
         b"*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n"
     }
 
-    fn census() -> &'static [u8] {
-        b"*2\r\n$6\r\nCLIENT\r\n$4\r\nLIST\r\n"
+    fn census(op: OpId) -> &'static [u8] {
+        match op {
+            op::CLIENT_INFO => b"*2\r\n$6\r\nCLIENT\r\n$4\r\nINFO\r\n",
+            op::CLIENT_LIST => b"*2\r\n$6\r\nCLIENT\r\n$4\r\nLIST\r\n",
+            _ => &[],
+        }
     }
 
     fn is_sought(op: OpId) -> bool {

@@ -101,7 +101,9 @@ impl Session {
                 for line in lines {
                     let theirs = line.own.and_then(|own| known.get(&own.to_string().into_bytes()[..]));
                     match theirs {
-                        Some(theirs) => census::complete(&line.text, theirs, &mut text),
+                        Some(theirs) => {
+                            census::complete(&line.text, theirs, line.id == errand.from, &mut text);
+                        }
                         None => text.extend_from_slice(&line.text),
                     }
                 }
@@ -216,10 +218,11 @@ fn killed(words: &[&[u8]], whom: &mut Selection, me: u64) -> Result<(), Words> {
             b"ADDR" => whom.addr = Some(text(value)),
             b"LADDR" => whom.local = Some(text(value)),
             b"MAXAGE" => {
-                let age = crate::args::decimal(value).and_then(|age| u64::try_from(age).ok());
-                let age = age.ok_or("ERR maxage is not an integer or out of range")?;
+                let age =
+                    crate::args::decimal(value).ok_or("ERR maxage is not an integer or out of range")?;
+                let age = u64::try_from(age).ok().filter(|age| *age > 0);
                 // 0 would be everybody.
-                let age = Some(age).filter(|age| *age > 0).ok_or("ERR maxage should be greater than 0")?;
+                let age = age.ok_or("ERR maxage should be greater than 0")?;
                 whom.min_age_secs = Some(age);
             }
             b"SKIPME" if value.eq_ignore_ascii_case(b"yes") => skips_me = true,

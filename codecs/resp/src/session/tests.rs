@@ -53,7 +53,9 @@ fn state_gets_a_dedicated_connection_for_as_long_as_it_lasts() {
 #[test]
 fn an_age_of_nothing_ends_nobody() {
     let refused = "-ERR maxage should be greater than 0\r\n";
-    check(&["CLIENT KILL MAXAGE 0", "CLIENT KILL MAXAGE 1"], &[refused, "Errand"]);
+    check(&["CLIENT KILL MAXAGE 0", "CLIENT KILL MAXAGE -1"], &[refused, refused]);
+    let number = "-ERR maxage is not an integer or out of range\r\n";
+    check(&["CLIENT KILL MAXAGE x", "CLIENT KILL MAXAGE 1"], &[number, "Errand"]);
 }
 
 #[test]
