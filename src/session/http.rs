@@ -1,11 +1,11 @@
 //! Sessions of HTTP doors.
 //!
 //! hyper reads and writes the messages of a client's connection, HTTP/1.1 or HTTP/2, and gives each request to
-//! [`exchange`], which runs it through the policies, sends it to a server (`clusters/src/http.rs`), and passes the answer
+//! `exchange`, which runs it through the policies, sends it to a server (`clusters/src/http.rs`), and passes the answer
 //! back as it comes. Bodies are streamed both ways: nothing is read that the other side does not take. Before hyper sees
-//! the bytes of HTTP/1, the [`Guarded`] stream looks whether two parsers might read them in two ways.
+//! the bytes of HTTP/1, the `Guarded` stream looks whether two parsers might read them in two ways.
 //!
-//! What a client may take its time with is bounded by looking at all clients a few times a second ([`Link::look`]), so that
+//! What a client may take its time with is bounded by looking at all clients a few times a second (`Link::look`), so that
 //! no request starts a timer.
 
 mod exchange;
