@@ -1,6 +1,6 @@
 //! Servers that speak HTTP: connections that are kept for the next request, and the choice among servers.
 //!
-//! A request goes to one server, over a connection that is idle ([`pool`]) or, in HTTP/2, shared. What is kept is one
+//! A request goes to one server, over a connection that is idle (`pool`) or, in HTTP/2, shared. What is kept is one
 //! worker's own, so nothing is locked. When a server cannot be reached, the next is tried. A request that has been sent
 //! is sent again in one case only: it leaves everything as it is however often it comes (RFC 9110, section 9.2.2), has
 //! a body that is at hand, or none, and went over a connection that was kept, which its server has closed meanwhile.

@@ -65,7 +65,7 @@ pub trait Copies: Rules {
         Step::Refused
     }
 
-    /// What the reply to a request of [`Step::Put`] means.
+    /// What the reply to a request of `Step::Put` means.
     fn told(reply: &[u8]) -> Told {
         let _ = reply;
         Told::Never
