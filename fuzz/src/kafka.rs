@@ -115,7 +115,7 @@ pub(crate) fn body(data: &[u8]) {
         let mut rename = |name: Name, text: &[u8], out: &mut Vec<u8>| {
             out.extend_from_slice(b"t.");
             out.extend_from_slice(text);
-            name != Name::Group || text.len() % 2 == 0
+            name != Name::Group || text.len().is_multiple_of(2)
         };
         let turn = if message.is_response { names::response } else { names::request };
         if turn(key, version, &body, &mut Note::default(), &mut rename, &mut out).is_ok() {
