@@ -42,6 +42,7 @@ pub mod frame;
 pub mod guard;
 pub mod names;
 pub mod pending;
+pub mod route;
 pub mod schema;
 pub mod table;
 mod tree;
