@@ -10,14 +10,18 @@ const DEFAULT_COUNT: u16 = 16;
 /// The most ports that there may be; each is a socket.
 pub(crate) const MAX_COUNT: u16 = 1000;
 
+/// What stands for a broker's number in the host that clients are told.
+pub const BROKER_ID: &str = "$(id)";
+
 /// How single brokers are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BrokersSpec {
     /// The first port; 0 lets the system choose all of them. `None`: that behind the listener's own.
     pub first: Option<u16>,
-    /// How many ports there are.
+    /// How many ports there are. 0: one address for all brokers.
     pub count: u16,
-    /// The host that clients are told; `None`: the address to which they have connected.
+    /// The host that clients are told, in which [`BROKER_ID`] may stand once; `None`: the address to which they have
+    /// connected.
     pub host: Option<String>,
 }
 
@@ -35,10 +39,17 @@ impl BrokersSpec {
         (0..self.count).map(move |at| SocketAddr::new(own.ip(), port(at)))
     }
 
+    /// Whether all brokers have one address, that of the listener.
+    #[must_use]
+    pub fn is_single(&self) -> bool {
+        self.count == 0
+    }
+
     /// Whether there are so many ports behind the first.
     pub(crate) fn fits(&self, own: SocketAddr) -> bool {
         let first = self.first.unwrap_or(own.port().saturating_add(1));
-        first == 0 || own.port() == 0 && self.first.is_none() || first.checked_add(self.count - 1).is_some()
+        let is_any = first == 0 || own.port() == 0 && self.first.is_none();
+        is_any || self.is_single() || first.checked_add(self.count - 1).is_some()
     }
 }
 

@@ -27,7 +27,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use brokers::BrokersSpec;
+pub use brokers::{BROKER_ID, BrokersSpec};
 pub use error::{ConfigError, edit_distance};
 pub use flags::{Overrides, TlsFlags, demo_snapshot, from_flags};
 pub use http::{

@@ -107,7 +107,7 @@ pub(crate) fn body(data: &[u8]) {
     }
     let key = ApiKey(message.key);
     let is_sound = guard::check(message, version, &body).is_ok();
-    let mut map = |_: Node<'_>| Address { host: "mecha.example", port: 7 };
+    let mut map = |_: Node<'_>| Address { host: "mecha.example".into(), port: 7 };
     let mut out = Vec::new();
     let step = usize::from(*step).max(1);
     if is_understood(key, version) {

@@ -14,8 +14,8 @@ use super::opaque::OpaqueDoor;
 use super::policies::Policies;
 use super::{Door, DoorPlan, ProtocolEntry, Scope, Shared};
 use crate::discovery::watch_brokers;
-use crate::session::kafka::{OPS, VirtualCluster};
-use crate::session::opaque::OpaqueListener;
+use crate::session::kafka::{OPS, Placement, SingleAddress, VirtualCluster};
+use crate::session::opaque::{Destination, OpaqueListener};
 
 /// The row of the catalog for Kafka.
 pub struct KafkaEntry {
@@ -61,8 +61,17 @@ impl ProtocolEntry for KafkaEntry {
             plan.listener.brokers == listener.brokers && plan.cluster.is_same_but_login(&cluster)
         });
         let brokers = known.map_or_else(Arc::default, |plan| Arc::clone(&plan.brokers));
+        let placement = known.map_or_else(Arc::default, |plan| Arc::clone(&plan.placement));
         let (listener, shared) = (listener.clone(), Arc::clone(shared));
-        Ok(Box::new(KafkaPlan { protocol: self.name, listener, cluster, policies, brokers, shared }))
+        Ok(Box::new(KafkaPlan {
+            protocol: self.name,
+            listener,
+            cluster,
+            policies,
+            brokers,
+            placement,
+            shared,
+        }))
     }
 }
 
@@ -72,6 +81,7 @@ struct KafkaPlan {
     cluster: ClusterSpec,
     policies: Policies,
     brokers: Arc<Brokers>,
+    placement: Arc<Placement>,
     shared: Arc<Shared>,
 }
 
@@ -95,21 +105,33 @@ impl DoorPlan for KafkaPlan {
     }
 
     fn open(&self, scope: &mut Scope) -> Rc<dyn Door> {
-        let name = &self.listener.name;
         let spec = self.listener.brokers.clone().unwrap_or_default();
-        let upstream = Rc::new(VirtualCluster {
+        let is_single = spec.is_single();
+        let cluster = VirtualCluster {
             streams: scope.streams(&self.cluster, self.protocol, &self.shared),
             brokers: Arc::clone(&self.brokers),
             host: spec.host,
             max_frame: u32::try_from(self.listener.max_frame).unwrap_or(u32::MAX),
             clock: scope.environment.clock,
-        });
+        };
+        if is_single {
+            let placement = Arc::clone(&self.placement);
+            self.door(scope, SingleAddress { cluster, placement })
+        } else {
+            self.door(scope, cluster)
+        }
+    }
+}
+
+impl KafkaPlan {
+    fn door<D: Destination>(&self, scope: &mut Scope, upstream: D) -> Rc<dyn Door> {
+        let name = &self.listener.name;
         let mut policies = self.policies.open();
         policies.extend(Policies::of_cluster(&self.cluster, &self.shared));
         let metrics = scope.listener_metrics(&self.shared.registry, name, self.protocol, &OPS);
         let listener = OpaqueListener {
             name: name.clone(),
-            upstream,
+            upstream: Rc::new(upstream),
             policies: RefCell::new(policies),
             // Made with the plan, for every listener that it has.
             places: self.shared.places.get(name).cloned().unwrap_or_default(),

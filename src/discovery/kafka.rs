@@ -115,7 +115,7 @@ async fn ask(address: &Address, timeout: Duration, manners: &Manners) -> io::Res
     let mut all = Vec::new();
     let mut take = |node: addresses::Node<'_>| {
         all.extend(broker(&node));
-        Told { host: "", port: 0 }
+        Told { host: "".into(), port: 0 }
     };
     let read = addresses::rewrite(ApiKey::METADATA, VERSION, &body, &mut take, &mut Vec::new());
     read.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;

@@ -30,7 +30,7 @@ use mecha_telemetry::{CloseReason, ListenerMetrics};
 use mecha_transport::{Clock, Outbox, ReadHalf, WriteHalf};
 use slab::Slab;
 
-use super::opaque::Relay;
+use super::opaque::{Passage, Relay};
 use super::{ConnectionInfo, Place, Places};
 pub use route::{Action, Forward, HttpRoute, Redirect, Retry, RetryOn, Target};
 

@@ -5,20 +5,26 @@
 //! through a [`Conversation`], which lets bytes be what they are but for the addresses of brokers.
 
 mod conversation;
+mod placement;
+mod single;
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use mecha_clusters::{Brokers, Door, Stream, Streams};
 use mecha_core::{OpClass, OpId, OpInfo, Peer, Refusal};
+use mecha_kafka::schema::Versions;
 use mecha_kafka::table::{ApiKey, Class, apis};
 use mecha_telemetry::ClusterMetrics;
-use mecha_transport::Clock;
+use mecha_transport::{Clock, ReadHalf, WriteHalf};
 
 pub use self::conversation::Conversation;
 pub(crate) use self::conversation::broker;
-use super::opaque::{Destination, OpaqueListener};
+pub use self::placement::Placement;
+pub use self::single::SingleAddress;
+use super::opaque::{Destination, OpaqueListener, Relay};
 
 /// What clients of Kafka do: connect, and then what the protocol's table has, in its order.
 pub static OPS: LazyLock<Vec<OpInfo>> = LazyLock::new(|| {
@@ -49,13 +55,39 @@ fn op_of(key: ApiKey) -> OpId {
     OpId(usize::try_from(key.0).ok().and_then(|key| ROWS.get(key)).copied().unwrap_or_default())
 }
 
+/// The host that clients are told, the same for all brokers or a name for each.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    before: String,
+    /// What follows the broker's number, if there is one in it.
+    after: Option<String>,
+}
+
+impl Host {
+    /// As configuration spells it: `$(id)` stands for the broker's number.
+    fn new(spelled: String) -> Self {
+        match spelled.split_once(mecha_config::BROKER_ID) {
+            Some((before, after)) => Self { before: before.into(), after: Some(after.into()) },
+            None => Self { before: spelled, after: None },
+        }
+    }
+
+    /// That of one broker.
+    fn of(&self, broker: i32) -> Cow<'_, str> {
+        match &self.after {
+            None => Cow::Borrowed(&self.before),
+            Some(after) => Cow::Owned(format!("{}{broker}{after}", self.before)),
+        }
+    }
+}
+
 /// The brokers of one listener, on one worker.
 pub struct VirtualCluster {
     /// Connections to them.
     pub streams: Rc<Streams>,
     /// Who they are, for all workers.
     pub brokers: Arc<Brokers>,
-    /// The host that clients are told, if it is not the one that they have connected to.
+    /// The host that clients are told, if it is not the one that they have connected to; as [`Host`] is spelled.
     pub host: Option<String>,
     /// Bytes of the largest request.
     pub max_frame: u32,
@@ -63,8 +95,26 @@ pub struct VirtualCluster {
     pub clock: Clock,
 }
 
+impl VirtualCluster {
+    /// What stands between this client and a broker. `offered` are the versions of each API that it may know of.
+    fn conversation(&self, client: &Peer, offered: fn(ApiKey, Versions) -> Versions) -> Conversation {
+        let told = || client.local.map(|local| local.ip().to_canonical().to_string());
+        let host = self.host.clone().or_else(told).map(Host::new).unwrap_or_default();
+        Conversation::new(Arc::clone(&self.brokers), host, self.max_frame, self.clock, offered)
+    }
+
+    /// Whether clients of the one may go on as clients of the other.
+    fn is_like(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.streams, &other.streams)
+            && Arc::ptr_eq(&self.brokers, &other.brokers)
+            && self.host == other.host
+            && self.max_frame == other.max_frame
+    }
+}
+
 impl Destination for VirtualCluster {
-    type Between = Conversation;
+    type Opened = Stream;
+    type Passage = Relay<Conversation>;
 
     async fn open(&self, client: &Peer, within: Option<Duration>) -> Result<Stream, Refusal> {
         let port = client.local.map_or(0, |local| local.port());
@@ -82,21 +132,16 @@ impl Destination for VirtualCluster {
         }
     }
 
-    fn between(&self, client: &Peer) -> Conversation {
-        let told = || client.local.map(|local| local.ip().to_canonical().to_string());
-        let host = self.host.clone().or_else(told).unwrap_or_default();
-        Conversation::new(Arc::clone(&self.brokers), host, self.max_frame, self.clock)
+    fn pass(self: &Rc<Self>, client: &Peer, halves: (ReadHalf, WriteHalf), server: Stream) -> Self::Passage {
+        Relay::new(halves, server, self.conversation(client, |_, versions| versions))
     }
 
-    fn report(between: &mut Conversation, listener: &OpaqueListener<Self>) {
-        between.take_done(|done| listener.metrics.done(done));
+    fn report(relay: &mut Self::Passage, listener: &OpaqueListener<Self>) {
+        relay.between.take_done(|done| listener.metrics.done(done));
     }
 
     fn is_same(self: &Rc<Self>, other: &Rc<Self>) -> bool {
-        Rc::ptr_eq(&self.streams, &other.streams)
-            && Arc::ptr_eq(&self.brokers, &other.brokers)
-            && self.host == other.host
-            && self.max_frame == other.max_frame
+        self.is_like(other)
     }
 
     fn metrics(&self) -> &ClusterMetrics {

@@ -5,8 +5,8 @@
 //! rate limit bounds new connections, a timeout the time to connect, and a breaker counts servers that cannot be
 //! reached. A refused client is closed: there is no protocol to tell it why in.
 //!
-//! Where connections go, and who stands between their two ends, is a [`Destination`]: the servers of a cluster and
-//! nobody for bytes that no one looks at, a [`kafka`](super::kafka) conversation for Kafka.
+//! Where connections go, and what passes between their ends, is a [`Destination`]: the servers of a cluster and
+//! bytes as they are where no one looks at them, [`kafka`](super::kafka)'s brokers and conversations for Kafka.
 
 mod relay;
 
@@ -25,8 +25,7 @@ use mecha_transport::{Clock, ReadHalf, WriteHalf};
 use slab::Slab;
 
 use super::{ConnectionInfo, Place, Places};
-pub(super) use relay::Relay;
-pub use relay::{Between, Goes, Nobody};
+pub use relay::{Between, Goes, Nobody, Passage, Passed, Relay};
 
 /// What clients of such a door do.
 pub static OPS: [OpInfo; 2] = [
@@ -38,24 +37,31 @@ const CONNECT: OpId = OpId(1);
 /// Where the connections of a listener's clients go.
 #[expect(async_fn_in_trait, reason = "it is awaited by the engine of this crate, on the worker's own thread")]
 pub trait Destination: 'static {
-    /// Who stands between the two ends.
-    type Between: Between;
+    /// What connecting for a client comes to.
+    type Opened;
+    /// What passes between a client and whoever serves it.
+    type Passage: Passage;
 
     /// Connects for a client, within so long if that is said.
     ///
     /// # Errors
     /// As [`Streams::open`].
-    async fn open(&self, client: &Peer, within: Option<Duration>) -> Result<Stream, Refusal>;
+    async fn open(&self, client: &Peer, within: Option<Duration>) -> Result<Self::Opened, Refusal>;
 
-    /// Who stands between this client and its server.
-    fn between(&self, client: &Peer) -> Self::Between;
+    /// Begins to pass on what this client says.
+    fn pass(
+        self: &Rc<Self>,
+        client: &Peer,
+        halves: (ReadHalf, WriteHalf),
+        opened: Self::Opened,
+    ) -> Self::Passage;
 
-    /// Tells the figures of `listener` what `between` has seen.
-    fn report(between: &mut Self::Between, listener: &OpaqueListener<Self>)
+    /// Tells the figures of `listener` what has passed.
+    fn report(passage: &mut Self::Passage, listener: &OpaqueListener<Self>)
     where
         Self: Sized,
     {
-        let _ = (between, listener);
+        let _ = (passage, listener);
     }
 
     /// Whether the clients of the one may go on as clients of the other.
@@ -68,14 +74,15 @@ pub trait Destination: 'static {
 }
 
 impl Destination for Streams {
-    type Between = Nobody;
+    type Opened = Stream;
+    type Passage = Relay;
 
     async fn open(&self, client: &Peer, within: Option<Duration>) -> Result<Stream, Refusal> {
         Self::open(self, client, within).await
     }
 
-    fn between(&self, _: &Peer) -> Nobody {
-        Nobody
+    fn pass(self: &Rc<Self>, _: &Peer, halves: (ReadHalf, WriteHalf), server: Stream) -> Relay {
+        Relay::new(halves, server, Nobody)
     }
 
     fn metrics(&self) -> &ClusterMetrics {
@@ -262,11 +269,11 @@ impl<D: Destination> OpaqueEngine<D> {
         let now = self.clock.micros();
         let cx = Cx { now_micros: now, peer: &link.peer };
         match opened {
-            Ok(server) => {
+            Ok(opened) => {
                 listener.done(ticket, Outcome::Ok, now.saturating_sub(started), &cx);
                 // Its client may follow a newer listener, and then nothing may keep the old one.
                 drop(listener);
-                leaving.why = self.pass(&link, client, server).await;
+                leaving.why = self.pass(&link, client, opened).await;
             }
             Err(why) => {
                 listener.done(ticket, Outcome::Refused(why), now.saturating_sub(started), &cx);
@@ -277,10 +284,9 @@ impl<D: Destination> OpaqueEngine<D> {
         }
     }
 
-    async fn pass(&self, link: &Link<D>, client: (ReadHalf, WriteHalf), server: Stream) -> CloseReason {
-        let Stream { read, write, seat } = server;
-        let between = link.listener.borrow().upstream.between(&link.peer);
-        let mut relay = Relay::new(client, (read, write), between);
+    async fn pass(&self, link: &Link<D>, client: (ReadHalf, WriteHalf), opened: D::Opened) -> CloseReason {
+        let upstream = Rc::clone(&link.listener.borrow().upstream);
+        let mut passage = upstream.pass(&link.peer, client, opened);
         let why = std::future::poll_fn(|cx| {
             match &mut *link.waker.borrow_mut() {
                 Some(waker) => waker.clone_from(cx.waker()),
@@ -290,12 +296,12 @@ impl<D: Destination> OpaqueEngine<D> {
                 return std::task::Poll::Ready(why);
             }
             if link.is_leaving.get() {
-                relay.between.drain();
+                passage.drain();
             }
             let mut scratch = self.scratch.borrow_mut();
-            let polled = relay.poll(cx, &mut scratch);
+            let polled = passage.poll(cx, &mut scratch);
             drop(scratch);
-            let passed = relay.take_passed();
+            let passed = passage.take_passed();
             if passed.is_some() {
                 link.active_micros.set(self.clock.micros());
                 let listener = link.listener.borrow();
@@ -303,19 +309,18 @@ impl<D: Destination> OpaqueEngine<D> {
                 listener.metrics.wrote_bytes(passed.down);
                 listener.upstream.metrics().sent_bytes(passed.up);
                 listener.upstream.metrics().received_bytes(passed.down);
-                D::report(&mut relay.between, &listener);
+                D::report(&mut passage, &listener);
             }
-            link.in_flight.set(relay.between.in_flight() as u32);
-            link.unread.set(relay.unread());
+            link.in_flight.set(passage.in_flight() as u32);
+            link.unread.set(passage.unread());
             polled
         })
         .await;
         let is_orderly = matches!(why, CloseReason::ClientLeft | CloseReason::Drained);
         if !is_orderly || link.closing.get().is_some() {
             // Whoever is left must not take what it has got for everything.
-            relay.abort();
+            passage.abort();
         }
-        drop(seat);
         why
     }
 

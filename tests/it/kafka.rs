@@ -1,5 +1,7 @@
 //! Kafka's own clients and brokers, and mecha between them.
 
+mod single;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::TcpStream;

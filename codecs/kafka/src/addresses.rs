@@ -14,6 +14,8 @@
 //! Not replaced: where members of a group are (`ClientHost`), hosts in access control lists, and addresses by which instances
 //! of a streams application find each other. None is a broker's.
 
+use std::borrow::Cow;
+
 use crate::frame::ResponseHead;
 use crate::schema::{Field, Kind, Role};
 use crate::table::ApiKey;
@@ -32,10 +34,10 @@ pub struct Node<'a> {
 }
 
 /// Where clients are to find it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address<'a> {
     /// A name or address.
-    pub host: &'a str,
+    pub host: Cow<'a, str>,
     /// A port.
     pub port: u16,
 }

@@ -63,7 +63,7 @@ fn spoiled_bodies_are_refused_or_decoded() {
                 spoil(&mut body, &mut random);
                 let key = ApiKey(message.key);
                 let mut out = Vec::new();
-                let mut map = |_: mecha_kafka::addresses::Node<'_>| Address { host: "a", port: 1 };
+                let mut map = |_: mecha_kafka::addresses::Node<'_>| Address { host: "a".into(), port: 1 };
                 let verdict = guard::check(message, version, &body);
                 if message.is_response {
                     let done = rewrite(key, version, &body, &mut map, &mut out);

@@ -43,8 +43,14 @@ fn turn(bytes: &[u8], response: &[u8], pending: &mut Pending<u32>, out: &mut Vec
     while let Some(oldest) = pending.oldest() {
         let answered = pending.answered(oldest.correlation).unwrap();
         out.clear();
-        rewrite(answered.key, answered.version, response, &mut |_| Address { host: "mecha", port: 1 }, out)
-            .unwrap();
+        rewrite(
+            answered.key,
+            answered.version,
+            response,
+            &mut |_| Address { host: "mecha".into(), port: 1 },
+            out,
+        )
+        .unwrap();
         asked += 1;
     }
     (acked, asked)

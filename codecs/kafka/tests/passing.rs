@@ -21,7 +21,7 @@ fn pass(key: ApiKey, version: i16, body: &[u8], size: usize, host: &str) -> Vec<
         out.extend_from_slice(&piece[..passed]);
     }
     assert!(rewriter.is_whole());
-    rewriter.finish(&mut |_| Address { host, port: 7 }, &mut out).unwrap();
+    rewriter.finish(&mut |_| Address { host: host.into(), port: 7 }, &mut out).unwrap();
     assert_eq!(out.len(), head.body as usize, "{} {version}", key.name());
     assert_eq!(head.body, came.body + ROOM);
     out
@@ -32,7 +32,7 @@ fn nodes(key: ApiKey, version: i16, body: &[u8]) -> Vec<(i32, String)> {
     let (mut found, mut out) = (Vec::new(), Vec::new());
     let mut note = |node: Node<'_>| {
         found.push((node.id, String::from_utf8(node.host.to_vec()).unwrap()));
-        Address { host: "x", port: 1 }
+        Address { host: "x".into(), port: 1 }
     };
     rewrite(key, version, body, &mut note, &mut out).unwrap();
     found

@@ -153,7 +153,7 @@ fn no_address_survives_in_any_response() {
                 assert_eq!(node.host, b"sentinel.example");
                 assert!((2..100).contains(&node.port) && (2..100).contains(&node.id), "{node:?}");
                 asked += 1;
-                Address { host: "here", port: 7 }
+                Address { host: "here".into(), port: 7 }
             };
             let done = rewrite(ApiKey(message.key), version, &body, &mut map, &mut out).unwrap();
             let new = if done == Rewritten::Changed { out } else { body };

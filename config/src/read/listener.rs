@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Reader;
 use super::fields::{Fields, Found, set};
-use crate::brokers::{BrokersSpec, MAX_COUNT};
+use crate::brokers::{BROKER_ID, BrokersSpec, MAX_COUNT};
 use crate::error::suggestion;
 use crate::node::Node;
 use crate::target;
@@ -192,7 +192,7 @@ impl Reader<'_> {
         listener.idle_timeout = self.period(fields.take("idle_timeout"), Duration::from_secs(1));
     }
 
-    /// `brokers: { ports: 9093-9099, host: kafka.example }`.
+    /// `brokers: { ports: 9093-9099, host: kafka.example }`, or `ports: none`.
     fn brokers(&mut self, found: Found<'_>, listener: &mut ListenerSpec) {
         let (Some(brokers), Address::Tcp(own)) = (&mut listener.brokers, &listener.address) else {
             if let Some((node, path)) = found {
@@ -208,21 +208,26 @@ impl Reader<'_> {
         let Some((node, path)) = found else { return };
         let mut fields = self.fields(node, &path);
         let ports = self.parsed(fields.take("ports"), |text| {
+            if text == "none" {
+                return Ok((None, 0));
+            }
             let (first, last) = text.split_once('-').unwrap_or((text, text));
             let range = (first.trim().parse::<u16>(), last.trim().parse::<u16>());
             match range {
                 (Ok(first), Ok(last)) if 0 < first && first <= last && last - first < MAX_COUNT => {
-                    Ok((first, last - first + 1))
+                    Ok((Some(first), last - first + 1))
                 }
                 _ => {
-                    let hint = format!("as in `9093-9099`; {MAX_COUNT} ports at most");
+                    let hint = format!(
+                        "as in `9093-9099`, {MAX_COUNT} ports at most; `none` for one address for all brokers"
+                    );
                     Err((format!("`{text}` is no range of ports"), Some(hint)))
                 }
             }
         });
         if let Some((first, count)) = ports {
-            (brokers.first, brokers.count) = (Some(first), count);
-            let is_own = own.port() >= first && own.port() - first < count;
+            (brokers.first, brokers.count) = (first, count);
+            let is_own = first.is_some_and(|first| own.port() >= first && own.port() - first < count);
             if is_own {
                 self.error(
                     node.place,
@@ -234,8 +239,10 @@ impl Reader<'_> {
         }
         let host = self.parsed(fields.take("host"), |text| {
             let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
-            let is_one = !text.is_empty() && text.len() < 256 && text.chars().all(is_host);
-            let hint = "a name or an address as clients reach it, without a port".to_string();
+            let fixed = text.replacen(BROKER_ID, "", 1);
+            let is_one = !text.is_empty() && text.len() < 256 && fixed.chars().all(is_host);
+            let hint = "a name or an address as clients reach it, without a port; `$(id)` stands for the broker's number";
+            let hint = hint.to_string();
             if is_one { Ok(text.to_string()) } else { Err((format!("`{text}` is no host"), Some(hint))) }
         });
         brokers.host = host;

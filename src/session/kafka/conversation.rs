@@ -27,7 +27,7 @@ use mecha_kafka::table::{ApiKey, Judgement, judge};
 use mecha_telemetry::CloseReason;
 use mecha_transport::{Address, Clock};
 
-use super::op_of;
+use super::{Host, op_of};
 use crate::session::opaque::{Between, Goes};
 
 /// Requests of one client without an answer. Clients have five by default, and a broker takes one at a time.
@@ -53,9 +53,11 @@ struct Note {
 /// One client and one broker.
 pub struct Conversation {
     brokers: Arc<Brokers>,
-    /// The host that the client is told.
-    host: String,
+    /// The hosts that the client is told.
+    host: Host,
     clock: Clock,
+    /// The versions of each API that the client may know of, of those that there are.
+    offered: fn(ApiKey, Versions) -> Versions,
     requests: Direction<RequestHead>,
     responses: Direction<ResponseHead>,
     pending: Pending<Note>,
@@ -150,11 +152,18 @@ impl<H> Direction<H> {
 
 impl Conversation {
     /// Nothing was said yet.
-    pub(super) fn new(brokers: Arc<Brokers>, host: String, max_frame: u32, clock: Clock) -> Self {
+    pub(super) fn new(
+        brokers: Arc<Brokers>,
+        host: Host,
+        max_frame: u32,
+        clock: Clock,
+        offered: fn(ApiKey, Versions) -> Versions,
+    ) -> Self {
         Self {
             brokers,
             host,
             clock,
+            offered,
             requests: Direction::new(max_frame),
             // A broker is believed to know how large its answers are; they are not kept.
             responses: Direction::new(i32::MAX as u32),
@@ -170,7 +179,7 @@ impl Conversation {
     }
 
     /// Requests that were answered since this was last asked.
-    pub(super) fn take_done(&mut self, take: impl FnOnce(&[Done])) {
+    pub(super) fn take_done(&mut self, mut take: impl FnMut(&[Done])) {
         if !self.done.is_empty() {
             take(&self.done);
             self.done.clear();
@@ -353,7 +362,9 @@ impl Between for Conversation {
                     let coming = std::mem::replace(&mut self.coming, Coming::Passes);
                     let Coming::Whole(head, request) = coming else { return Err(CloseReason::Bug) };
                     let mut hidden = Hidden::new(&self.brokers, &self.host, request.key);
-                    match (rewritten(head, &request, body, &mut hidden, &mut self.whole)?, began.take()) {
+                    let written =
+                        rewritten(head, &request, body, &mut hidden, self.offered, &mut self.whole)?;
+                    match (written, began.take()) {
                         // All of it is in what was given, one behind the other.
                         (Rewritten::Unchanged, Some(from)) => passing.pass(from, at + taken - from),
                         (Rewritten::Unchanged, None) => {
@@ -383,6 +394,10 @@ impl Between for Conversation {
         !is_between || !self.pending.is_full() && (!self.is_draining || is_begun)
     }
 
+    fn outlives_client(&self) -> bool {
+        true
+    }
+
     fn drain(&mut self) {
         self.is_draining = true;
     }
@@ -406,6 +421,7 @@ fn rewritten(
     request: &InFlight<Note>,
     body: &[u8],
     hidden: &mut Hidden<'_>,
+    offered: fn(ApiKey, Versions) -> Versions,
     out: &mut Vec<u8>,
 ) -> Result<Rewritten, CloseReason> {
     let (key, version) = (request.key, request.version);
@@ -415,8 +431,8 @@ fn rewritten(
     let rewritten = if key == ApiKey::API_VERSIONS {
         // Once for each connection.
         let mut narrowed = BytesMut::new();
-        let all = &mut |_: ApiKey, versions: Versions| versions;
-        let narrow = api_versions::narrow(version, Bytes::copy_from_slice(body), all, &mut narrowed);
+        let narrow =
+            api_versions::narrow(version, Bytes::copy_from_slice(body), &mut { offered }, &mut narrowed);
         out.extend_from_slice(&narrowed);
         narrow.map(|()| Rewritten::Changed)
     } else {
@@ -433,7 +449,7 @@ fn rewritten(
 /// What clients are told instead of where brokers are.
 struct Hidden<'a> {
     brokers: &'a Brokers,
-    host: &'a str,
+    host: &'a Host,
     /// Whether these are addresses for clients: controllers, for one, have others.
     is_for_clients: bool,
     /// Whether the message names all brokers that there are.
@@ -442,7 +458,7 @@ struct Hidden<'a> {
 }
 
 impl<'a> Hidden<'a> {
-    fn new(brokers: &'a Brokers, host: &'a str, key: ApiKey) -> Self {
+    fn new(brokers: &'a Brokers, host: &'a Host, key: ApiKey) -> Self {
         let others = [
             ApiKey::FIND_COORDINATOR,
             ApiKey::PRODUCE,
@@ -462,7 +478,7 @@ impl<'a> Hidden<'a> {
             self.brokers.learn([broker.clone()], false);
             self.named.push(broker);
         }
-        addresses::Address { host: self.host, port: self.brokers.port_of(node.id) }
+        addresses::Address { host: self.host.of(node.id), port: self.brokers.port_of(node.id) }
     }
 
     /// The message has named everybody.

@@ -11,6 +11,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use mecha_clusters::{Stream, StreamSeat};
 use mecha_telemetry::CloseReason;
 use mecha_transport::{Outbox, ReadHalf, WriteHalf};
 use tokio::io::{AsyncRead, ReadBuf};
@@ -40,6 +41,12 @@ pub trait Between {
     /// Whether anything may be read from the client now. What changes that is an answer of the server.
     fn takes_more(&self) -> bool {
         true
+    }
+
+    /// Whether what a client has sent is delivered though it is gone, because it may want no answer. Otherwise the server learns that
+    /// it was reset.
+    fn outlives_client(&self) -> bool {
+        false
     }
 
     /// From now on as little as possible is begun.
@@ -79,27 +86,55 @@ impl Between for Nobody {
     }
 }
 
+/// What passes between a client and whoever serves it, until one of them ends.
+pub trait Passage {
+    /// Passes on what can be passed on now. Ready when everybody has ended, or somebody has failed. `scratch` is what is
+    /// read into.
+    fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<CloseReason>;
+
+    /// What was passed on since this was last asked.
+    fn take_passed(&mut self) -> Passed;
+
+    /// Bytes that wait for somebody to read them.
+    fn unread(&self) -> usize;
+
+    /// Requests without an answer, where there are such.
+    fn in_flight(&self) -> usize;
+
+    /// From now on as little as possible is begun.
+    fn drain(&mut self);
+
+    /// Everybody learns that this is not an orderly end.
+    fn abort(self);
+}
+
 /// Two sockets, and what one sends the other.
-pub(in crate::session) struct Relay<B = Nobody> {
+pub struct Relay<B = Nobody> {
     client: (ReadHalf, WriteHalf),
     server: (ReadHalf, WriteHalf),
     up: Way,
     down: Way,
     passed: Passed,
+    /// The client is gone, and what the server says goes nowhere.
+    is_gone: bool,
+    /// Counts the connection.
+    _seat: Option<StreamSeat>,
     pub(in crate::session) between: B,
 }
 
 /// Bytes since they were last asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::session) struct Passed {
+pub struct Passed {
     /// From the client.
-    pub(in crate::session) up: usize,
+    pub up: usize,
     /// To the client.
-    pub(in crate::session) down: usize,
+    pub down: usize,
 }
 
 impl Passed {
-    pub(in crate::session) fn is_some(self) -> bool {
+    /// Whether there were any.
+    #[must_use]
+    pub fn is_some(self) -> bool {
         self != Self::default()
     }
 }
@@ -174,28 +209,45 @@ impl Relay {
         up: Outbox,
         down: Outbox,
     ) -> Self {
-        let mut relay = Self::new(client, server, Nobody);
-        (relay.up.left, relay.down.left) = (up, down);
-        relay
+        let (up, down) = (Way { left: up, ..Way::default() }, Way { left: down, ..Way::default() });
+        Self {
+            client,
+            server,
+            up,
+            down,
+            passed: Passed::default(),
+            is_gone: false,
+            _seat: None,
+            between: Nobody,
+        }
     }
 }
 
 impl<B: Between> Relay<B> {
-    pub(in crate::session) fn new(
-        client: (ReadHalf, WriteHalf),
-        server: (ReadHalf, WriteHalf),
-        between: B,
-    ) -> Self {
+    /// Nothing has passed yet.
+    pub(in crate::session) fn new(client: (ReadHalf, WriteHalf), server: Stream, between: B) -> Self {
+        let Stream { read, write, seat } = server;
         let (up, down, passed) = (Way::default(), Way::default(), Passed::default());
-        Self { client, server, up, down, passed, between }
+        Self { client, server: (read, write), up, down, passed, is_gone: false, _seat: Some(seat), between }
     }
+}
 
-    /// Passes on what can be passed on now. Ready when both sides have ended, or one has failed.
-    pub(in crate::session) fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<CloseReason> {
-        let Self { client, server, up, down, passed, between } = self;
+impl<B: Between> Passage for Relay<B> {
+    fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<CloseReason> {
+        let Self { client, server, up, down, passed, between, is_gone, .. } = self;
         // Answers first: they make room for requests.
-        let came = down.pass::<B, Down>(cx, server, client, scratch, &mut passed.down, between);
+        let came = if *is_gone {
+            down.discard(cx, server, scratch)
+        } else {
+            down.pass::<B, Down>(cx, server, client, scratch, &mut passed.down, between)
+        };
         let sent = up.pass::<B, Up>(cx, client, server, scratch, &mut passed.up, between);
+        let is_lost = matches!((&sent, &came), (Err(Failed::Reading), _) | (_, Err(Failed::Writing)));
+        if is_lost && between.outlives_client() && !*is_gone {
+            (*is_gone, up.is_ended) = (true, true);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         if between.is_over() && up.left.is_empty() && down.left.is_empty() {
             return Poll::Ready(CloseReason::Drained);
         }
@@ -213,18 +265,23 @@ impl<B: Between> Relay<B> {
         }
     }
 
-    /// What was passed on since this was last asked.
-    pub(in crate::session) fn take_passed(&mut self) -> Passed {
+    fn take_passed(&mut self) -> Passed {
         std::mem::take(&mut self.passed)
     }
 
-    /// Bytes that wait for one of the two to read them.
-    pub(in crate::session) fn unread(&self) -> usize {
+    fn unread(&self) -> usize {
         self.up.left.len() + self.down.left.len()
     }
 
-    /// Both sides learn that this is not an orderly end.
-    pub(in crate::session) fn abort(self) {
+    fn in_flight(&self) -> usize {
+        self.between.in_flight()
+    }
+
+    fn drain(&mut self) {
+        self.between.drain();
+    }
+
+    fn abort(self) {
         self.client.1.abort();
         self.server.1.abort();
     }
@@ -253,6 +310,26 @@ impl Way {
             *passed += self.left.write_to(to).map_err(|_| Failed::Writing)?;
         }
         Ok(true)
+    }
+
+    /// Takes what comes and passes it to nobody.
+    fn discard(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut (ReadHalf, WriteHalf),
+        scratch: &mut [u8],
+    ) -> Result<Progress, Failed> {
+        self.left.clear();
+        for _ in 0..READS_PER_POLL {
+            let mut buf = ReadBuf::new(scratch);
+            match Pin::new(&mut from.0).poll_read(cx, &mut buf) {
+                Poll::Pending => return Ok(Progress::Waits),
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => return Ok(Progress::Over),
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Err(Failed::Reading),
+            }
+        }
+        Ok(Progress::Again)
     }
 
     fn pass<B: Between, D: Direction>(
