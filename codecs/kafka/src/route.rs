@@ -5,7 +5,7 @@
 //! transaction, which has a coordinator; and most others any broker answers as well as another.
 //!
 //! [`serves`] says what decides. [`Plan`] reads the deciding names of a request, and takes it apart where they lead to several
-//! brokers; [`merge`] makes one response of the answers. [`learn`] finds in responses who leads and who coordinates.
+//! brokers; [`merge()`] makes one response of the answers. [`learn`] finds in responses who leads and who coordinates.
 //!
 //! A plan that is out of date does no harm: the broker that is asked says that it is not the one, as brokers do, and clients
 //! find out anew.

@@ -9,7 +9,7 @@
 //! Numbers of brokers stay as they are, so a client still has a connection for each, and sends each request on the right one.
 //! But here they all look alike, and what tells where a request goes is what it names ([`mecha_kafka::route`]). What is for
 //! nobody in particular goes to the broker that was reached first. A connection of a client so has one broker in the end, or
-//! two; with each it speaks through a [`Conversation`], as where every broker has a port.
+//! two; with each it speaks through a [`Conversation`](super::Conversation), as where every broker has a port.
 //!
 //! Answers leave in the order of their requests, as a broker would send them. An answer whose turn has not come stays in its
 //! socket, unless it is a part of one. Fetches that wait for records wait at the broker.
