@@ -149,7 +149,7 @@ impl Dispatch {
         Ok(())
     }
 
-    /// As [`Router::send`], for the request with this number. Whether there will be an answer.
+    /// As [`Dispatch::send`], for the request with this number. Whether there will be an answer.
     fn send_part(&mut self, at: usize, number: u64) -> Result<bool, CloseReason> {
         let link = self.links.get_mut(at).ok_or(CloseReason::Bug)?;
         let before = link.in_flight();
