@@ -461,6 +461,18 @@ impl<P: Rules> Upstream<P> for Routed<P> {
         self.is_partly_translated
     }
 
+    fn is_waiting(&self, conn: ConnKey) -> bool {
+        self.legs.iter().any(|leg| leg.leg.upstream.is_waiting(conn))
+    }
+
+    fn unblock(&self, conn: ConnKey, with_error: bool) -> bool {
+        self.legs.iter().any(|leg| leg.leg.upstream.unblock(conn, with_error))
+    }
+
+    fn release(&self) {
+        self.legs.iter().for_each(|leg| leg.leg.upstream.release());
+    }
+
     fn forget(&self, conn: ConnKey) {
         self.junction.guests.borrow_mut().forget(conn);
         self.legs.iter().for_each(|leg| leg.leg.upstream.forget(conn));

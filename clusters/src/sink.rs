@@ -267,6 +267,24 @@ pub trait Upstream<P: Framed> {
         self.inner().map_or_else(|| self.is_translated(), |inner| inner.is_timed_by_session())
     }
 
+    /// Whether the client's last call may wait here for something that never comes. Only upstreams that do not pass
+    /// requests on make clients wait.
+    fn is_waiting(&self, conn: ConnKey) -> bool {
+        self.inner().is_some_and(|inner| inner.is_waiting(conn))
+    }
+
+    /// Ends what [`Upstream::is_waiting`] is about, as if its time were up or with an error. Returns whether it did.
+    fn unblock(&self, conn: ConnKey, with_error: bool) -> bool {
+        self.inner().is_some_and(|inner| inner.unblock(conn, with_error))
+    }
+
+    /// Ends every call that [`Upstream::is_waiting`] is about with an error: what they wait for comes elsewhere from now on.
+    fn release(&self) {
+        if let Some(inner) = self.inner() {
+            inner.release();
+        }
+    }
+
     /// The client is gone.
     fn forget(&self, conn: ConnKey) {
         if let Some(inner) = self.inner() {

@@ -355,6 +355,12 @@ pub trait Session<P: Framed>: Default {
         false
     }
 
+    /// Whether requests of this operation may be errands, also where protocol state is the upstream's business.
+    fn is_errand(op: OpId) -> bool {
+        let _ = op;
+        false
+    }
+
     /// What `frame`, a request about the clients of this process, means. `None`: nothing here, it goes on as others do.
     ///
     /// # Errors

@@ -1,11 +1,13 @@
 //! Translation: any request is answered by the store with frames of its own protocol, and any reply of a back is
 //! understood or called a failure.
 
+use std::sync::{Arc, Mutex};
+
 use mecha_core::{Batch, ConnKey, Decode, Peer, Protocol, Ticket, Verdict};
 use mecha_memcached::Memcached;
 use mecha_resp::Resp;
-use mecha_translate::kv::{Started, StepKind, Want};
-use mecha_translate::{KvBack, KvFront, Store, Taken, rdb, serve};
+use mecha_translate::kv::{GaveUp, Started, StepKind, Want};
+use mecha_translate::{Desk, KvBack, KvFront, Late, Post, Store, Taken, rdb, serve};
 
 /// Milliseconds of a day in 2026.
 const NOW_MS: u64 = 1_795_500_000_000;
@@ -31,17 +33,30 @@ fn on_store<A: KvFront>(data: &[u8]) {
     let mut batch: Batch<'_, A> =
         Batch { wire: data, local: &mut local, heads: &mut heads, calls: &mut calls, session: &mut session };
     let mut at = 0;
+    let letters = Arc::new(Mutex::new(Vec::<Late>::new()));
+    let post: Arc<dyn Post> = Arc::clone(&letters) as _;
     while at < count {
         let started = Started { unix_seconds: NOW_MS / 1000 };
-        match serve(&store, &mut batch, at..count, &peer, NOW_MS, started, at as u64) {
+        let desk = Desk { now_ms: NOW_MS, started, random: at as u64, post: &post };
+        match serve(&store, &mut batch, at..count, &peer, &desk) {
             Taken::Answered(0) | Taken::Close(_) => break,
             Taken::Answered(more) => at += more,
+            Taken::Pending(1) => {
+                // There is nobody else that it could wait for.
+                assert!(store.give_up(peer.id, GaveUp::TimeUp), "nobody waits");
+                at += 1;
+            }
             other => panic!("the store said {other:?}"),
         }
     }
+    let late = letters.lock().map(|letters| letters.clone()).unwrap_or_default();
     for call in calls.iter().take(at) {
-        let Verdict::Answered(span) = call.verdict else { panic!("{:?} is not answered", call.op) };
-        let reply = span.of(data, &local);
+        let by_post = late.iter().find(|late| late.ticket == call.ticket);
+        let reply = match (call.verdict, by_post) {
+            (Verdict::Answered(span), None) => span.of(data, &local),
+            (Verdict::Forward, Some(late)) => late.bytes.as_slice(),
+            _ => panic!("{:?} is not answered", call.op),
+        };
         let mut replies = Vec::new();
         let decoded = A::answer_decoder(crate::whole_frames(), reply).decode(reply, &mut replies);
         let is_sound = decoded.is_ok_and(|decoded| decoded.consumed == reply.len() && !decoded.open);

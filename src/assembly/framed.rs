@@ -148,11 +148,12 @@ pub const fn embedded<A: KvFront>() -> Back<A> {
     Back {
         name: catalog::EMBEDDED,
         is_translated: true,
-        open: |opening, _| {
+        open: |opening, scope| {
             // Made with the plan, for every embedded cluster that it has.
             let store = opening.shared.stores.get(&opening.cluster.name).cloned();
             let store = store.unwrap_or_else(|| std::sync::Arc::new(mecha_translate::Store::new(1 << 20)));
-            Rc::new(Embedded::new(store, opening.shared.started))
+            let (started, clock) = (opening.shared.started, scope.environment.clock);
+            Rc::new(Embedded::new(store, started, clock, Rc::clone(&opening.clients)))
         },
     }
 }

@@ -263,7 +263,8 @@ impl<P: Framed> Engine<P> {
             let mut call = P::call(head, Ticket { conn, seq });
             if is_translated {
                 // The front plans for itself what a connection of its own would be needed for.
-                call.affinity = Affinity::Shared;
+                let is_errand = P::Session::is_errand(call.op);
+                call.affinity = if is_errand { Affinity::Errand } else { Affinity::Shared };
             } else {
                 is_special |= session.concerns(&call);
             }

@@ -99,8 +99,13 @@ impl<P: Framed> Probe<P> {
     }
 }
 
-/// A client that is to be unblocked: its upstream, its connection there, and the server's number of that.
-type Blocked<P> = (Rc<dyn Upstream<P>>, Rc<Connection<P>>, u64);
+/// A client that is to be unblocked.
+struct Blocked<P: Framed> {
+    conn: ConnKey,
+    upstream: Rc<dyn Upstream<P>>,
+    /// Its connection at a server, and the server's number of that, if it waits there.
+    own: Option<(Rc<Connection<P>>, u64)>,
+}
 
 // === impl State: the client that asks ===
 
@@ -258,10 +263,12 @@ impl<P: Framed> EngineCell<P> {
             let _ = reply.send(found);
             return;
         };
-        for (upstream, connection, id) in blocked {
-            if unblock(&*upstream, &connection, id, with_error).await {
-                found.count += 1;
-            }
+        for Blocked { conn, upstream, own } in blocked {
+            let did = match own {
+                Some((connection, id)) => unblock(&*upstream, &connection, id, with_error).await,
+                None => upstream.unblock(conn, with_error),
+            };
+            found.count += u64::from(did);
         }
         let _ = reply.send(found);
     }
@@ -299,13 +306,15 @@ impl<P: Framed> Engine<P> {
         let end = (from + AT_ONCE).min(epochs.len());
         for index in from..end {
             let Some(client) = clients.get_mut(index) else { continue };
+            let epoch = epochs.get(index).copied().unwrap_or_default();
+            let conn = ConnKey { index: index as u32, epoch };
             if client.state.listener.name != order.listener || !client.is_meant(&order.errand, now) {
                 continue;
             }
             if order.errand.act == Act::Locate {
-                *sought = epochs.get(index).map(|epoch| ConnKey { index: index as u32, epoch: *epoch });
+                *sought = Some(conn);
             } else {
-                client.carry_out(&order.errand, now, found, blocked);
+                client.carry_out(conn, &order.errand, now, found, blocked);
             }
         }
         (end < epochs.len()).then_some(end)
@@ -327,6 +336,7 @@ impl<P: Framed> Client<P> {
 
     fn carry_out(
         &mut self,
+        conn: ConnKey,
         errand: &Errand,
         now_micros: u64,
         found: &mut Found,
@@ -355,9 +365,10 @@ impl<P: Framed> Client<P> {
             }
             Act::Unblock { .. } if state.is_blocked() => {
                 let upstream = Rc::clone(&state.listener.upstream);
-                blocked.extend(
-                    state.own_connection().map(|(connection, id)| (upstream, Rc::clone(connection), id)),
-                );
+                let own = state.own_connection().map(|(connection, id)| (Rc::clone(connection), id));
+                if own.is_some() || upstream.is_waiting(conn) {
+                    blocked.push(Blocked { conn, upstream, own });
+                }
             }
             // Seen to by whoever looks for the client.
             Act::Locate | Act::Unblock { .. } => {}

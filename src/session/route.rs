@@ -427,6 +427,11 @@ impl<P: Framed> State<P> {
         match upstream.submit(batch, range, submit_cx) {
             Submitted::Pending(count) => {
                 self.take(batch, start..start + count);
+                if let Some(last) = batch.calls.get(start + count - 1)
+                    && upstream.is_waiting(last.ticket.conn)
+                {
+                    self.blocked = Some(last.ticket.seq);
+                }
                 if upstream.is_timed_by_session() {
                     self.forget_answered();
                     self.batches.push_back((self.ledger.next(), cx.now_micros));

@@ -1,14 +1,17 @@
 //! A translator joined to the cluster that it translates for.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use mecha_clusters::{Cluster, Delivery, Frame, ReplySink, Slip, SubmitCx, Submitted, Upstream};
 use mecha_core::{Batch, ConnKey, Matched, OpId, Outcome, Refusal, Ticket};
-use mecha_translate::kv::{Answers, BackFrames};
+use mecha_translate::kv::{Answers, BackFrames, GaveUp};
 use mecha_translate::{KvBack, KvFront, Options, Taken, Translator};
 use mecha_transport::unix_ms;
+use tokio::task::AbortHandle;
 
 use super::submitted;
 
@@ -24,6 +27,10 @@ pub struct Translated<A: KvFront, B: KvBack> {
     answers: RefCell<Answers>,
     /// Clients whose calls the translator had no room for; any answer may have made some.
     waiting: RefCell<Vec<ConnKey>>,
+    /// Clients whose calls wait for the answer to one that waits for its keys.
+    behind: RefCell<HashSet<ConnKey>>,
+    /// Wakes the translator, at this Unix time in milliseconds.
+    alarm: RefCell<Option<(u64, AbortHandle)>>,
     me: Weak<Self>,
 }
 
@@ -37,6 +44,8 @@ impl<A: KvFront, B: KvBack> Translated<A, B> {
             frames: RefCell::default(),
             answers: RefCell::default(),
             waiting: RefCell::default(),
+            behind: RefCell::default(),
+            alarm: RefCell::default(),
             me: Weak::clone(me),
         })
     }
@@ -92,6 +101,10 @@ impl<A: KvFront, B: KvBack> Translated<A, B> {
                 answer.outcome,
                 now_micros,
             );
+            let conn = answer.ticket.conn;
+            if !self.behind.borrow().is_empty() && self.behind.borrow_mut().remove(&conn) {
+                self.clients.resume(conn);
+            }
         }
         answers.wire.clear();
         answers.list.clear();
@@ -111,6 +124,47 @@ impl<A: KvFront, B: KvBack> Translated<A, B> {
         for conn in self.waiting.take() {
             self.clients.resume(conn);
         }
+        self.set_alarm();
+    }
+
+    /// Sees to it that whoever waits for keys is tried again in time.
+    fn set_alarm(&self) {
+        let Some(at) = self.translator.borrow().wakes_at() else { return };
+        let mut alarm = self.alarm.borrow_mut();
+        if alarm.as_ref().is_some_and(|(set, _)| *set <= at) {
+            return;
+        }
+        let me = Weak::clone(&self.me);
+        let pause = Duration::from_millis(at.saturating_sub(unix_ms()));
+        let task = tokio::task::spawn_local(async move {
+            tokio::time::sleep(pause).await;
+            if let Some(me) = me.upgrade() {
+                me.alarm.replace(None);
+                me.wake();
+            }
+        });
+        if let Some((_, earlier)) = alarm.replace((at, task.abort_handle())) {
+            earlier.abort();
+        }
+    }
+
+    /// Ends what this client waits for.
+    fn give_up(&self, conn: ConnKey, why: GaveUp) -> bool {
+        let did = self.translator.borrow_mut().give_up(conn, why, &mut self.answers.borrow_mut());
+        let now_micros = self.cluster.now_micros();
+        self.answer(now_micros);
+        self.clients.flush(now_micros);
+        did
+    }
+
+    fn wake(&self) {
+        let now_micros = self.cluster.now_micros();
+        {
+            let (mut frames, mut answers) = (self.frames.borrow_mut(), self.answers.borrow_mut());
+            self.translator.borrow_mut().wake(unix_ms(), &mut frames, &mut answers);
+        }
+        self.go_on(now_micros);
+        self.clients.flush(now_micros);
     }
 }
 
@@ -148,15 +202,54 @@ impl<A: KvFront, B: KvBack> Upstream<A> for Translated<A, B> {
                 me.clients.flush(now_micros);
             });
         }
-        if taken == Taken::Full {
-            let conn = batch.calls.get(first).map(|call| call.ticket.conn);
-            self.waiting.borrow_mut().extend(conn);
+        if taken == Taken::Full
+            && let Some(conn) = batch.calls.get(first).map(|call| call.ticket.conn)
+        {
+            if self.translator.borrow().is_waiting(conn) {
+                self.behind.borrow_mut().insert(conn);
+            } else {
+                self.waiting.borrow_mut().push(conn);
+            }
         }
         submitted(taken)
     }
 
     fn is_translated(&self) -> bool {
         true
+    }
+
+    fn is_waiting(&self, conn: ConnKey) -> bool {
+        self.translator.borrow().is_waiting(conn)
+    }
+
+    fn unblock(&self, conn: ConnKey, with_error: bool) -> bool {
+        self.give_up(conn, if with_error { GaveUp::Unblocked } else { GaveUp::TimeUp })
+    }
+
+    fn release(&self) {
+        let waiting: Vec<_> = self.translator.borrow().who_waits().collect();
+        for conn in waiting {
+            self.give_up(conn, GaveUp::Moved);
+        }
+    }
+
+    fn forget(&self, conn: ConnKey) {
+        self.behind.borrow_mut().remove(&conn);
+        if !self.translator.borrow().is_waiting(conn) {
+            return;
+        }
+        {
+            let (mut frames, mut answers) = (self.frames.borrow_mut(), self.answers.borrow_mut());
+            self.translator.borrow_mut().forget(conn, unix_ms(), &mut frames, &mut answers);
+        }
+        // Others may have become first in a queue; the engine may be in the middle of closing this one.
+        if let Some(me) = self.me.upgrade() {
+            tokio::task::spawn_local(async move {
+                let now_micros = me.cluster.now_micros();
+                me.go_on(now_micros);
+                me.clients.flush(now_micros);
+            });
+        }
     }
 }
 

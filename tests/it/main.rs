@@ -53,4 +53,5 @@ mod tls;
 mod transactions;
 mod users;
 mod versions;
+mod waiting;
 mod writes;

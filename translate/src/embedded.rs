@@ -12,6 +12,8 @@
 //! An entry that has expired is never seen; it goes when somebody asks for it, or in [`Store::sweep`], which the engine
 //! calls now and then.
 //!
+//! Clients may wait for keys ([`waiters`]).
+//!
 //! A panic in a program loses the entries that it worked on and nothing else.
 //!
 //! Deliberately absent: persistence, and a clock.
@@ -22,6 +24,7 @@ mod space;
 mod stripe;
 #[cfg(test)]
 mod tests;
+mod waiters;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -33,8 +36,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mecha_core::{OpClass, Outcome};
 use quick_cache::DefaultHashBuilder;
 
-pub use self::serve::serve;
+pub use self::serve::{Desk, serve};
 use self::stripe::{Census, Locked, Stripe};
+use self::waiters::Waiters;
+pub use self::waiters::{Late, Post};
 use crate::kv::{Expire, Guard, KvError, Program, RunCx, StepReply, Txn};
 use crate::slot::{Entry, Slot};
 
@@ -50,6 +55,7 @@ pub struct Store {
     /// Where the next sweep starts.
     swept: AtomicUsize,
     max_value: usize,
+    waiters: Waiters,
 }
 
 /// A stripe holds values of up to half its size, so it should not be small; but workers should rarely meet in one.
@@ -66,9 +72,11 @@ impl Store {
         let count = if count.is_power_of_two() { count } else { count.next_power_of_two() / 2 };
         let census = Arc::new(Census::new());
         let capacity = max_bytes / count;
-        let stripe = || Mutex::new(Stripe::new(capacity, Arc::clone(&census)));
+        let waiters = Waiters::default();
+        let stripe = || Mutex::new(Stripe::new(capacity, Arc::clone(&census), Arc::clone(waiters.ready())));
         Self {
             stripes: std::iter::repeat_with(stripe).take(count).collect(),
+            waiters,
             hasher: DefaultHashBuilder::default(),
             len: AtomicUsize::new(0),
             census,

@@ -8,12 +8,14 @@
 mod frames;
 mod space;
 mod step;
+mod wait;
 
 use mecha_core::{Asked, Framed, Outcome, Span};
 
 pub use self::frames::{Answer, Answers, BackFrame, BackFrames};
 pub use self::space::{KeySpace, Sequence, Space, Walk};
 pub use self::step::{Encoded, Expire, Guard, KvError, Step, StepKind, StepReply, Want};
+pub use self::wait::{Attempt, Blocking, GaveUp};
 use crate::slot::Slot;
 
 /// What a program may use besides its slots.
@@ -44,6 +46,12 @@ pub trait Program {
 
     /// Called when the plan is taken up: it will be run, or fail, and not be asked for again.
     fn begin(&mut self) {}
+
+    /// Whether the last run found nothing to answer with: the command would rather wait than have its reply. Such a run
+    /// changes nothing.
+    fn waits(&self) -> bool {
+        false
+    }
 
     /// Called when it has been run for the last time and everything that it changed is stored.
     fn done(&mut self) {}
@@ -84,6 +92,8 @@ pub enum Atomicity {
 pub enum Plan {
     /// The reply is in `out`.
     Answered(Outcome),
+    /// May wait for its keys.
+    Block(Box<dyn Blocking>),
     /// The reply is in `out`, and the connection is to be closed behind it.
     Close,
     /// One step whose reply the front formats by `memo`; the spans are relative to the request's frame.

@@ -22,7 +22,7 @@ pub mod zset;
 /// The name of the back in this process.
 pub(crate) const EMBEDDED: &str = "embedded";
 
-pub use embedded::{Store, serve};
+pub use embedded::{Desk, Late, Post, Store, serve};
 pub use kv::{KvBack, KvError, KvFront};
 pub use redis_front::{Row, Support, supported};
 pub use slot::{Entry, Slot, Value};

@@ -22,6 +22,7 @@
 
 mod aggregate;
 mod bits;
+mod blocking;
 #[cfg(test)]
 mod differential;
 mod dump;

@@ -17,6 +17,9 @@
 //! flush waits for its client's machines. The queue also keeps the clients of one worker from racing each other; and
 //! those in it for the same single key share a load and a store ([`machine`]).
 //!
+//! Waiting ([`waiting`]). A command that waits for its keys is a machine that runs again: after a pause, and when a machine
+//! of this translator has stored something at one of them. Its client's next commands wait for its answer.
+//!
 //! Interruption. A connection that fails in the middle of a machine can leave: of a program over one changed key,
 //! that key as it was before or after it; of a [`crate::kv::Atomicity::PerKey`] program, any part of the keys that it
 //! puts and none of those that it deletes, or all that it puts and any part of those that it deletes. The client gets
@@ -33,6 +36,7 @@ mod machine;
 mod ring;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -44,6 +48,7 @@ use slab::Slab;
 use self::locks::Locks;
 use self::machine::Machine;
 use self::ring::Ring;
+use self::waiting::Waiting;
 use crate::kv::{
     Answer, Answers, BackFrame, BackFrames, KvBack, KvError, KvFront, Plan, PlanCx, Recall, RunCx, Started,
     Step, StepKind, StepReply, Txn,
@@ -104,6 +109,7 @@ pub struct Translator<A: KvFront, B: KvBack> {
     locks: Locks,
     ready: VecDeque<usize>,
     flushes: Slab<Flush>,
+    waiting: Waiting,
     scratch: Vec<u8>,
     /// Memory for [`Kept`].
     spare: Vec<Vec<u8>>,
@@ -144,6 +150,15 @@ enum Failure {
     Refused(Refusal),
 }
 
+/// Where a machine comes from.
+#[derive(Clone, Copy)]
+struct Origin {
+    ticket: Ticket,
+    asked: Asked,
+    /// Of each step; 0 is no limit.
+    timeout_ms: u32,
+}
+
 /// What became of one call.
 enum Begun {
     /// The reply is in `scratch`.
@@ -173,6 +188,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
             locks: Locks::default(),
             ready: VecDeque::new(),
             flushes: Slab::new(),
+            waiting: Waiting::default(),
             scratch: Vec::new(),
             spare: Vec::new(),
             _protocols: PhantomData,
@@ -208,7 +224,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
                 answered += 1;
                 continue;
             }
-            if call.verdict != Verdict::Forward || self.is_full() {
+            if call.verdict != Verdict::Forward || self.is_full() || self.waiting.has(call.ticket.conn) {
                 break;
             }
             let cx = PlanCx {
@@ -224,7 +240,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
             let frame = call.span.of(wire, local);
             self.scratch.clear();
             let plan = A::plan(head, frame, session, &cx, &mut self.scratch);
-            let sends = matches!(plan, Plan::Fast(_) | Plan::Txn(_));
+            let sends = matches!(plan, Plan::Block(_) | Plan::Fast(_) | Plan::Txn(_));
             // A plan other than an answer may be asked for again: this call starts the next run.
             if (sends && answered > 0) || (matches!(plan, Plan::Close) && in_flight > 0) {
                 break;
@@ -351,6 +367,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
 
     fn begin(&mut self, plan: Plan, frame: &[u8], call: &Call, now_ms: u64, out: &mut BackFrames) -> Begun {
         match plan {
+            Plan::Block(block) => self.begin_waiting(block, call, now_ms, out),
             Plan::Fast(fast) => self.begin_fast(&fast, frame, call, now_ms, out),
             Plan::Answered(_) => Begun::Answered,
             Plan::Close => Begun::Close,
@@ -360,7 +377,21 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
         }
     }
 
-    fn begin_txn(&mut self, mut txn: Txn, call: &Call, now_ms: u64, out: &mut BackFrames) -> Begun {
+    fn begin_txn(&mut self, txn: Txn, call: &Call, now_ms: u64, out: &mut BackFrames) -> Begun {
+        let origin = Origin { ticket: call.ticket, asked: call.asked(), timeout_ms: call.timeout_ms };
+        self.begin_machine(txn, &origin, call.class == OpClass::Read, None, now_ms, out)
+    }
+
+    /// Starts a machine; `turn` is that of the client that waits for its keys, if one does.
+    fn begin_machine(
+        &mut self,
+        mut txn: Txn,
+        origin: &Origin,
+        only_reads: bool,
+        turn: Option<u64>,
+        now_ms: u64,
+        out: &mut BackFrames,
+    ) -> Begun {
         if txn.keys.is_empty() {
             let cx = self.run_cx(now_ms);
             self.scratch.clear();
@@ -370,14 +401,16 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
         txn.program.begin();
         self.serial = self.serial.wrapping_add(1);
         self.reserved += txn.keys.len();
-        let deadline_ms = (call.timeout_ms > 0).then(|| now_ms.saturating_add(u64::from(call.timeout_ms)));
-        let machine = Machine::new(self.serial, call.ticket, call.asked(), deadline_ms, txn);
+        let timeout_ms = origin.timeout_ms;
+        let deadline_ms = (timeout_ms > 0).then(|| now_ms.saturating_add(u64::from(timeout_ms)));
+        let mut machine = Machine::new(self.serial, origin.ticket, origin.asked, deadline_ms, txn);
+        machine.turn = turn;
         let index = self.machines.insert(machine);
         let Some(machine) = self.machines.get_mut(index) else { return Begun::Stalled };
         // What only reads may go beside others: its load goes out now, before anything that comes behind it. But not
         // past a command of the same client that has yet to be stored.
-        let conn = call.ticket.conn;
-        if call.class != OpClass::Read || machine.keys().iter().any(|key| self.locks.has(key, conn)) {
+        let conn = origin.ticket.conn;
+        if !only_reads || machine.keys().iter().any(|key| self.locks.has(key, conn)) {
             (machine.locks, machine.waits_for) = self.locks.enqueue(machine.keys(), index, conn);
         }
         if machine.waits_for > 0 {
@@ -388,7 +421,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
             Err(failure) => {
                 self.remove(index);
                 self.scratch.clear();
-                write_failure::<A, B>(failure, call.asked(), &mut self.scratch);
+                write_failure::<A, B>(failure, origin.asked, &mut self.scratch);
                 Begun::Answered
             }
         }

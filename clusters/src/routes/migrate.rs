@@ -627,6 +627,14 @@ impl<P: Copies> Upstream<P> for Migrating<P> {
         self.old.upstream.is_timed_by_session() || self.new.upstream.is_timed_by_session()
     }
 
+    fn is_waiting(&self, conn: ConnKey) -> bool {
+        self.old.upstream.is_waiting(conn) || self.new.upstream.is_waiting(conn)
+    }
+
+    fn unblock(&self, conn: ConnKey, with_error: bool) -> bool {
+        self.old.upstream.unblock(conn, with_error) || self.new.upstream.unblock(conn, with_error)
+    }
+
     fn forget(&self, conn: ConnKey) {
         // A transaction that was never carried out may have been, as far as anybody here knows.
         let noted = self.noted.borrow_mut().remove(&conn);

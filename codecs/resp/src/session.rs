@@ -431,8 +431,14 @@ impl mecha_core::Session<Resp> for Session {
         self.was_deaf
     }
 
+    fn is_errand(op: OpId) -> bool {
+        matches!(op, op::CLIENT_INFO | op::CLIENT_KILL | op::CLIENT_LIST | op::CLIENT_UNBLOCK)
+    }
+
     fn errand(&self, op: OpId, frame: &[u8]) -> Option<Result<Errand, Vec<u8>>> {
-        if self.multi || self.raw || !op_info(op).accepts(args(frame).count()) {
+        // A transaction in this process is over once it has been planned, which its next command finds out.
+        let is_over = self.transaction.as_ref().is_some_and(|open| open.progress.planned.get());
+        if self.multi && !is_over || self.raw || !op_info(op).accepts(args(frame).count()) {
             return None;
         }
         Some(clients::parse(op, frame, self.id).map_err(|words| {

@@ -1,11 +1,13 @@
 //! Answers calls from the embedded store, at once.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use mecha_core::{Asked, Batch, Call, Peer, Span, Verdict};
 
 use super::Store;
 use super::space::{Own, View};
+use super::waiters::{Post, Waiter};
 use crate::kv::{Fast, FastAction, KvError, KvFront, Plan, PlanCx, Recall, RunCx, Started, StepReply};
 use crate::translator::{Random, Taken};
 
@@ -14,18 +16,33 @@ use crate::EMBEDDED as BACK;
 /// Bytes of answers after which the rest of a batch waits until the client has read them.
 const ANSWERS_HIGH: usize = 256 << 10;
 
+/// What a batch is served with besides the store.
+#[derive(Clone, Copy)]
+pub struct Desk<'a> {
+    /// Unix time in milliseconds.
+    pub now_ms: u64,
+    /// Process start.
+    pub started: Started,
+    /// Any number, different on every call.
+    pub random: u64,
+    /// Where answers to calls go that wait.
+    pub post: &'a Arc<dyn Post>,
+}
+
 /// Answers the calls of `batch` in `range` whose verdict is [`Verdict::Forward`]: sets their verdicts to
 /// [`Verdict::Answered`] and says [`Taken::Answered`], or [`Taken::Close`] when a call closes the connection, behind
-/// which none is looked at. Stops early once the answers are many bytes; the caller asks again. `random` is any number, different on every call.
+/// which none is looked at. Stops early once the answers are many bytes; the caller asks again.
+///
+/// A call that has to wait, with nothing before it in the range, is [`Taken::Pending`]: its answer comes through
+/// [`Desk::post`], and the client's next calls are not to be offered before. [`Peer::id`] is how the store knows the client.
 pub fn serve<A: KvFront>(
     store: &Store,
     batch: &mut Batch<'_, A>,
     range: Range<usize>,
     peer: &Peer,
-    now_ms: u64,
-    started: Started,
-    random: u64,
+    desk: &Desk<'_>,
 ) -> Taken {
+    let Desk { now_ms, started, random, post } = *desk;
     store.flush_if_due(now_ms);
     let mut random = Random(random);
     let mut copy = Vec::new();
@@ -59,10 +76,31 @@ pub fn serve<A: KvFront>(
         let plan = A::plan(head, frame, session, &cx, local);
         let closes = matches!(plan, Plan::Close);
         let run = RunCx { now_ms, random: cx.random, max_value: cx.max_value, token: 0 };
-        if let Err(error) = answer::<A>(store, plan, frame, call, &run, local) {
+        let result = match plan {
+            // Those before it leave first.
+            Plan::Block(_) if answered > 0 => break,
+            Plan::Block(block) => {
+                let waiter = Waiter {
+                    block,
+                    ticket: call.ticket,
+                    asked: call.asked(),
+                    request_len: frame.len(),
+                    post: Arc::clone(post),
+                    write_error: A::error,
+                };
+                match store.run_or_wait(waiter, peer.id, &run, local) {
+                    Ok(false) => return Taken::Pending(1),
+                    Ok(true) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
+            plan => answer::<A>(store, plan, frame, call, &run, local),
+        };
+        if let Err(error) = result {
             local.truncate(start);
             A::error(call.asked(), error, BACK, local);
         }
+        store.serve_ready(&run);
         call.verdict = Verdict::Answered(Span::local(start, local.len() - start));
         answered += 1;
         if closes {
@@ -84,8 +122,8 @@ fn answer<A: KvFront>(
     out: &mut Vec<u8>,
 ) -> Result<(), KvError> {
     match plan {
-        // Nothing is ever under way here.
-        Plan::Answered(_) | Plan::Close | Plan::Wait => Ok(()),
+        // Nothing is ever under way here, and what may wait is seen to by the caller.
+        Plan::Answered(_) | Plan::Block(_) | Plan::Close | Plan::Wait => Ok(()),
         Plan::Fast(fast) => answer_fast::<A>(store, &fast, frame, call.asked(), cx.now_ms, out),
         Plan::Txn(mut txn) => store.run(&mut txn, cx, call.class, frame.len(), out).map(drop),
         Plan::Sequence(mut sequence) => {

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard};
@@ -10,6 +11,7 @@ use quick_cache::unsync::Cache;
 use quick_cache::{DefaultHashBuilder, Lifecycle, Weighter};
 
 use super::measure::{self, Shape};
+use super::waiters::Ready;
 use super::{Cost, Expiries, is_alive};
 use crate::kv::{Expire, Guard, KvError, StepReply};
 use crate::slot::{Entry, Marks, Slot, Value};
@@ -75,6 +77,10 @@ pub(super) struct Stripe {
     token: u64,
     /// Larger items than this would not be admitted.
     heaviest: usize,
+    /// Keys that clients wait for, and how many.
+    awaited: HashMap<Vec<u8>, usize>,
+    /// Where it is noted that one of them has come.
+    ready: Arc<Ready>,
 }
 
 /// What is remembered about an item while its entry is out.
@@ -118,7 +124,7 @@ const STALE_EXPIRIES: usize = 1024;
 // === impl Stripe ===
 
 impl Stripe {
-    pub(super) fn new(capacity: usize, census: Arc<Census>) -> Self {
+    pub(super) fn new(capacity: usize, census: Arc<Census>, ready: Arc<Ready>) -> Self {
         let cache = Cache::with(
             (capacity / USUAL_ITEM_BYTES).max(1),
             capacity as u64,
@@ -126,7 +132,29 @@ impl Stripe {
             DefaultHashBuilder::default(),
             CountGone(Arc::clone(&census)),
         );
-        Self { cache, census, expiries: Expiries::new(), token: 0, heaviest: capacity - capacity / 8 }
+        let heaviest = capacity - capacity / 8;
+        Self { cache, census, expiries: Expiries::new(), token: 0, heaviest, awaited: HashMap::new(), ready }
+    }
+
+    /// One more client waits for this key.
+    pub(super) fn await_key(&mut self, key: &[u8]) {
+        *self.awaited.entry(key.to_vec()).or_default() += 1;
+    }
+
+    /// One of those that wait for this key does not any more.
+    pub(super) fn await_no_more(&mut self, key: &[u8]) {
+        if let Some(count) = self.awaited.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                self.awaited.remove(key);
+            }
+        }
+    }
+
+    /// Whether there is such a key.
+    pub(super) fn has(&self, key: &[u8], now_ms: u64) -> bool {
+        let entry = self.cache.peek(key).and_then(|item| item.entry.as_ref());
+        entry.is_some_and(|entry| is_alive(entry, now_ms))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -320,6 +348,12 @@ impl Stripe {
         if slot.changed {
             self.token += 1;
             entry.token = self.token;
+            if !self.awaited.is_empty()
+                && matches!(entry.value, Value::List(_) | Value::ZSet(_))
+                && self.awaited.contains_key(key)
+            {
+                self.ready.push(key);
+            }
         }
         let expire_at_ms = entry.expire_at_ms;
         let item = self.cache.get_mut(key);

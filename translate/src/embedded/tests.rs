@@ -14,10 +14,21 @@ use crate::translator::Taken;
 
 const NOW: u64 = 1_700_000_000_123;
 
+/// For clients that wait for nothing.
+fn nobody() -> Arc<dyn Post> {
+    Arc::new(Mutex::<Vec<Late>>::default())
+}
+
 fn serve_all(store: &Store, now_ms: u64, frames: &[Vec<u8>]) -> (Taken, Vec<String>) {
     let mut requests = Requests::new(1, frames);
     let started = Started { unix_seconds: 1 };
-    let taken = serve::<Toy>(store, &mut requests.batch(), 0..frames.len(), &PEER, now_ms, started, 42);
+    let taken = serve::<Toy>(
+        store,
+        &mut requests.batch(),
+        0..frames.len(),
+        &PEER,
+        &Desk { now_ms, started, random: 42, post: &nobody() },
+    );
     (taken, (0..frames.len()).filter_map(|index| requests.answer(index)).collect())
 }
 
@@ -270,7 +281,13 @@ fn requests_that_a_filter_rewrote_are_served_from_where_they_lie() {
     requests.calls[0].span = Span::local(0, set.len());
     requests.calls[1].span = Span::local(set.len(), get.len());
     let started = Started { unix_seconds: 1 };
-    let taken = serve::<Toy>(&store, &mut requests.batch(), 0..2, &PEER, NOW, started, 42);
+    let taken = serve::<Toy>(
+        &store,
+        &mut requests.batch(),
+        0..2,
+        &PEER,
+        &Desk { now_ms: NOW, started, random: 42, post: &nobody() },
+    );
     assert_eq!((taken, requests.answer(1).as_deref()), (Taken::Answered(2), Some("str:1")));
     assert!(matches!(requests.calls[0].verdict, Verdict::Answered(_)));
 }

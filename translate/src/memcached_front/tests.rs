@@ -157,7 +157,9 @@ impl Map {
                 }
             }
             Plan::Answered(_) | Plan::Close => {}
-            Plan::Sequence(_) | Plan::Wait | Plan::Walk(_) => panic!("the front walks nowhere"),
+            Plan::Block(_) | Plan::Sequence(_) | Plan::Wait | Plan::Walk(_) => {
+                panic!("the front walks nowhere")
+            }
         }
     }
 

@@ -13,9 +13,10 @@ use std::collections::HashMap;
 use mecha_core::Outcome;
 use mecha_resp::reply::Writer;
 
+use super::blocking::{self, Clock};
 use super::{bits, dump, geo, hash, hyperloglog, keys, lcs, list, set, sort, strings, zset};
 use crate::{
-    kv::{Atomicity, MOST_PER_BYTE, Plan, Program, RunCx, Txn, Want},
+    kv::{Atomicity, Attempt, MOST_PER_BYTE, Plan, Program, RunCx, Txn, Want},
     slot::Slot,
 };
 
@@ -40,8 +41,12 @@ pub(crate) enum Error {
 pub(crate) enum Keys {
     /// All arguments.
     All,
+    /// All arguments but the last.
+    AllButLast,
     /// Argument 1 says how many follow.
     Counted,
+    /// Argument 2 says how many follow.
+    CountedSecond,
     /// The first argument.
     First,
     /// The first two arguments.
@@ -68,6 +73,8 @@ pub(crate) struct Spec {
     atomicity: Atomicity,
     /// How much memory one byte of its request can come to take.
     most_per_byte: usize,
+    /// Where it says how long it waits, if it can.
+    pub(crate) clock: Option<Clock>,
     /// How it differs on a remote back; empty if it does not.
     pub(crate) note: &'static str,
 }
@@ -78,6 +85,12 @@ pub(crate) struct Run<'a> {
     pub(crate) slots: Slots<'a>,
     pub(crate) reply: Writer<'a>,
     pub(crate) cx: &'a RunCx,
+    /// It has waited, and what is of another type does not concern it.
+    pub(crate) again: bool,
+    /// It has waited, and only this key concerns it.
+    pub(crate) only: Option<&'a [u8]>,
+    /// It had nothing to answer with; see [`Program::waits`].
+    pub(crate) in_vain: bool,
 }
 
 /// The arguments, the name first.
@@ -99,6 +112,9 @@ struct Command {
     /// For each key in the order of the arguments its slot.
     places: Vec<usize>,
     proto: u8,
+    again: bool,
+    only: Option<Vec<u8>>,
+    in_vain: bool,
 }
 
 /// How much heavier an element can become in a value of another type.
@@ -107,8 +123,9 @@ const MOST_PER_ELEMENT: usize = 3;
 /// From so many keys on, they are hashed to find those that are named twice.
 const FEW_KEYS: usize = 16;
 
-const TABLES: [&[Spec]; 12] = [
+const TABLES: [&[Spec]; 13] = [
     bits::COMMANDS,
+    blocking::COMMANDS,
     dump::COMMANDS,
     geo::COMMANDS,
     hash::COMMANDS,
@@ -149,14 +166,33 @@ pub(crate) fn plan(
     if args.len() < wanted || (spec.arity > 0 && args.len() > wanted) {
         return Plan::Answered(spec.refuse(&Error::Arity, &mut Writer::new(out, proto)));
     }
-    let (keys, places) =
-        distinct(spec.keys.positions(&args).into_iter().filter_map(|at| args.get(at)).map(Vec::as_slice));
-    let mut command = Command { spec, args, places, proto };
+    let (keys, mut command) = command(spec, args, proto);
     // Only a count that is wrong leaves no key, and the command says so.
     if keys.is_empty() {
         return Plan::Answered(command.run(&mut [], cx, out));
     }
+    // A time that is wrong is the command's to report, in its turn.
+    if let Some(until_ms) = spec.clock.and_then(|clock| clock.until(&command.args, cx.now_ms).ok()) {
+        return Plan::Block(blocking::waiting(spec, command.args, proto, until_ms));
+    }
     Plan::Txn(Txn { keys, program: Box::new(command), want: spec.want, atomicity: spec.atomicity })
+}
+
+/// The keys and the program of `spec` with its arguments, of which there are enough.
+fn command(spec: &'static Spec, args: Vec<Vec<u8>>, proto: u8) -> (Vec<Vec<u8>>, Command) {
+    let (keys, places) =
+        distinct(spec.keys.positions(&args).into_iter().filter_map(|at| args.get(at)).map(Vec::as_slice));
+    (keys, Command { spec, args, places, proto, again: false, only: None, in_vain: false })
+}
+
+/// One attempt of a command that waits; see [`crate::kv::Blocking::attempt`].
+pub(crate) fn attempt(spec: &'static Spec, args: Vec<Vec<u8>>, proto: u8, which: Attempt<'_>) -> Txn {
+    let (keys, mut command) = command(spec, args, proto);
+    command.again = which != Attempt::First;
+    if let Attempt::At(key) = which {
+        command.only = Some(key.to_vec());
+    }
+    Txn { keys, program: Box::new(command), want: spec.want, atomicity: spec.atomicity }
 }
 
 /// The keys without repetitions, and for each one given its place among them.
@@ -207,7 +243,7 @@ pub(crate) const fn spec(
     run: fn(&mut Run<'_>) -> Result<(), Error>,
 ) -> Spec {
     let (want, atomicity) = (Want::Everything, Atomicity::PerKey);
-    Spec { name, arity, keys, run, want, atomicity, most_per_byte: MOST_PER_BYTE, note: "" }
+    Spec { name, arity, keys, run, want, atomicity, most_per_byte: MOST_PER_BYTE, clock: None, note: "" }
 }
 
 // === impl Spec, Keys ===
@@ -231,10 +267,26 @@ impl Spec {
         self
     }
 
+    /// Waits for its keys.
+    pub(crate) const fn waits(mut self, clock: Clock) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
     /// Adds a note.
     pub(crate) const fn note(mut self, note: &'static str) -> Self {
         self.note = note;
         self
+    }
+
+    /// Whether the second of its two keys is where it puts what it takes from the first.
+    pub(crate) fn moves(&self) -> bool {
+        self.keys == Keys::FirstTwo
+    }
+
+    /// Positions of its keys among the arguments.
+    pub(crate) fn key_positions(&self, args: &[Vec<u8>]) -> Vec<usize> {
+        self.keys.positions(args)
     }
 
     fn refuse(&self, error: &Error, reply: &mut Writer<'_>) -> Outcome {
@@ -252,7 +304,9 @@ impl Keys {
         };
         match self {
             Self::All => (1..args.len()).collect(),
+            Self::AllButLast => (1..args.len().saturating_sub(1)).collect(),
             Self::Counted => counted(1).collect(),
+            Self::CountedSecond => counted(2).collect(),
             Self::First => vec![1],
             Self::FirstTwo => vec![1, 2],
             Self::From(from) => (from..args.len()).collect(),
@@ -285,6 +339,11 @@ impl<'a> Run<'a> {
     /// An argument; 0 is the name.
     pub(crate) fn arg(&self, at: usize) -> &'a [u8] {
         self.args.at(at)
+    }
+
+    /// Whether the key that is argument `at` does not concern it.
+    pub(crate) fn passes_by(&self, at: usize) -> bool {
+        self.only.is_some_and(|only| only != self.arg(at))
     }
 }
 
@@ -345,10 +404,18 @@ impl Program for Command {
         let start = out.len();
         let slots = Slots { slots, places: &self.places, spare: Slot::default() };
         let reply = Writer::new(out, self.proto);
-        let mut run = Run { args: Args(&self.args), slots, reply, cx };
-        let Err(error) = (self.spec.run)(&mut run) else { return Outcome::Ok };
+        let (again, in_vain) = (self.again, false);
+        let mut run =
+            Run { args: Args(&self.args), slots, reply, cx, again, only: self.only.as_deref(), in_vain };
+        let result = (self.spec.run)(&mut run);
+        self.in_vain = run.in_vain;
+        let Err(error) = result else { return Outcome::Ok };
         out.truncate(start);
         self.spec.refuse(&error, &mut Writer::new(out, self.proto))
+    }
+
+    fn waits(&self) -> bool {
+        self.in_vain
     }
 
     fn outgrows(&self, held: usize, request_len: usize) -> usize {

@@ -4,6 +4,7 @@
 mod dice;
 pub(super) mod ours;
 mod reply;
+mod waiting;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -19,6 +20,7 @@ type Words = Vec<Vec<u8>>;
 
 struct Server {
     child: Child,
+    port: u16,
     clients: [BufReader<TcpStream>; 2],
 }
 
@@ -43,7 +45,7 @@ impl Server {
             log.lines().map_while(Result::ok).any(|line| line.contains("Ready to accept connections"));
         assert!(ready, "redis-server ended at once");
         let client = || BufReader::new(TcpStream::connect(("127.0.0.1", port)).expect("it listens"));
-        Some(Self { child, clients: [client(), client()] })
+        Some(Self { child, port, clients: [client(), client()] })
     }
 
     fn call(&mut self, client: usize, frame: &[u8]) -> Reply {

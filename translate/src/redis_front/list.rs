@@ -1,4 +1,4 @@
-//! Lists, without the blocking commands.
+//! Lists. The commands that wait are in [`super::blocking`].
 
 use super::{
     aggregate::{Error, Keys, Run, Spec, spec},
@@ -10,7 +10,7 @@ use super::{
 
 /// An end of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Left,
     Right,
 }
@@ -18,7 +18,7 @@ enum End {
 // === impl End ===
 
 impl End {
-    fn parse(argument: &[u8]) -> Result<Self, Error> {
+    pub(super) fn parse(argument: &[u8]) -> Result<Self, Error> {
         if is(argument, "left") {
             Ok(Self::Left)
         } else if is(argument, "right") {
@@ -35,7 +35,7 @@ impl End {
         }
     }
 
-    fn pop(self, items: &mut Items) -> Option<Vec<u8>> {
+    pub(super) fn pop(self, items: &mut Items) -> Option<Vec<u8>> {
         match self {
             Self::Left => items.pop_front(),
             Self::Right => items.pop_back(),
@@ -118,8 +118,13 @@ fn rpop(run: &mut Run<'_>) -> Result<(), Error> {
 }
 
 fn lmpop(run: &mut Run<'_>) -> Result<(), Error> {
-    let (argc, keys) = (run.argc(), key_count(run, 2)?);
-    let behind = keys.saturating_add(2);
+    mpop(run, 1)
+}
+
+/// LMPOP whose number of keys is argument `counts`.
+pub(super) fn mpop(run: &mut Run<'_>, counts: usize) -> Result<(), Error> {
+    let (argc, keys) = (run.argc(), key_count(run, counts + 1)?);
+    let behind = keys.saturating_add(counts + 1);
     if behind >= argc {
         return Err(Error::Syntax);
     }
@@ -134,11 +139,18 @@ fn lmpop(run: &mut Run<'_>) -> Result<(), Error> {
         at += 2;
     }
     for key in 0..keys {
+        if run.passes_by(counts + 1 + key) {
+            continue;
+        }
         let slot = run.slots.nth_mut(key);
-        let Some(items) = look_mut::<Items>(slot)? else { continue };
+        let items = match look_mut::<Items>(slot) {
+            Ok(Some(items)) => items,
+            Err(error) if !run.again => return Err(error),
+            Ok(None) | Err(_) => continue,
+        };
         let count = count.unwrap_or(1).min(items.len());
         run.reply.array(2);
-        run.reply.bulk(run.args.at(2 + key));
+        run.reply.bulk(run.args.at(counts + 1 + key));
         run.reply.array(count);
         for _ in 0..count {
             run.reply.maybe_bulk(end.pop(items).as_ref());
@@ -146,6 +158,7 @@ fn lmpop(run: &mut Run<'_>) -> Result<(), Error> {
         slot.settle();
         return Ok(());
     }
+    run.in_vain = true;
     run.reply.null_array();
     Ok(())
 }
@@ -327,10 +340,15 @@ fn lpos(run: &mut Run<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn shift(run: &mut Run<'_>, from: End, to: End) -> Result<(), Error> {
-    if look::<Items>(run.slots.nth(0))?.is_none() {
-        run.reply.null();
-        return Ok(());
+pub(super) fn shift(run: &mut Run<'_>, from: End, to: End) -> Result<(), Error> {
+    match look::<Items>(run.slots.nth(0)) {
+        Ok(Some(_)) => {}
+        Err(error) if !run.again => return Err(error),
+        Ok(None) | Err(_) => {
+            run.in_vain = true;
+            run.reply.null();
+            return Ok(());
+        }
     }
     look::<Items>(run.slots.nth(1))?;
     let is_one_list = run.slots.same(0, 1);

@@ -25,7 +25,7 @@ use self::local::{LocalExec, Step, Watch};
 use super::aggregate::distinct;
 use super::support::is_local;
 use super::{arguments, refuse, spelled, unsupported, with_article};
-use crate::kv::{Atomicity, Plan, PlanCx, Program, RunCx, Txn, Want};
+use crate::kv::{Atomicity, Attempt, Plan, PlanCx, Program, RunCx, Txn, Want};
 use crate::slot::Slot;
 
 /// Replies of one transaction end here, in bytes. Those of single commands may be larger, if what they show is.
@@ -177,6 +177,10 @@ fn exec(session: &mut Session, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
         let op = head_of(frame).map_or(OpId::UNKNOWN, |head| head.op);
         let step = match super::plan_general(op, arguments(frame), &mut after, cx, &mut reply) {
             Plan::Answered(_) => Step::Reply(reply),
+            // Nobody waits in a transaction.
+            Plan::Block(block) => {
+                Step::Run { op, txn: block.attempt(Attempt::First), request_len: frame.len() }
+            }
             // FLUSHALL is the only one of these that is not a fast form of something else.
             Plan::Fast(_) => {
                 Writer::new(&mut reply, after.proto).ok();

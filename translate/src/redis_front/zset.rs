@@ -230,7 +230,7 @@ fn zrevrank(run: &mut Run<'_>) -> Result<(), Error> {
 }
 
 /// Takes `count` members from the low or the high end.
-fn take(members: &mut ZSet, count: usize, highest: bool) -> Vec<(Vec<u8>, f64)> {
+pub(super) fn take(members: &mut ZSet, count: usize, highest: bool) -> Vec<(Vec<u8>, f64)> {
     let len = members.len();
     let range = if highest { len.saturating_sub(count)..len } else { 0..count.min(len) };
     let mut taken: Vec<_> =
@@ -281,8 +281,13 @@ fn zpopmax(run: &mut Run<'_>) -> Result<(), Error> {
 }
 
 fn zmpop(run: &mut Run<'_>) -> Result<(), Error> {
-    let (argc, keys) = (run.argc(), key_count(run, 2)?);
-    let behind = keys.saturating_add(2);
+    mpop(run, 1)
+}
+
+/// ZMPOP whose number of keys is argument `counts`.
+pub(super) fn mpop(run: &mut Run<'_>, counts: usize) -> Result<(), Error> {
+    let (argc, keys) = (run.argc(), key_count(run, counts + 1)?);
+    let behind = keys.saturating_add(counts + 1);
     if behind >= argc {
         return Err(Error::Syntax);
     }
@@ -299,12 +304,19 @@ fn zmpop(run: &mut Run<'_>) -> Result<(), Error> {
         at += 2;
     }
     for key in 0..keys {
+        if run.passes_by(counts + 1 + key) {
+            continue;
+        }
         let slot = run.slots.nth_mut(key);
-        let Some(members) = look_mut::<ZSet>(slot)? else { continue };
+        let members = match look_mut::<ZSet>(slot) {
+            Ok(Some(members)) => members,
+            Err(error) if !run.again => return Err(error),
+            Ok(None) | Err(_) => continue,
+        };
         let taken = take(members, count.unwrap_or(1), highest);
         slot.settle();
         run.reply.array(2);
-        run.reply.bulk(run.args.at(2 + key));
+        run.reply.bulk(run.args.at(counts + 1 + key));
         run.reply.array(taken.len());
         for (member, score) in taken {
             run.reply.array(2);
@@ -313,6 +325,7 @@ fn zmpop(run: &mut Run<'_>) -> Result<(), Error> {
         }
         return Ok(());
     }
+    run.in_vain = true;
     run.reply.null_array();
     Ok(())
 }

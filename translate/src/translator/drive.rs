@@ -139,6 +139,14 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
 
     fn answer(&mut self, index: usize, failure: Option<Failure>, answers: &mut Answers) {
         let Some(mut machine) = self.remove(index) else { return };
+        if failure.is_none() && !self.waiting.is_empty() {
+            self.waiting.wake(&machine);
+        }
+        if let Some(turn) = machine.turn
+            && !self.end_attempt(turn, failure.is_none() && machine.found_nothing(), answers)
+        {
+            return;
+        }
         match failure {
             None => {
                 machine.done();
@@ -167,8 +175,13 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
     }
 
     pub(super) fn start_ready(&mut self, now_ms: u64, out: &mut BackFrames, answers: &mut Answers) {
-        while let Some(index) = self.ready.pop_front() {
-            self.advance(index, Next::Load, now_ms, out, answers);
+        loop {
+            while let Some(index) = self.ready.pop_front() {
+                self.advance(index, Next::Load, now_ms, out, answers);
+            }
+            if !self.try_woken(now_ms, out, answers) {
+                break;
+            }
         }
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct Machine {
     pub(super) followers: Vec<usize>,
     /// Takes no followers: with them, the value did not fit.
     pub(super) is_alone: bool,
+    /// The turn of the client that waits for its keys, if one does.
+    pub(super) turn: Option<u64>,
     deadline_ms: Option<u64>,
     txn: Txn,
     slots: Vec<Slot>,
@@ -102,6 +104,7 @@ impl Machine {
             outcome: Outcome::ServerError,
             followers: Vec::new(),
             is_alone: false,
+            turn: None,
             deadline_ms,
             txn,
             slots: std::iter::repeat_with(Slot::default).take(count).collect(),
@@ -254,6 +257,22 @@ impl Machine {
         self.reply.clear();
         self.outcome = self.txn.program.run(&mut self.slots, cx, &mut self.reply);
         self.slots.iter_mut().for_each(|slot| renew(slot, cx));
+    }
+
+    /// Whether its program has found nothing to answer with, and would wait.
+    pub(super) fn found_nothing(&self) -> bool {
+        self.txn.program.waits()
+    }
+
+    /// Whether it can be dropped without a trace: nothing of it is stored, or on its way to be.
+    pub(super) fn can_be_dropped(&self) -> bool {
+        self.phase == Phase::Load && self.cells.iter().all(|cell| !cell.stored)
+    }
+
+    /// The keys at which it has left something.
+    pub(super) fn filled(&self) -> impl Iterator<Item = &[u8]> {
+        let slots = self.txn.keys.iter().zip(&self.slots);
+        slots.filter(|(_, slot)| slot.changed && slot.entry.is_some()).map(|(key, _)| key.as_slice())
     }
 
     /// Its answer is on its way.

@@ -721,13 +721,15 @@ proptest! {
     #[test]
     fn the_emulation_on_memcached_and_the_embedded_store_agree(steps in moments(), seed in any::<u64>()) {
         let store = crate::Store::new(1 << 20);
+        let post: std::sync::Arc<dyn crate::Post> = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
         let mut rig = Rig::new(1, &[vec![]]);
         let mut random = Random(seed);
         for (at, line) in &steps {
             rig.now_ms = NOW + at;
             let mut requests = Requests::new(0, &[words(line)]);
             let started = Started { unix_seconds: 0 };
-            crate::serve(&store, &mut requests.batch(), 0..1, &PEER, rig.now_ms, started, 1);
+            let desk = crate::Desk { now_ms: rig.now_ms, started, random: 1, post: &post };
+            crate::serve(&store, &mut requests.batch(), 0..1, &PEER, &desk);
             rig.clients = vec![Client {
                 translator: 0,
                 requests: Requests::new(0, &[words(line)]),

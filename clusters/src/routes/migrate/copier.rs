@@ -119,6 +119,8 @@ impl<P: Copies> Migrating<P> {
             let pins: Vec<_> = self.pins.borrow().iter().filter_map(Weak::upgrade).collect();
             let lost = pins.iter().filter(|connection| self.side_of(connection) != Some(truth));
             lost.for_each(|connection| connection.close());
+            let other = if truth == Side::Old { Side::New } else { Side::Old };
+            self.leg(other).upstream.release();
         }
         if is_tick {
             self.watch.wake_all();

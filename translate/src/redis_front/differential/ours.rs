@@ -3,23 +3,29 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mecha_core::{Batch, Decode, Framed, Limits, Peer, Protocol, Ticket, Verdict};
+use mecha_core::{Batch, ConnKey, Decode, Framed, Limits, Peer, Protocol, Ticket, Verdict};
 use mecha_memcached::Memcached;
 use mecha_resp::{Resp, Session};
 
 use super::reply::Reply;
-use crate::embedded::{Store, serve};
+use crate::embedded::{Desk, Late, Post, Store, serve};
 use crate::kv::{Answers, BackFrames, Started};
 use crate::translator::{Options, Taken, Translator};
 
-/// Two clients, and what is behind them.
+/// Clients, and what is behind them.
 pub(crate) struct Ours {
     back: Back,
-    pub(crate) sessions: [Session; 2],
+    pub(crate) sessions: [Session; CLIENTS],
     random: u64,
+    /// Answers to calls that waited.
+    letters: Arc<Mutex<Vec<Late>>>,
+    post: Arc<dyn Post>,
 }
+
+pub(crate) const CLIENTS: usize = 6;
 
 enum Back {
     Embedded(Store),
@@ -41,13 +47,31 @@ impl Ours {
 
     /// A store of so many bytes.
     pub(crate) fn of_size(bytes: usize) -> Self {
-        Self { back: Back::Embedded(Store::new(bytes)), sessions: Default::default(), random: 1 }
+        Self::over(Back::Embedded(Store::new(bytes)))
     }
 
     /// `None` if none is installed and that is allowed.
     pub(crate) fn memcached() -> Option<Self> {
         let remote = Box::new(Remote::start()?);
-        Some(Self { back: Back::Memcached(remote), sessions: Default::default(), random: 1 })
+        Some(Self::over(Back::Memcached(remote)))
+    }
+
+    fn over(back: Back) -> Self {
+        let letters = Arc::<Mutex<Vec<Late>>>::default();
+        Self { back, sessions: Default::default(), random: 1, post: Arc::clone(&letters) as _, letters }
+    }
+
+    /// What has come for clients that waited: whose it is, and the bytes.
+    pub(super) fn late(&mut self) -> Vec<(usize, Vec<u8>)> {
+        let letters = std::mem::take(&mut *self.letters.lock().expect("sound"));
+        letters.into_iter().map(|late| (late.ticket.conn.index as usize, late.bytes)).collect()
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        match &self.back {
+            Back::Embedded(store) => store,
+            Back::Memcached(_) => panic!("that is a memcached"),
+        }
     }
 
     /// Whether this is not what a remote back is asked for here: what it refuses, and what changes several keys.
@@ -91,7 +115,8 @@ impl Ours {
         let mut heads = Vec::new();
         Resp::request_decoder(Limits::default()).decode(frame, &mut heads).expect("well formed");
         assert_eq!(heads.len(), 1);
-        let mut calls: Vec<_> = heads.iter().map(|head| Resp::call(head, Ticket::default())).collect();
+        let conn = ConnKey { index: client as u32, epoch: 0 };
+        let mut calls: Vec<_> = heads.iter().map(|head| Resp::call(head, Ticket { conn, seq: 0 })).collect();
         let (mut local, peer) =
             (Vec::new(), Peer { id: client as u64 + 1, addr: None, local: None, identity: None, user: None });
         let mut batch: Batch<'_, Resp> = Batch {
@@ -105,7 +130,10 @@ impl Ours {
         match &mut self.back {
             Back::Embedded(store) => {
                 let started = Started { unix_seconds: 0 };
-                serve(store, &mut batch, 0..1, &peer, now_ms(), started, self.random);
+                let desk = Desk { now_ms: now_ms(), started, random: self.random, post: &self.post };
+                if serve(store, &mut batch, 0..1, &peer, &desk) == Taken::Pending(1) {
+                    return Vec::new();
+                }
             }
             Back::Memcached(remote) => {
                 let mut out = BackFrames::default();

@@ -5,7 +5,7 @@ use mecha_resp::reply::Writer;
 use mecha_resp::{Session, op};
 
 use super::super::hash::content::{integer, is};
-use super::super::unsupported;
+use super::super::{spelled, unsupported, with_article};
 use crate::kv::PlanCx;
 
 const HELP: &[&str] = &[
@@ -15,8 +15,10 @@ const HELP: &[&str] = &[
     "    Return the ID of the current connection.",
     "INFO",
     "    Return information about the current connection.",
+    "KILL <ip:port> | <option> ...",
+    "    Kill connections to the same listener.",
     "LIST [TYPE <type> | ID <id> [<id> ...]]",
-    "    Return information about the current connection, if it is among those.",
+    "    Return information about connections to the same listener.",
     "NO-EVICT (ON|OFF)",
     "    Has no effect.",
     "REPLY ON",
@@ -27,6 +29,8 @@ const HELP: &[&str] = &[
     "    Assign the name <name> to the current connection.",
     "TRACKING OFF",
     "    Has no effect.",
+    "UNBLOCK <clientid> [TIMEOUT|ERROR]",
+    "    Unblock a connection to the same listener.",
     "HELP",
     "    Print this help.",
 ];
@@ -71,6 +75,12 @@ pub(super) fn answer(
             }
             Err(text) => writer.error(&text),
         },
+        // Elsewhere these are about more than this client, and seen to by whoever has the others.
+        op::CLIENT_KILL | op::CLIENT_UNBLOCK => writer.error(&format!(
+            "ERR {} is not supported inside a transaction on {} backend",
+            spelled(op),
+            with_article(cx.back)
+        )),
         op::CLIENT_NO_EVICT | op::CLIENT_NO_TOUCH if is(arg(2), "on") || is(arg(2), "off") => writer.ok(),
         op::CLIENT_REPLY if is(arg(2), "on") => writer.ok(),
         op::CLIENT_REPLY if is(arg(2), "off") || is(arg(2), "skip") => {
