@@ -9,6 +9,7 @@
 //! bytes as they are where no one looks at them, [`kafka`](super::kafka)'s brokers and conversations for Kafka.
 
 mod relay;
+mod splice;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

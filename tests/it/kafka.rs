@@ -1,5 +1,6 @@
 //! Kafka's own clients and brokers, and mecha between them.
 
+mod large;
 mod single;
 
 use std::collections::{BTreeMap, BTreeSet};

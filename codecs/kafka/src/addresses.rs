@@ -334,6 +334,17 @@ impl Rewriter {
         Ok(at)
     }
 
+    /// Bytes to come that pass as they are, records all of them: they need not be shown here, if [`Rewriter::passed`] is told.
+    #[must_use]
+    pub fn unseen(&self) -> usize {
+        if self.is_at_end { 0 } else { self.feed.unseen() }
+    }
+
+    /// So many bytes have passed, of those that [`Rewriter::unseen`] lets.
+    pub fn passed(&mut self, bytes: usize) {
+        self.feed.passed(bytes);
+    }
+
     /// Whether the body has come to its end.
     #[must_use]
     pub fn is_whole(&self) -> bool {

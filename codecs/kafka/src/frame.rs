@@ -230,6 +230,18 @@ impl<H: Head> Scanner<H> {
         };
     }
 
+    /// Bytes of the body that is handed out as it comes which did not come yet, but for the last one: so many may pass without
+    /// being shown here, if [`Scanner::passed`] is told.
+    #[must_use]
+    pub fn unseen(&self) -> usize {
+        if self.state == State::Passing { (self.left as usize).saturating_sub(1) } else { 0 }
+    }
+
+    /// So many bytes of the body have passed, of those that [`Scanner::unseen`] lets.
+    pub fn passed(&mut self, bytes: usize) {
+        self.left = self.left.saturating_sub(bytes as u32).max(1);
+    }
+
     /// Whether the bytes so far end with a frame's end.
     #[must_use]
     pub fn is_between(&self) -> bool {

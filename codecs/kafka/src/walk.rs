@@ -507,6 +507,17 @@ impl Feed {
         skipped
     }
 
+    /// Bytes of the body that it is in which did not come yet.
+    #[must_use]
+    pub fn unseen(&self) -> usize {
+        self.skip
+    }
+
+    /// So many bytes of that body have passed without being shown here.
+    pub fn passed(&mut self, bytes: usize) {
+        self.skip = self.skip.saturating_sub(bytes);
+    }
+
     /// Takes the next piece and shows every step to `visit`, with the bytes of its head and how many bytes of the piece
     /// were taken with it. Ends early where that says false. How many bytes of the piece were taken.
     ///

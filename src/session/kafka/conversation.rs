@@ -398,6 +398,32 @@ impl Between for Conversation {
         true
     }
 
+    fn unseen_up(&self) -> usize {
+        let is_looked_at = self.acks.is_some() || !self.requests.held.is_empty();
+        if is_looked_at { 0 } else { self.requests.scanner.unseen() }
+    }
+
+    fn passed_up(&mut self, bytes: usize) {
+        self.requests.scanner.passed(bytes);
+    }
+
+    fn unseen_down(&self) -> usize {
+        let passing = self.responses.scanner.unseen();
+        match (&self.coming, &self.rewriter) {
+            _ if !self.responses.held.is_empty() => 0,
+            (Coming::Passes, _) => passing,
+            (Coming::Streamed(_), Some(rewriter)) => passing.min(rewriter.unseen()),
+            _ => 0,
+        }
+    }
+
+    fn passed_down(&mut self, bytes: usize) {
+        self.responses.scanner.passed(bytes);
+        if let (Coming::Streamed(_), Some(rewriter)) = (&self.coming, &mut self.rewriter) {
+            rewriter.passed(bytes);
+        }
+    }
+
     fn drain(&mut self) {
         self.is_draining = true;
     }

@@ -4,6 +4,8 @@
 //! side does not take is kept, and nothing more is read until it has been taken: so a connection holds memory only while
 //! its reader is slow, and then at most one read's worth in each direction.
 //!
+//! What comes in large pieces and need not be looked at goes by way of a pipe instead, and is not copied at all ([`Spliced`]).
+//!
 //! Whoever must look at the bytes stands [`Between`] the two. It says of each read how much goes on as it is, which
 //! costs no copy, or writes itself what goes on.
 
@@ -15,6 +17,8 @@ use mecha_clusters::{Stream, StreamSeat};
 use mecha_telemetry::CloseReason;
 use mecha_transport::{Outbox, ReadHalf, WriteHalf};
 use tokio::io::{AsyncRead, ReadBuf};
+
+use super::splice::Spliced;
 
 /// Reads in a row in one direction before others get their turn.
 const READS_PER_POLL: usize = 4;
@@ -47,6 +51,27 @@ pub trait Between {
     /// it was reset.
     fn outlives_client(&self) -> bool {
         false
+    }
+
+    /// Bytes to come of the client that it need not see: they may pass by other ways, and then it is told by
+    /// [`Between::passed_up`].
+    fn unseen_up(&self) -> usize {
+        0
+    }
+
+    /// So many have passed, of those that it need not see.
+    fn passed_up(&mut self, bytes: usize) {
+        let _ = bytes;
+    }
+
+    /// As [`Between::unseen_up`], of the server.
+    fn unseen_down(&self) -> usize {
+        0
+    }
+
+    /// As [`Between::passed_up`], of the server.
+    fn passed_down(&mut self, bytes: usize) {
+        let _ = bytes;
     }
 
     /// From now on as little as possible is begun.
@@ -83,6 +108,14 @@ impl Between for Nobody {
 
     fn down(&mut self, bytes: &[u8], _: &mut Vec<u8>) -> Result<Goes, CloseReason> {
         Ok(Goes::AsIs(bytes.len()))
+    }
+
+    fn unseen_up(&self) -> usize {
+        usize::MAX
+    }
+
+    fn unseen_down(&self) -> usize {
+        usize::MAX
     }
 }
 
@@ -144,6 +177,8 @@ impl Passed {
 struct Way {
     /// What the reader has not taken.
     left: Outbox,
+    /// What goes on without being seen.
+    spliced: Spliced,
     /// The sender has ended its side.
     is_ended: bool,
     /// The reader knows.
@@ -157,6 +192,10 @@ trait Direction {
     fn resumes<B: Between>(between: &B) -> bool;
 
     fn takes_more<B: Between>(between: &B) -> bool;
+
+    fn unseen<B: Between>(between: &B) -> usize;
+
+    fn passed<B: Between>(between: &mut B, bytes: usize);
 }
 
 struct Down;
@@ -173,6 +212,14 @@ impl Direction for Down {
     fn takes_more<B: Between>(_: &B) -> bool {
         true
     }
+
+    fn unseen<B: Between>(between: &B) -> usize {
+        between.unseen_down()
+    }
+
+    fn passed<B: Between>(between: &mut B, bytes: usize) {
+        between.passed_down(bytes);
+    }
 }
 
 struct Up;
@@ -188,6 +235,14 @@ impl Direction for Up {
 
     fn takes_more<B: Between>(between: &B) -> bool {
         between.takes_more()
+    }
+
+    fn unseen<B: Between>(between: &B) -> usize {
+        between.unseen_up()
+    }
+
+    fn passed<B: Between>(between: &mut B, bytes: usize) {
+        between.passed_up(bytes);
     }
 }
 
@@ -248,7 +303,7 @@ impl<B: Between> Passage for Relay<B> {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if between.is_over() && up.left.is_empty() && down.left.is_empty() {
+        if between.is_over() && up.unread() == 0 && down.unread() == 0 {
             return Poll::Ready(CloseReason::Drained);
         }
         match (sent, came) {
@@ -270,7 +325,7 @@ impl<B: Between> Passage for Relay<B> {
     }
 
     fn unread(&self) -> usize {
-        self.up.left.len() + self.down.left.len()
+        self.up.unread() + self.down.unread()
     }
 
     fn in_flight(&self) -> usize {
@@ -288,7 +343,7 @@ impl<B: Between> Passage for Relay<B> {
 }
 
 /// Why a direction cannot go on.
-enum Failed {
+pub(super) enum Failed {
     Reading,
     Writing,
     /// The bytes themselves.
@@ -296,6 +351,10 @@ enum Failed {
 }
 
 impl Way {
+    fn unread(&self) -> usize {
+        self.left.len() + self.spliced.held()
+    }
+
     /// Writes what is left. Returns whether that is all.
     fn flush(
         &mut self,
@@ -320,6 +379,7 @@ impl Way {
         scratch: &mut [u8],
     ) -> Result<Progress, Failed> {
         self.left.clear();
+        self.spliced = Spliced::default();
         for _ in 0..READS_PER_POLL {
             let mut buf = ReadBuf::new(scratch);
             match Pin::new(&mut from.0).poll_read(cx, &mut buf) {
@@ -342,8 +402,17 @@ impl Way {
         between: &mut B,
     ) -> Result<Progress, Failed> {
         for _ in 0..READS_PER_POLL {
-            if !self.flush(cx, to, passed)? || !D::takes_more(between) {
+            let is_clear = self.spliced.drain(cx, to, passed)? && self.flush(cx, to, passed)?;
+            if !is_clear || !D::takes_more(between) {
                 return Ok(Progress::Waits);
+            }
+            if !self.is_ended && self.spliced.pays(D::unseen(between), &from.0, &to.1) {
+                match self.spliced.fill(cx, &from.0, D::unseen(between))? {
+                    Some(0) => self.is_ended = true,
+                    Some(bytes) => D::passed(between, bytes),
+                    None => return Ok(Progress::Waits),
+                }
+                continue;
             }
             let mut buf = ReadBuf::new(scratch);
             if !D::resumes(between) {
@@ -363,7 +432,9 @@ impl Way {
                     continue;
                 }
             }
+            let is_full = buf.remaining() == 0;
             let bytes = buf.filled();
+            self.spliced.read(is_full);
             let goes = D::cut(between, bytes, self.left.buffer()).map_err(Failed::Bytes)?;
             *passed += match goes {
                 Goes::AsIs(0) => Ok(0),
