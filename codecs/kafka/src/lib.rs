@@ -27,6 +27,10 @@
 //!
 //! [`batch`] reads and writes records. [`names`] replaces names of topics, groups and transactional ids.
 //!
+//! # For logins
+//!
+//! [`sasl`] has both sides of them: mecha's own at brokers, and those of clients at mecha.
+//!
 //! # What is believed
 //!
 //! Nothing. [`walk`] compares every count and length with the bytes that are there, and kafka-protocol's codecs, which
@@ -43,6 +47,7 @@ pub mod guard;
 pub mod names;
 pub mod pending;
 pub mod route;
+pub mod sasl;
 pub mod schema;
 pub mod table;
 mod tree;
