@@ -287,6 +287,7 @@ fn login_of(cluster: &ClusterSpec) -> Login {
         username: cluster.login.username.clone(),
         password: cluster.login.password.as_ref().map(|secret| secret.0.clone()),
         database: cluster.database,
+        mechanism: cluster.login.mechanism.clone(),
     }
 }
 

@@ -35,7 +35,7 @@ impl LoginSource {
 
 impl CurrentLogin {
     /// Lets `read` see it. Not for the hot path: once for a connection.
-    pub(crate) fn with<R>(&self, read: impl FnOnce(&Login) -> R) -> R {
+    pub fn with<R>(&self, read: impl FnOnce(&Login) -> R) -> R {
         read(&self.0.borrow())
     }
 }

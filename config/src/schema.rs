@@ -61,6 +61,7 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
         "alpn": strings("Protocols to ask for."),
     } });
     let auth = json!({ "type": "object", "additionalProperties": false, "description": "Who mecha is to the servers (nobody).", "properties": {
+                        "mechanism": { "enum": crate::tls::MECHANISMS, "description": "How it is proved to brokers of Kafka." },
                         "username": text("User (the default user)."), "password": text("Password."),
                         "password_file": text("File with the password."), "password_env": text("Environment variable with the password."),
                     } });

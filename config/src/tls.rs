@@ -77,9 +77,14 @@ pub struct TlsComplaint {
 pub struct LoginSpec {
     /// `None`: the server's default user.
     pub username: Option<String>,
-    /// `None`: no login.
+    /// `None`: no login. A token, where the mechanism wants one.
     pub password: Option<Secret>,
+    /// How it is proved: SASL's name of it. Of clusters of Kafka alone.
+    pub mechanism: Option<String>,
 }
+
+/// Ways to prove who mecha is to brokers of Kafka, by SASL's names.
+pub(crate) const MECHANISMS: [&str; 4] = ["OAUTHBEARER", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
 
 /// How sentinels want to be talked to. They have users of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -321,6 +321,8 @@ pub struct Login {
     pub password: Option<String>,
     /// The database that is selected.
     pub database: u32,
+    /// How it is proved, where the protocol has several ways: SASL's name of it.
+    pub mechanism: Option<String>,
 }
 
 impl Login {

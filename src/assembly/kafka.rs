@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mecha_clusters::Brokers;
+use mecha_clusters::{Brokers, CurrentLogin, LoginSource};
 use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
 use mecha_filters::BuildCx;
 use mecha_transport::Address;
@@ -14,7 +14,7 @@ use super::opaque::OpaqueDoor;
 use super::policies::Policies;
 use super::{Door, DoorPlan, ProtocolEntry, Scope, Shared};
 use crate::discovery::watch_brokers;
-use crate::session::kafka::{OPS, Placement, SingleAddress, VirtualCluster};
+use crate::session::kafka::{Credentials, OPS, Placement, SingleAddress, VirtualCluster};
 use crate::session::opaque::{Destination, OpaqueListener};
 
 /// The row of the catalog for Kafka.
@@ -101,7 +101,7 @@ impl DoorPlan for KafkaPlan {
             return Ok(());
         }
         let tls = self.shared.trusts.get(&self.cluster.name).map(|(_, tls)| Arc::clone(tls));
-        watch_brokers(&self.brokers, &self.cluster, tls)
+        watch_brokers(&self.brokers, &self.cluster, tls, self.login())
     }
 
     fn open(&self, scope: &mut Scope) -> Rc<dyn Door> {
@@ -109,6 +109,7 @@ impl DoorPlan for KafkaPlan {
         let is_single = spec.is_single();
         let cluster = VirtualCluster {
             streams: scope.streams(&self.cluster, self.protocol, &self.shared),
+            credentials: Rc::new(Credentials::new(self.login())),
             brokers: Arc::clone(&self.brokers),
             host: spec.host,
             max_frame: u32::try_from(self.listener.max_frame).unwrap_or(u32::MAX),
@@ -124,6 +125,11 @@ impl DoorPlan for KafkaPlan {
 }
 
 impl KafkaPlan {
+    /// Who mecha is to the brokers.
+    fn login(&self) -> CurrentLogin {
+        self.shared.logins.get(&self.cluster.name).map(LoginSource::current).unwrap_or_default()
+    }
+
     fn door<D: Destination>(&self, scope: &mut Scope, upstream: D) -> Rc<dyn Door> {
         let name = &self.listener.name;
         let mut policies = self.policies.open();

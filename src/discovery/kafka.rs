@@ -3,14 +3,14 @@
 //! Clients' metadata passes through mecha, and what it says of brokers is remembered. But a client may know its brokers
 //! longer than this process lives, and go to one before anybody has asked for metadata; and a broker that moves must be
 //! followed though nobody asks. So mecha asks, too: at the start, now and then, and when a client waits for a broker or a
-//! broker cannot be reached. Where brokers want to know who asks, they do not answer; then clients' own metadata is all there
-//! is.
+//! broker cannot be reached. Where brokers want to know who asks, and mecha has nothing to say (`auth`), they do not
+//! answer; then clients' own metadata is all there is.
 
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use mecha_clusters::{Broker, Brokers};
+use mecha_clusters::{Broker, Brokers, CurrentLogin};
 use mecha_config::ClusterSpec;
 use mecha_kafka::addresses::{self, Address as Told};
 use mecha_kafka::frame::{Head, RequestHead, ResponseHead};
@@ -21,7 +21,7 @@ use mecha_transport::tls::ClientTls;
 use super::FLOOR;
 use super::query::{MAX_ANSWER, Manners, Query};
 use crate::assembly::address_of;
-use crate::session::kafka::broker;
+use crate::session::kafka::{Credentials, broker, log_in};
 
 /// A version of Metadata that every broker since 0.10 has, and that can ask for brokers alone.
 const VERSION: i16 = 1;
@@ -35,24 +35,31 @@ pub fn watch_brokers(
     brokers: &Arc<Brokers>,
     cluster: &ClusterSpec,
     tls: Option<Arc<ClientTls>>,
+    login: CurrentLogin,
 ) -> io::Result<()> {
     let (brokers, spec) = (Arc::downgrade(brokers), cluster.clone());
     let main = move || {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
         match runtime {
-            Ok(runtime) => runtime.block_on(watch(&brokers, &spec, tls)),
+            Ok(runtime) => runtime.block_on(watch(&brokers, &spec, tls, login)),
             Err(error) => tracing::error!(%error, "discovery has no runtime"),
         }
     };
     std::thread::Builder::new().name("mecha-discovery".into()).spawn(main).map(drop)
 }
 
-async fn watch(brokers: &Weak<Brokers>, spec: &ClusterSpec, tls: Option<Arc<ClientTls>>) {
+async fn watch(
+    brokers: &Weak<Brokers>,
+    spec: &ClusterSpec,
+    tls: Option<Arc<ClientTls>>,
+    login: CurrentLogin,
+) {
+    let credentials = Credentials::new(login);
     let manners = Manners { tls, ..Manners::default() };
     let mut is_failing = false;
     while let Some(known) = brokers.upgrade() {
-        match find(&known, spec, &manners).await {
+        match find(&known, spec, &manners, &credentials).await {
             Ok(all) => {
                 is_failing = false;
                 if known.learn(all, true) {
@@ -73,7 +80,12 @@ async fn watch(brokers: &Weak<Brokers>, spec: &ClusterSpec, tls: Option<Arc<Clie
 }
 
 /// Asks whoever is known, until one answers.
-async fn find(known: &Brokers, spec: &ClusterSpec, manners: &Manners) -> io::Result<Vec<Broker>> {
+async fn find(
+    known: &Brokers,
+    spec: &ClusterSpec,
+    manners: &Manners,
+    credentials: &Credentials,
+) -> io::Result<Vec<Broker>> {
     let mut candidates: Vec<Address> = spec.endpoints.iter().map(address_of).collect();
     for address in known.all().into_iter().map(|(broker, _)| broker.address) {
         if !candidates.contains(&address) {
@@ -82,7 +94,7 @@ async fn find(known: &Brokers, spec: &ClusterSpec, manners: &Manners) -> io::Res
     }
     let mut why = io::Error::from(io::ErrorKind::NotFound);
     for address in candidates {
-        match ask(&address, spec.connect_timeout, manners).await {
+        match ask(&address, spec.connect_timeout, manners, credentials).await {
             Ok(all) => return Ok(all),
             Err(error) => why = error,
         }
@@ -90,9 +102,16 @@ async fn find(known: &Brokers, spec: &ClusterSpec, manners: &Manners) -> io::Res
     Err(why)
 }
 
-async fn ask(address: &Address, timeout: Duration, manners: &Manners) -> io::Result<Vec<Broker>> {
+async fn ask(
+    address: &Address,
+    timeout: Duration,
+    manners: &Manners,
+    credentials: &Credentials,
+) -> io::Result<Vec<Broker>> {
     let mut query = Query::to(address, timeout, manners).await?;
     let asking = async {
+        let (read, write) = query.halves();
+        log_in(credentials, read, write).await?;
         let mut request = Vec::new();
         let name = b"mecha";
         // The client's name, and a list of no topics.

@@ -47,6 +47,11 @@ impl Query {
         Ok(query)
     }
 
+    /// Its two halves.
+    pub(super) fn halves(&mut self) -> (&mut ReadHalf, &WriteHalf) {
+        (&mut self.read, &self.write)
+    }
+
     /// Asks, and returns the answer's frame.
     pub(super) async fn ask(&mut self, words: &[&str], timeout: Duration) -> io::Result<Vec<u8>> {
         let mut request = Vec::new();

@@ -5,6 +5,7 @@
 //! through a [`Conversation`], which lets bytes be what they are but for the addresses of brokers.
 
 mod conversation;
+mod login;
 mod placement;
 mod single;
 
@@ -13,15 +14,17 @@ use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use mecha_clusters::{Brokers, Door, Stream, Streams};
+use mecha_clusters::{Brokers, Door, Streams};
 use mecha_core::{OpClass, OpId, OpInfo, Peer, Refusal};
 use mecha_kafka::schema::Versions;
 use mecha_kafka::table::{ApiKey, Class, apis};
 use mecha_telemetry::ClusterMetrics;
-use mecha_transport::{Clock, ReadHalf, WriteHalf};
+use mecha_transport::{Address, Clock, ReadHalf, WriteHalf};
 
 pub use self::conversation::Conversation;
 pub(crate) use self::conversation::broker;
+pub(crate) use self::login::log_in;
+pub use self::login::{Credentials, Opened};
 pub use self::placement::Placement;
 pub use self::single::SingleAddress;
 use super::opaque::{Destination, OpaqueListener, Relay};
@@ -85,6 +88,8 @@ impl Host {
 pub struct VirtualCluster {
     /// Connections to them.
     pub streams: Rc<Streams>,
+    /// Who mecha is to them.
+    pub credentials: Rc<Credentials>,
     /// Who they are, for all workers.
     pub brokers: Arc<Brokers>,
     /// The host that clients are told, if it is not the one that they have connected to; as [`Host`] is spelled.
@@ -100,7 +105,29 @@ impl VirtualCluster {
     fn conversation(&self, client: &Peer, offered: fn(ApiKey, Versions) -> Versions) -> Conversation {
         let told = || client.local.map(|local| local.ip().to_canonical().to_string());
         let host = self.host.clone().or_else(told).map(Host::new).unwrap_or_default();
-        Conversation::new(Arc::clone(&self.brokers), host, self.max_frame, self.clock, offered)
+        let conversation =
+            Conversation::new(Arc::clone(&self.brokers), host, self.max_frame, self.clock, offered);
+        conversation.logged_in(self.credentials.is_some())
+    }
+
+    /// Connects to this broker, or to any, and logs in where that is wanted.
+    async fn reach(
+        &self,
+        address: Option<&Address>,
+        client: &Peer,
+        within: Option<Duration>,
+    ) -> Result<Opened, Refusal> {
+        let reaching = async {
+            let stream = match address {
+                None => self.streams.open(client, None).await?,
+                Some(address) => self.streams.open_at(address, client, None).await?,
+            };
+            self.credentials.log_in(stream, &self.clock).await
+        };
+        match within {
+            None => reaching.await,
+            Some(within) => tokio::time::timeout(within, reaching).await.map_err(|_| Refusal::TimedOut)?,
+        }
     }
 
     /// Whether clients of the one may go on as clients of the other.
@@ -113,15 +140,15 @@ impl VirtualCluster {
 }
 
 impl Destination for VirtualCluster {
-    type Opened = Stream;
+    type Opened = Opened;
     type Passage = Relay<Conversation>;
 
-    async fn open(&self, client: &Peer, within: Option<Duration>) -> Result<Stream, Refusal> {
+    async fn open(&self, client: &Peer, within: Option<Duration>) -> Result<Opened, Refusal> {
         let port = client.local.map_or(0, |local| local.port());
         match self.brokers.found(port).await {
-            Door::Any => self.streams.open(client, within).await,
+            Door::Any => self.reach(None, client, within).await,
             Door::Of(broker) => {
-                let opened = self.streams.open_at(&broker.address, client, within).await;
+                let opened = self.reach(Some(&broker.address), client, within).await;
                 if opened.is_err() {
                     // It may have moved.
                     self.brokers.refresh();
@@ -132,8 +159,9 @@ impl Destination for VirtualCluster {
         }
     }
 
-    fn pass(self: &Rc<Self>, client: &Peer, halves: (ReadHalf, WriteHalf), server: Stream) -> Self::Passage {
-        Relay::new(halves, server, self.conversation(client, |_, versions| versions))
+    fn pass(self: &Rc<Self>, client: &Peer, halves: (ReadHalf, WriteHalf), opened: Opened) -> Self::Passage {
+        let conversation = self.conversation(client, |_, versions| versions);
+        Relay::new(halves, opened.stream, conversation.renewing(opened.renewal))
     }
 
     fn report(relay: &mut Self::Passage, listener: &OpaqueListener<Self>) {

@@ -1,6 +1,7 @@
 //! Kafka's own clients and brokers, and mecha between them.
 
 mod large;
+mod sasl;
 mod single;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,6 +7,7 @@ use super::fields::{Fields, Found, set};
 use crate::node::{Kind, Node};
 use crate::options::join;
 use crate::target::{self, Target};
+use crate::tls::MECHANISMS;
 use crate::{
     Backoff, Balance, ClusterSpec, Discovery, HashTag, KeyHash, LoginSpec, Member, ProxyProtocol, ReadsSpec,
     SentinelsSpec, Subscriptions,
@@ -186,13 +187,16 @@ impl Reader<'_> {
             let message = format!("servers of {} have no databases", cluster.protocol);
             self.error(node.place, path, message, Some(hint));
         }
-        for (node, path) in auth.iter().filter(|_| !["", "memcached", "resp"].contains(&&*cluster.protocol)) {
-            let hint = "`auth` belongs to clusters of Redis and Memcached".to_string();
+        for (node, path) in
+            auth.iter().filter(|_| !["", "kafka", "memcached", "resp"].contains(&&*cluster.protocol))
+        {
+            let hint = "`auth` belongs to clusters of Redis, Memcached and Kafka".to_string();
             let message = format!("servers of {} know no login", cluster.protocol);
             self.error(node.place, path, message, Some(hint));
         }
         let place = auth.clone();
         cluster.login = self.login(auth);
+        self.mechanism(place.as_ref(), cluster);
         if let (Some((node, path)), "memcached", None) = (place, &*cluster.protocol, &cluster.login.username)
         {
             let hint = Some("servers of memcached have no default user".to_string());
@@ -203,6 +207,31 @@ impl Reader<'_> {
                 .map_err(|_| (format!("`{text}` is no number of a database"), Some("as in `db: 3`".into())))
         });
         set(&mut cluster.database, number);
+    }
+
+    /// `auth: { mechanism: SCRAM-SHA-512, username: mecha, password_file: secret }` of brokers.
+    fn mechanism(&mut self, found: Option<&(&Node, String)>, cluster: &ClusterSpec) {
+        let Some((node, path)) = found else { return };
+        let login = &cluster.login;
+        let wrong = match (&*cluster.protocol, login.mechanism.as_deref()) {
+            ("kafka", None) => {
+                let hint = format!("as the brokers have enabled it: one of {}", MECHANISMS.join(", "));
+                Some(("`mechanism` is missing", hint))
+            }
+            ("kafka", Some("OAUTHBEARER")) if login.username.is_some() => Some((
+                "OAUTHBEARER knows no `username`",
+                "the token says who it is for; give it as `password_file`".into(),
+            )),
+            ("kafka", Some("OAUTHBEARER")) => None,
+            ("kafka", Some(_)) if login.username.is_none() => {
+                Some(("`username` is missing", "brokers of Kafka have no default user".into()))
+            }
+            ("" | "kafka", _) | (_, None) => None,
+            _ => Some(("`mechanism` belongs to clusters of Kafka", "remove it".into())),
+        };
+        if let Some((what, hint)) = wrong {
+            self.error(node.place, path, what, Some(hint));
+        }
     }
 
     /// `clients: dedicated`.

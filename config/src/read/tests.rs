@@ -26,14 +26,18 @@ struct Limit {
 }
 
 fn read(text: &str) -> Result<Snapshot, Vec<ConfigError>> {
+    read_with(DOORS, BACKS, text)
+}
+
+fn read_with(doors: &[Scheme], backs: &[Scheme], text: &str) -> Result<Snapshot, Vec<ConfigError>> {
     let check = |spec: &FilterSpec, _: Option<&str>| match spec.options.decode::<Limit>() {
         Ok(limit) if limit.permits == 0 => vec![spec.options.error("permits", "must be at least 1")],
         Ok(_) => Vec::new(),
         Err(errors) => errors,
     };
     let known = Known {
-        doors: DOORS,
-        backs: BACKS,
+        doors,
+        backs,
         filters: vec!["rate_limit", "timeout"],
         check_filter: &check,
         check_tls: &|_| Vec::new(),
@@ -50,14 +54,18 @@ fn read(text: &str) -> Result<Snapshot, Vec<ConfigError>> {
                 lists_keys_of: if door == "resp" { &["resp"] } else { &[] },
             })
         },
-        pairs: &|door, back| back == "embedded" || door == "resp" || back == "memcached",
+        pairs: &|door, back| door == back || back == "embedded" || door == "resp" || back == "memcached",
     };
     load(text, "mecha.yaml", &known)
 }
 
 /// Each expected error is `line:column path message`, with the hint behind ` => ` if one is looked for.
 fn check(text: &str, expected: &[&str]) {
-    let errors = read(text).expect_err(text);
+    complains(read(text), expected);
+}
+
+fn complains(read: Result<Snapshot, Vec<ConfigError>>, expected: &[&str]) {
+    let errors = read.expect_err("it is read");
     let shown: Vec<_> = errors
         .iter()
         .map(|error| {
@@ -352,5 +360,37 @@ fn what_is_wrong_with_a_migration_is_told_with_its_place() {
             "6:79 listeners[0].routes[0].migrate.repair `perhaps` is not one of",
             "7:114 listeners[1].migrate.sweep a memcached listener cannot list the keys of memcached",
         ],
+    );
+}
+
+#[test]
+fn brokers_are_told_who_mecha_is_by_a_mechanism() {
+    let kafka = |auth: &str| {
+        format!(
+            "listeners: [{{ listen: \"kafka://127.0.0.1:0\", to: k }}]\nclusters:\n  k: {{ to: \"kafka://a:9092\", auth: {{ {auth} }} }}\n"
+        )
+    };
+    let schemes = [Scheme::plain("kafka", "kafka", 9092).opaque(), Scheme::plain("redis", "resp", 6379)];
+    let read = |text: &str| read_with(&schemes, &schemes, text);
+    let login = |auth: &str| read(&kafka(auth)).unwrap().clusters[0].login.clone();
+    let scram = login("mechanism: SCRAM-SHA-512, username: mecha, password: x");
+    assert_eq!(
+        (scram.mechanism.as_deref(), scram.username.as_deref()),
+        (Some("SCRAM-SHA-512"), Some("mecha"))
+    );
+    assert!(login("mechanism: OAUTHBEARER, password: x").username.is_none());
+    for (auth, expected) in [
+        ("username: mecha, password: x", "`mechanism` is missing => as the brokers"),
+        ("mechanism: PLAIN, password: x", "`username` is missing => brokers of Kafka"),
+        (
+            "mechanism: OAUTHBEARER, username: mecha, password: x",
+            "OAUTHBEARER knows no `username` => the token",
+        ),
+    ] {
+        complains(read(&kafka(auth)), &[&format!("3:36 clusters.k.auth {expected}")]);
+    }
+    complains(
+        read(&kafka("mechanism: PLAIN, username: mecha, password: x").replace("kafka:", "redis:")),
+        &["3:36 clusters.k.auth `mechanism` belongs to clusters of Kafka => remove it"],
     );
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Reader;
 use super::fields::{Fields, Found, set};
 use crate::node::Node;
-use crate::tls::{CertificateSpec, ClientTlsSpec, LoginSpec, Secret, ServerTlsSpec, TlsSpec};
+use crate::tls::{CertificateSpec, ClientTlsSpec, LoginSpec, MECHANISMS, Secret, ServerTlsSpec, TlsSpec};
 
 /// Whether nothing older is spoken.
 const WORDS_OF_VERSIONS: [(&str, bool); 2] = [("1.2", false), ("1.3", true)];
@@ -133,6 +133,11 @@ impl Reader<'_> {
         let Some((node, path)) = found else { return LoginSpec::default() };
         let mut fields = self.fields(node, &path);
         let username = self.text(fields.take("username"));
+        let mechanism = self.parsed(fields.take("mechanism"), |text| {
+            let hint = || Some(format!("one of {}", MECHANISMS.join(", ")));
+            let known = MECHANISMS.iter().find(|known| **known == text);
+            known.map(ToString::to_string).ok_or_else(|| (format!("`{text}` is no mechanism"), hint()))
+        });
         let given = [fields.take("password"), fields.take("password_file"), fields.take("password_env")];
         let count = given.iter().flatten().count();
         let [text, file, variable] = given;
@@ -148,7 +153,7 @@ impl Reader<'_> {
             let hint = "leave `auth` out where the servers ask for none".to_string();
             self.error(node.place, &path, "the password is empty", Some(hint));
         }
-        LoginSpec { username, password: password.map(Secret) }
+        LoginSpec { username, password: password.map(Secret), mechanism }
     }
 
     /// A password that is not in the configuration itself.

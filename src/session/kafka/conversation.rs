@@ -22,11 +22,13 @@ use mecha_kafka::addresses::{self, Rewriter, Rewritten};
 use mecha_kafka::api_versions;
 use mecha_kafka::frame::{Head, Item, RequestHead, ResponseHead, Scanner, Want};
 use mecha_kafka::pending::{Acks, InFlight, Pending};
+use mecha_kafka::sasl::Login;
 use mecha_kafka::schema::Versions;
 use mecha_kafka::table::{ApiKey, Judgement, judge};
 use mecha_telemetry::CloseReason;
 use mecha_transport::{Address, Clock};
 
+use super::login::Renewal;
 use super::{Host, op_of};
 use crate::session::opaque::{Between, Goes};
 
@@ -48,6 +50,8 @@ struct Note {
     since_micros: u64,
     /// Its messages are described.
     is_known: bool,
+    /// mecha has sent it, and not the client.
+    is_own: bool,
 }
 
 /// One client and one broker.
@@ -72,10 +76,15 @@ pub struct Conversation {
     whole: Vec<u8>,
     done: Vec<Done>,
     is_draining: bool,
+    /// The broker knows who mecha is.
+    is_logged_in: bool,
+    renewal: Option<Renewal>,
 }
 
 /// The answer that is coming.
 enum Coming {
+    /// One to mecha itself.
+    Own,
     /// None, or one that passes.
     Passes,
     /// One that passes through the rewriter.
@@ -175,7 +184,35 @@ impl Conversation {
             whole: Vec::new(),
             done: Vec::new(),
             is_draining: false,
+            is_logged_in: false,
+            renewal: None,
         }
+    }
+
+    /// The broker is told who mecha is, if `is_logged_in`. Then it must not be told anything else.
+    pub(super) fn logged_in(self, is_logged_in: bool) -> Self {
+        Self { is_logged_in, ..self }
+    }
+
+    /// The login has to be renewed some time.
+    pub(super) fn renewing(mut self, renewal: Option<Renewal>) -> Self {
+        self.renewal = renewal;
+        self
+    }
+
+    /// Between two requests: goes on with the renewal of the login, if it is time. Whether the client has to wait for it.
+    fn renew(&mut self, now: u64, passing: &mut Passing<'_>) -> Result<bool, CloseReason> {
+        let Some(renewal) = &mut self.renewal else { return Ok(false) };
+        if renewal.is_due(now) && !self.pending.is_full() {
+            renewal.begin();
+        }
+        if renewal.has_request() {
+            let correlation = renewal.take_request(passing.write());
+            let note = Note { since_micros: now, is_known: true, is_own: true };
+            let request = InFlight { key: ApiKey::SASL_AUTHENTICATE, version: 1, correlation, note };
+            self.pending.sent(request).map_err(|_| CloseReason::Bug)?;
+        }
+        Ok(renewal.is_going())
     }
 
     /// Requests that were answered since this was last asked.
@@ -194,7 +231,11 @@ impl Conversation {
             tracing::warn!(api, version, "a client asks for what was not offered to it");
             return Err(CloseReason::Protocol);
         }
-        let note = Note { since_micros: now, is_known: judgement == Judgement::Known };
+        if self.is_logged_in && matches!(head.key, ApiKey::SASL_HANDSHAKE | ApiKey::SASL_AUTHENTICATE) {
+            tracing::warn!("a client wants to log in at a broker where mecha has logged in");
+            return Err(CloseReason::Protocol);
+        }
+        let note = Note { since_micros: now, is_known: judgement == Judgement::Known, is_own: false };
         let RequestHead { key, version, correlation, body } = head;
         // There is room: nothing is read without.
         self.pending.sent(InFlight { key, version, correlation, note }).map_err(|_| CloseReason::Bug)?;
@@ -236,6 +277,14 @@ impl Conversation {
             return Err(CloseReason::UpstreamLost);
         };
         let InFlight { key, version, note, .. } = request;
+        if note.is_own {
+            if head.body > Login::MAX_ANSWER {
+                return Err(CloseReason::UpstreamLost);
+            }
+            self.responses.scanner.want(Want::Whole);
+            self.coming = Coming::Own;
+            return Ok(None);
+        }
         let is_changed = key == ApiKey::API_VERSIONS || note.is_known && key.has_addresses(version);
         if !is_changed {
             self.coming = Coming::Passes;
@@ -306,7 +355,9 @@ impl Between for Conversation {
         let mut at = 0;
         self.is_stalled = false;
         loop {
-            if self.requests.scanner.is_between() && self.pending.is_full() {
+            if self.requests.scanner.is_between()
+                && (self.renew(now, &mut passing)? || self.pending.is_full())
+            {
                 self.is_stalled = at < input.len();
                 break;
             }
@@ -359,6 +410,13 @@ impl Between for Conversation {
                     self.answer_piece((at, piece), is_last, now, &mut passing)?;
                 }
                 Item::Whole(body) => {
+                    if matches!(self.coming, Coming::Own) {
+                        began = None;
+                        self.coming = Coming::Passes;
+                        renewed(self.renewal.as_mut(), body, now)?;
+                        at += taken;
+                        continue;
+                    }
                     let coming = std::mem::replace(&mut self.coming, Coming::Passes);
                     let Coming::Whole(head, request) = coming else { return Err(CloseReason::Bug) };
                     let mut hidden = Hidden::new(&self.brokers, &self.host, request.key);
@@ -385,11 +443,17 @@ impl Between for Conversation {
     }
 
     fn resumes(&self) -> bool {
-        self.is_stalled && !self.pending.is_full()
+        match &self.renewal {
+            Some(renewal) if renewal.is_going() => renewal.has_request(),
+            _ => self.is_stalled && !self.pending.is_full(),
+        }
     }
 
     fn takes_more(&self) -> bool {
         let is_between = self.requests.scanner.is_between();
+        if let Some(renewal) = self.renewal.as_ref().filter(|renewal| renewal.is_going()) {
+            return renewal.has_request();
+        }
         let is_begun = !self.requests.held.is_empty() && !self.is_stalled;
         !is_between || !self.pending.is_full() && (!self.is_draining || is_begun)
     }
@@ -439,6 +503,14 @@ impl Between for Conversation {
     fn in_flight(&self) -> usize {
         self.pending.len()
     }
+}
+
+/// A broker has answered to mecha.
+fn renewed(renewal: Option<&mut Renewal>, body: &[u8], now: u64) -> Result<(), CloseReason> {
+    renewal.ok_or(CloseReason::Bug)?.answered(body, now).map_err(|failed| {
+        tracing::error!(%failed, "mecha cannot renew its login at a broker");
+        CloseReason::UpstreamLost
+    })
 }
 
 /// Writes an answer anew, with its head, into `out`.

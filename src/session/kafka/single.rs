@@ -26,7 +26,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mecha_clusters::Stream;
 use mecha_core::{Peer, Refusal};
 use mecha_kafka::route::{Serves, serves};
 use mecha_kafka::schema::Versions;
@@ -35,8 +34,8 @@ use mecha_telemetry::ClusterMetrics;
 use mecha_transport::{ReadHalf, WriteHalf};
 
 use self::router::Router;
-use super::VirtualCluster;
 use super::placement::Placement;
+use super::{Opened, VirtualCluster};
 use crate::session::opaque::{Destination, OpaqueListener};
 
 /// The brokers of one listener that has one address for all, on one worker.
@@ -49,13 +48,13 @@ pub struct SingleAddress {
 
 impl SingleAddress {
     /// Connects to this broker; to any if it has no number, or one that nobody knows.
-    async fn reach(&self, broker: Option<i32>, client: &Peer) -> Result<(Stream, Option<i32>), Refusal> {
+    async fn reach(&self, broker: Option<i32>, client: &Peer) -> Result<(Opened, Option<i32>), Refusal> {
         let cluster = &self.cluster;
         let named = |id: i32| cluster.brokers.all().into_iter().find(|(broker, _)| broker.id == id);
         let Some((broker, _)) = broker.and_then(named) else {
-            return Ok((cluster.streams.open(client, None).await?, None));
+            return Ok((cluster.reach(None, client, None).await?, None));
         };
-        let opened = cluster.streams.open_at(&broker.address, client, None).await;
+        let opened = cluster.reach(Some(&broker.address), client, None).await;
         if opened.is_err() {
             // It may have moved.
             cluster.brokers.refresh();
@@ -76,7 +75,7 @@ fn offered(key: ApiKey, versions: Versions) -> Versions {
 }
 
 impl Destination for SingleAddress {
-    type Opened = (Stream, Option<i32>);
+    type Opened = (Opened, Option<i32>);
     type Passage = Router;
 
     async fn open(&self, client: &Peer, within: Option<Duration>) -> Result<Self::Opened, Refusal> {
@@ -97,10 +96,10 @@ impl Destination for SingleAddress {
         self: &Rc<Self>,
         client: &Peer,
         halves: (ReadHalf, WriteHalf),
-        (stream, broker): Self::Opened,
+        (opened, broker): Self::Opened,
     ) -> Router {
         let mut router = Router::new(Rc::clone(self), client.clone(), halves);
-        router.opened(stream, broker);
+        router.opened(opened, broker);
         router
     }
 

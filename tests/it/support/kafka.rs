@@ -59,6 +59,25 @@ pub(crate) fn kafka() -> Option<&'static Kafka> {
     SHARED.get_or_init(|| Kafka::start(1)).as_ref()
 }
 
+/// A broker that wants to know who its clients are, by any mechanism, and to be told anew every three seconds. It knows `admin` and
+/// `alice`, whose passwords are `admin-secret` and `alice-secret`. OAUTHBEARER's tokens need no signature.
+pub(crate) fn secured() -> Option<&'static Kafka> {
+    static SHARED: OnceLock<Option<Kafka>> = OnceLock::new();
+    SHARED.get_or_init(|| Kafka::started(1, true)).as_ref()
+}
+
+/// What a secured broker has besides.
+const SECURED: &str = "sasl.mechanism.inter.broker.protocol=PLAIN
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
+connections.max.reauth.ms=3000
+listener.name.clients.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+username=\"admin\" password=\"admin-secret\" user_admin=\"admin-secret\" user_alice=\"alice-secret\";
+listener.name.clients.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.clients.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.clients.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule \
+required unsecuredLoginStringClaim_sub=\"admin\";
+";
+
 /// Where the jars are.
 fn jars() -> Option<PathBuf> {
     let told = std::env::var_os("MECHA_KAFKA").map(PathBuf::from);
@@ -128,6 +147,10 @@ impl Tool {
 impl Kafka {
     /// A cluster of so many brokers, with ids from 1 on.
     pub(crate) fn start(count: usize) -> Option<Self> {
+        Self::started(count, false)
+    }
+
+    fn started(count: usize, is_secured: bool) -> Option<Self> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         jars()?;
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -139,7 +162,10 @@ impl Kafka {
         let voters = voters.join(",");
         let nodes = ports.iter().zip(1..).map(|(&(port, controller), id)| {
             let gate = Gate::before(port);
-            let text = properties(id, (port, controller, gate.port), &voters, count, &folder);
+            let mut text = properties(id, (port, controller, gate.port), &voters, count, &folder);
+            if is_secured {
+                text = text.replace("CLIENTS:PLAINTEXT", "CLIENTS:SASL_PLAINTEXT") + SECURED;
+            }
             std::fs::write(folder.join(format!("{id}.properties")), text).unwrap();
             Node { id, port, gate, process: None }
         });
@@ -148,6 +174,15 @@ impl Kafka {
             let mut command = java("-Xmx64m").unwrap();
             command.args(["kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c"]);
             command.arg(kafka.folder.join(format!("{}.properties", node.id)));
+            for (mechanism, user) in ["SCRAM-SHA-256", "SCRAM-SHA-512"]
+                .iter()
+                .flat_map(|one| ["admin", "alice"].map(|user| (one, user)))
+            {
+                if is_secured {
+                    command
+                        .args(["--add-scram", &format!("{mechanism}=[name={user},password={user}-secret]")]);
+                }
+            }
             let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
             Tool::of(child, "StorageTool".into())
         };

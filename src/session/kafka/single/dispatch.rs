@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use mecha_clusters::Stream;
 use mecha_core::{Done, Peer};
 use mecha_kafka::errors::{Code, Reason, refuse};
 use mecha_kafka::frame::{RequestHead, ResponseHead, Want};
@@ -13,7 +12,7 @@ use slab::Slab;
 
 use super::answers::{Answers, Asked, How, sought};
 use super::link::Link;
-use super::{SingleAddress, offered};
+use super::{Opened, SingleAddress, offered};
 
 /// Requests of one client without an answer. Fewer than a conversation takes.
 const MAX_ASKED: usize = 512;
@@ -65,9 +64,9 @@ impl Dispatch {
     }
 
     /// A broker was reached before anything was asked.
-    pub(super) fn opened(&mut self, stream: Stream, broker: Option<i32>) {
+    pub(super) fn opened(&mut self, opened: Opened, broker: Option<i32>) {
         let conversation = self.at.cluster.conversation(&self.peer, offered);
-        self.links.insert(Link::opened(stream, broker, conversation));
+        self.links.insert(Link::opened(opened, broker, conversation));
     }
 
     /// Whether another request may be taken.

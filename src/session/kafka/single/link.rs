@@ -14,11 +14,11 @@ use mecha_transport::{Outbox, ReadHalf, WriteHalf};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::answers::MAX_GATHERED;
-use crate::session::kafka::Conversation;
+use crate::session::kafka::{Conversation, Opened};
 use crate::session::opaque::{Between, Goes};
 
 /// What connecting comes to.
-pub(super) type Opening = Pin<Box<dyn Future<Output = Result<(Stream, Option<i32>), Refusal>>>>;
+pub(super) type Opening = Pin<Box<dyn Future<Output = Result<(Opened, Option<i32>), Refusal>>>>;
 
 /// One connection to a broker.
 pub(super) struct Link {
@@ -77,14 +77,16 @@ impl Link {
     }
 
     /// With a connection that is there.
-    pub(super) fn opened(stream: Stream, broker: Option<i32>, conversation: Conversation) -> Self {
+    pub(super) fn opened(opened: Opened, broker: Option<i32>, conversation: Conversation) -> Self {
         let never: Opening = Box::pin(std::future::pending());
         let mut link = Self::new(never, broker, conversation);
-        link.open(stream);
+        link.open(opened);
         link
     }
 
-    fn open(&mut self, Stream { read, write, seat }: Stream) {
+    fn open(&mut self, opened: Opened) {
+        // A login that ends is not renewed here: the broker ends the connection, and the client comes again.
+        let Stream { read, write, seat } = opened.stream;
         self.state = State::Open { read, write, _seat: seat };
     }
 
@@ -94,9 +96,9 @@ impl Link {
         match opening.as_mut().poll(cx) {
             Poll::Pending => Ok(false),
             Poll::Ready(opened) => {
-                let (stream, broker) = opened?;
+                let (opened, broker) = opened?;
                 self.broker = broker.or(self.broker);
-                self.open(stream);
+                self.open(opened);
                 Ok(true)
             }
         }

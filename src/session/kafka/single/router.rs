@@ -4,13 +4,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use mecha_clusters::Stream;
 use mecha_core::{Done, Peer};
 use mecha_kafka::frame::{Item, RequestHead, Scanner, Want};
 use mecha_telemetry::CloseReason;
 use mecha_transport::{Outbox, ReadHalf, WriteHalf};
 use tokio::io::{AsyncRead, ReadBuf};
 
+use super::Opened;
 use super::SingleAddress;
 use super::dispatch::Dispatch;
 use super::link::{Came, Link};
@@ -57,8 +57,8 @@ impl Router {
     }
 
     /// A broker was reached before anything was asked.
-    pub(super) fn opened(&mut self, stream: Stream, broker: Option<i32>) {
-        self.dispatch.opened(stream, broker);
+    pub(super) fn opened(&mut self, opened: Opened, broker: Option<i32>) {
+        self.dispatch.opened(opened, broker);
     }
 
     /// Requests that were answered since this was last asked.
