@@ -26,8 +26,8 @@ use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot}
 use mecha_core::Login;
 use mecha_filters::{BuildCx, LogSink, PolicyFactory};
 use mecha_telemetry::Registry;
-use mecha_translate::Store;
 use mecha_translate::kv::Started;
+use mecha_translate::{Exchange, Store};
 
 use crate::catalog;
 use crate::discovery::Discovery;
@@ -60,6 +60,8 @@ pub struct Shared {
     pub log: LogSink,
     /// Embedded stores by cluster.
     pub stores: HashMap<String, Arc<Store>>,
+    /// Where clients publish and subscribe if no server does it for them, by cluster.
+    pub exchanges: HashMap<String, Arc<Exchange>>,
     /// Policies of clusters: one instance for every door that leads to the cluster.
     pub cluster_policies: HashMap<String, Vec<BuiltPolicy>>,
     /// Clusters whose servers are found, by name.
@@ -171,6 +173,11 @@ impl Plan {
             (cluster.name.clone(), known.cloned().unwrap_or_default())
         });
         let scripts = scripts.collect();
+        let exchanges = snapshot.clusters.iter().map(|cluster| {
+            let known = previous.and_then(|plan| plan.shared.exchanges.get(&cluster.name));
+            (cluster.name.clone(), known.cloned().unwrap_or_default())
+        });
+        let exchanges = exchanges.collect();
         let logins = snapshot.clusters.iter().map(|cluster| {
             let same = same_but_login(cluster);
             let known = same.and_then(|plan| plan.shared.logins.get(&cluster.name)).cloned();
@@ -188,6 +195,7 @@ impl Plan {
             registry,
             log,
             stores,
+            exchanges,
             cluster_policies,
             discoveries,
             logins,

@@ -1,6 +1,7 @@
 //! Upstreams that are not plain clusters: translators in front of one, and the embedded store.
 
 mod embedded;
+mod mailbox;
 mod translated;
 
 pub use embedded::Embedded;

@@ -37,7 +37,7 @@ fn on_store<A: KvFront>(data: &[u8]) {
     let post: Arc<dyn Post> = Arc::clone(&letters) as _;
     while at < count {
         let started = Started { unix_seconds: NOW_MS / 1000 };
-        let desk = Desk { now_ms: NOW_MS, started, random: at as u64, post: &post };
+        let desk = Desk { now_ms: NOW_MS, started, random: at as u64, post: &post, door: None };
         match serve(&store, &mut batch, at..count, &peer, &desk) {
             Taken::Answered(0) | Taken::Close(_) => break,
             Taken::Answered(more) => at += more,

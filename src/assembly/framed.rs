@@ -11,7 +11,7 @@ use mecha_config::{
 };
 use mecha_core::{Asked, Chain, Filter, Framed, Limits, Peer, Refusal};
 use mecha_filters::{BuildCx, FilterFactory, FilterKind, PolicyFactory};
-use mecha_translate::{KvBack, KvFront, Options};
+use mecha_translate::{Exchange, KvBack, KvFront, Options};
 use mecha_transport::Accepted;
 use mecha_users::{Gate, Guarded};
 
@@ -78,6 +78,11 @@ pub(super) struct Opening<'a, P: Framed> {
 }
 
 impl<P: Framed> Opening<'_, P> {
+    /// Where the clients of the cluster publish and subscribe, if mecha sees to that.
+    fn exchange(&self) -> Arc<Exchange> {
+        self.shared.exchanges.get(&self.cluster.name).cloned().unwrap_or_default()
+    }
+
     fn native(&self, scope: &mut Scope) -> Rc<Cluster<P>> {
         let limits = if self.is_whole { whole_frames(MAX_WHOLE_FRAME) } else { Limits::default() };
         scope.cluster::<P>(self.cluster, limits, self.shared)
@@ -138,7 +143,8 @@ pub const fn kv<A: KvFront, B: KvBack>() -> Back<A> {
                 random_seed: fastrand::u64(..),
                 ..Options::default()
             };
-            Translated::<A, B>::new(options, cluster, Rc::clone(&opening.clients))
+            let clock = scope.environment.clock;
+            Translated::<A, B>::new(options, cluster, opening.exchange(), clock, Rc::clone(&opening.clients))
         },
     }
 }
@@ -153,7 +159,7 @@ pub const fn embedded<A: KvFront>() -> Back<A> {
             let store = opening.shared.stores.get(&opening.cluster.name).cloned();
             let store = store.unwrap_or_else(|| std::sync::Arc::new(mecha_translate::Store::new(1 << 20)));
             let (started, clock) = (opening.shared.started, scope.environment.clock);
-            Rc::new(Embedded::new(store, started, clock, Rc::clone(&opening.clients)))
+            Rc::new(Embedded::new(store, started, opening.exchange(), clock, Rc::clone(&opening.clients)))
         },
     }
 }

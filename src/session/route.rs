@@ -128,6 +128,7 @@ impl<P: Framed> State<P> {
                         batch.session.on_barrier_done(call.op, outcome);
                     }
                     self.answer_here(&call, span.of(batch.wire, batch.local), outcome, cx);
+                    self.is_listening = batch.session.is_listening();
                     position.at += 1;
                 }
                 Verdict::Refuse(why) => {

@@ -13,11 +13,12 @@ use std::time::Duration;
 use mecha_clusters::{ReplySink, SubmitCx, Submitted, Upstream};
 use mecha_core::{Batch, ConnKey};
 use mecha_translate::kv::{GaveUp, Started};
-use mecha_translate::{Desk, KvFront, Late, Post, Store, Taken};
+use mecha_translate::{Desk, Exchange, KvFront, Late, Post, Store, Taken};
 use mecha_transport::{Clock, unix_ms};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::AbortHandle;
 
+use super::mailbox::Listening;
 use super::submitted;
 
 /// Front protocol `A` over the store that all workers share.
@@ -30,6 +31,7 @@ pub struct Embedded<A: KvFront> {
     /// Until somebody waits for the first time.
     letters: RefCell<Option<UnboundedReceiver<Late>>>,
     waiting: Rc<RefCell<HashMap<ConnKey, Waiting>>>,
+    listening: Listening,
 }
 
 /// A client that waits.
@@ -59,11 +61,26 @@ impl Drop for Waiting {
 
 impl<A: KvFront> Embedded<A> {
     /// A door to `store` for the clients of `clients`.
-    pub fn new(store: Arc<Store>, started: Started, clock: Clock, clients: Rc<dyn ReplySink<A>>) -> Self {
+    pub fn new(
+        store: Arc<Store>,
+        started: Started,
+        exchange: Arc<Exchange>,
+        clock: Clock,
+        clients: Rc<dyn ReplySink<A>>,
+    ) -> Self {
         let (sender, letters) = unbounded_channel();
         let post: Arc<dyn Post> = Arc::new(Letters(sender));
         let letters = RefCell::new(Some(letters));
-        Self { store, started, clock, clients, post, letters, waiting: Rc::default() }
+        Self {
+            store,
+            started,
+            clock,
+            clients,
+            post,
+            letters,
+            waiting: Rc::default(),
+            listening: Listening::new(exchange),
+        }
     }
 
     /// The store has put this client on its list.
@@ -124,8 +141,14 @@ impl<A: KvFront> Upstream<A> for Embedded<A> {
         {
             return Submitted::Full;
         }
-        let desk =
-            Desk { now_ms: unix_ms(), started: self.started, random: fastrand::u64(..), post: &self.post };
+        let desk = Desk {
+            now_ms: unix_ms(),
+            started: self.started,
+            random: fastrand::u64(..),
+            post: &self.post,
+            door: Some(&self.listening.door),
+        };
+        self.listening.start(&self.clients, self.clock);
         let taken = mecha_translate::serve(&self.store, batch, range, cx.peer, &desk);
         if let (Taken::Pending(_), Some(conn)) = (taken, conn) {
             self.waits(conn, cx.peer.id);
@@ -158,5 +181,6 @@ impl<A: KvFront> Upstream<A> for Embedded<A> {
         if let Some(waiting) = self.waiting.borrow_mut().remove(&conn) {
             self.store.forget(waiting.client);
         }
+        self.listening.door.forget(conn);
     }
 }

@@ -4,15 +4,17 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mecha_clusters::{Cluster, Delivery, Frame, ReplySink, Slip, SubmitCx, Submitted, Upstream};
 use mecha_core::{Batch, ConnKey, Matched, OpId, Outcome, Refusal, Ticket};
 use mecha_translate::kv::{Answers, BackFrames, GaveUp};
-use mecha_translate::{KvBack, KvFront, Options, Taken, Translator};
-use mecha_transport::unix_ms;
+use mecha_translate::{Exchange, KvBack, KvFront, Options, Taken, Translator};
+use mecha_transport::{Clock, unix_ms};
 use tokio::task::AbortHandle;
 
+use super::mailbox::Listening;
 use super::submitted;
 
 /// Front protocol `A` over a cluster that speaks `B`.
@@ -31,14 +33,25 @@ pub struct Translated<A: KvFront, B: KvBack> {
     behind: RefCell<HashSet<ConnKey>>,
     /// Wakes the translator, at this Unix time in milliseconds.
     alarm: RefCell<Option<(u64, AbortHandle)>>,
+    listening: Listening,
+    clock: Clock,
     me: Weak<Self>,
 }
 
 impl<A: KvFront, B: KvBack> Translated<A, B> {
     /// Joins them.
-    pub fn new(options: Options, cluster: Rc<Cluster<B>>, clients: Rc<dyn ReplySink<A>>) -> Rc<Self> {
+    pub fn new(
+        options: Options,
+        cluster: Rc<Cluster<B>>,
+        exchange: Arc<Exchange>,
+        clock: Clock,
+        clients: Rc<dyn ReplySink<A>>,
+    ) -> Rc<Self> {
+        let listening = Listening::new(exchange);
+        let mut translator = Translator::new(options);
+        translator.open_door(listening.door.clone());
         Rc::new_cyclic(|me| Self {
-            translator: RefCell::new(Translator::new(options)),
+            translator: RefCell::new(translator),
             cluster,
             clients,
             frames: RefCell::default(),
@@ -46,6 +59,8 @@ impl<A: KvFront, B: KvBack> Translated<A, B> {
             waiting: RefCell::default(),
             behind: RefCell::default(),
             alarm: RefCell::default(),
+            listening,
+            clock,
             me: Weak::clone(me),
         })
     }
@@ -182,6 +197,7 @@ impl<A: KvFront, B: KvBack> Upstream<A> for Translated<A, B> {
         {
             return Submitted::Full;
         }
+        self.listening.start(&self.clients, self.clock);
         self.translator.borrow_mut().set_endpoints(self.cluster.len());
         let taken = self.translator.borrow_mut().requests(
             batch,
@@ -235,6 +251,7 @@ impl<A: KvFront, B: KvBack> Upstream<A> for Translated<A, B> {
 
     fn forget(&self, conn: ConnKey) {
         self.behind.borrow_mut().remove(&conn);
+        self.listening.door.forget(conn);
         if !self.translator.borrow().is_waiting(conn) {
             return;
         }

@@ -25,6 +25,7 @@ mod isolation;
 mod kafka;
 mod learned;
 mod limits;
+mod listening;
 mod memcached;
 mod migrate;
 mod pins;

@@ -10,12 +10,13 @@ mod space;
 mod step;
 mod wait;
 
-use mecha_core::{Asked, Framed, Outcome, Span};
+use mecha_core::{Asked, ConnKey, Framed, Outcome, Span};
 
 pub use self::frames::{Answer, Answers, BackFrame, BackFrames};
 pub use self::space::{KeySpace, Sequence, Space, Walk};
 pub use self::step::{Encoded, Expire, Guard, KvError, Step, StepKind, StepReply, Want};
 pub use self::wait::{Attempt, Blocking, GaveUp};
+use crate::exchange::Door;
 use crate::slot::Slot;
 
 /// What a program may use besides its slots.
@@ -181,6 +182,10 @@ pub struct PlanCx<'a> {
     pub client_id: u64,
     /// The client's address, for CLIENT INFO and the like.
     pub client_addr: Option<std::net::SocketAddr>,
+    /// The client's connection.
+    pub conn: ConnKey,
+    /// Where clients publish and subscribe, if they can.
+    pub door: Option<&'a Door>,
     /// Process start, Unix seconds, for INFO and stats.
     pub started_at: &'a Started,
 }

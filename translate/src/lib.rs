@@ -7,6 +7,7 @@
 //! Deliberately absent: sockets, tasks and clocks. Time is an argument, bytes go in and come out.
 
 mod embedded;
+mod exchange;
 pub mod kv;
 mod memcached_back;
 mod memcached_front;
@@ -23,6 +24,7 @@ pub mod zset;
 pub(crate) const EMBEDDED: &str = "embedded";
 
 pub use embedded::{Desk, Late, Post, Store, serve};
+pub use exchange::{Courier, Door, Exchange, Parcel};
 pub use kv::{KvBack, KvError, KvFront};
 pub use redis_front::{Row, Support, supported};
 pub use slot::{Entry, Slot, Value};

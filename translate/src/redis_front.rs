@@ -35,6 +35,7 @@ mod hyperloglog;
 mod keys;
 mod lcs;
 mod list;
+mod pubsub;
 mod server;
 mod set;
 mod sort;
@@ -46,7 +47,7 @@ mod transaction;
 mod walk;
 mod zset;
 
-use mecha_core::{Asked, OpId, Outcome};
+use mecha_core::{Asked, OpId, Outcome, Session as _};
 use mecha_resp::reply::Writer;
 use mecha_resp::{Request, Resp, Session, args, inline_to_array, op, op_info};
 
@@ -70,6 +71,11 @@ impl KvFront for Resp {
         }
         if !transaction::settle(request.op, session) {
             return Plan::Wait;
+        }
+        if session.is_listening()
+            && let Some(plan) = pubsub::restrict(request.op, || arguments(frame), session, cx, out)
+        {
+            return plan;
         }
         // The spans of a fast plan would point into the copy.
         let frame = if request.is_inline { &array } else { frame };
@@ -184,6 +190,9 @@ fn plan_general(
         return aggregate::plan(spec, words, proto, &run_cx, out);
     }
     if let Some(plan) = transaction::plan(op, &words, session, cx, out) {
+        return plan;
+    }
+    if let Some(plan) = pubsub::answer(op, &words, session, cx, out) {
         return plan;
     }
     if matches!(op, op::FLUSHALL | op::FLUSHDB) {

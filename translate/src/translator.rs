@@ -49,6 +49,7 @@ use self::locks::Locks;
 use self::machine::Machine;
 use self::ring::Ring;
 use self::waiting::Waiting;
+use crate::exchange::Door;
 use crate::kv::{
     Answer, Answers, BackFrame, BackFrames, KvBack, KvError, KvFront, Plan, PlanCx, Recall, RunCx, Started,
     Step, StepKind, StepReply, Txn,
@@ -110,6 +111,7 @@ pub struct Translator<A: KvFront, B: KvBack> {
     ready: VecDeque<usize>,
     flushes: Slab<Flush>,
     waiting: Waiting,
+    door: Option<Door>,
     scratch: Vec<u8>,
     /// Memory for [`Kept`].
     spare: Vec<Vec<u8>>,
@@ -189,10 +191,16 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
             ready: VecDeque::new(),
             flushes: Slab::new(),
             waiting: Waiting::default(),
+            door: None,
             scratch: Vec::new(),
             spare: Vec::new(),
             _protocols: PhantomData,
         }
+    }
+
+    /// Lets clients publish and subscribe.
+    pub fn open_door(&mut self, door: Door) {
+        self.door = Some(door);
     }
 
     /// Steps in flight.
@@ -235,6 +243,8 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
                 key_count: None,
                 client_id: peer.id,
                 client_addr: peer.addr,
+                conn: call.ticket.conn,
+                door: self.door.as_ref(),
                 started_at: &self.options.started,
             };
             let frame = call.span.of(wire, local);

@@ -325,6 +325,12 @@ impl<P: Rules> ReplySink<P> for Junction<P> {
         }
     }
 
+    fn message(&self, conn: ConnKey, first: u8, rest: &[u8]) {
+        if !is_ours(conn) {
+            self.clients.message(conn, first, rest);
+        }
+    }
+
     fn unpinned(&self, conn: ConnKey) {
         self.clients.unpinned(conn);
     }

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mecha_core::{
-    Batch, Chain, ConnKey, Cx, Decode, Done, Framed, Limits, Matched, OpId, Outcome, Peer, Refusal, Replies,
-    Span, Ticket, Verdict,
+    Batch, Chain, ConnKey, Cx, Decode, Done, Framed, Limits, Matched, OpId, Outcome, Passage, Peer, Refusal,
+    Replies, Span, Ticket, Verdict,
 };
 use mecha_telemetry::RouteMetrics;
 
@@ -222,6 +222,22 @@ impl<P: Rules> ReplySink<P> for LegSink<P> {
             begun.insert(conn, stream);
         }
         self.next.push(conn, &out);
+    }
+
+    fn message(&self, conn: ConnKey, first: u8, rest: &[u8]) {
+        if !self.chain.borrow().rewrites_messages() {
+            self.next.message(conn, first, rest);
+            return;
+        }
+        let Some(peer) = self.peer(conn) else { return };
+        let (frame, mut out) = ([&[first][..], rest].concat(), Vec::new());
+        let cx = Cx { now_micros: self.junction.now_micros(), peer: &peer };
+        let passage = self.chain.borrow_mut().message(&frame, &mut out, &cx);
+        match (passage, out.split_first()) {
+            (Passage::Kept, _) => self.next.message(conn, first, rest),
+            (Passage::Rewritten, Some((first, rest))) => self.next.message(conn, *first, rest),
+            (Passage::Dropped | Passage::Rewritten, _) => {}
+        }
     }
 
     fn unpinned(&self, conn: ConnKey) {

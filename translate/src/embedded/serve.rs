@@ -8,6 +8,7 @@ use mecha_core::{Asked, Batch, Call, Peer, Span, Verdict};
 use super::Store;
 use super::space::{Own, View};
 use super::waiters::{Post, Waiter};
+use crate::exchange::Door;
 use crate::kv::{Fast, FastAction, KvError, KvFront, Plan, PlanCx, Recall, RunCx, Started, StepReply};
 use crate::translator::{Random, Taken};
 
@@ -27,6 +28,8 @@ pub struct Desk<'a> {
     pub random: u64,
     /// Where answers to calls go that wait.
     pub post: &'a Arc<dyn Post>,
+    /// Where clients publish and subscribe, if they can.
+    pub door: Option<&'a Door>,
 }
 
 /// Answers the calls of `batch` in `range` whose verdict is [`Verdict::Forward`]: sets their verdicts to
@@ -42,9 +45,10 @@ pub fn serve<A: KvFront>(
     peer: &Peer,
     desk: &Desk<'_>,
 ) -> Taken {
-    let Desk { now_ms, started, random, post } = *desk;
+    let Desk { now_ms, started, random, post, door } = desk;
+    let (now_ms, started) = (*now_ms, *started);
     store.flush_if_due(now_ms);
-    let mut random = Random(random);
+    let mut random = Random(*random);
     let mut copy = Vec::new();
     let Batch { wire, local, heads, calls, session } = batch;
     let (mut answered, begin) = (0, local.len());
@@ -70,6 +74,8 @@ pub fn serve<A: KvFront>(
             key_count: Some(store.len() as u64),
             client_id: peer.id,
             client_addr: peer.addr,
+            conn: call.ticket.conn,
+            door: *door,
             started_at: &started,
         };
         let start = local.len();

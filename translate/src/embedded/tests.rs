@@ -27,7 +27,7 @@ fn serve_all(store: &Store, now_ms: u64, frames: &[Vec<u8>]) -> (Taken, Vec<Stri
         &mut requests.batch(),
         0..frames.len(),
         &PEER,
-        &Desk { now_ms, started, random: 42, post: &nobody() },
+        &Desk { now_ms, started, random: 42, post: &nobody(), door: None },
     );
     (taken, (0..frames.len()).filter_map(|index| requests.answer(index)).collect())
 }
@@ -286,7 +286,7 @@ fn requests_that_a_filter_rewrote_are_served_from_where_they_lie() {
         &mut requests.batch(),
         0..2,
         &PEER,
-        &Desk { now_ms: NOW, started, random: 42, post: &nobody() },
+        &Desk { now_ms: NOW, started, random: 42, post: &nobody(), door: None },
     );
     assert_eq!((taken, requests.answer(1).as_deref()), (Taken::Answered(2), Some("str:1")));
     assert!(matches!(requests.calls[0].verdict, Verdict::Answered(_)));

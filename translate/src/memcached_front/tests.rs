@@ -71,6 +71,8 @@ impl Map {
             key_count: None,
             client_id: 1,
             client_addr: None,
+            conn: Default::default(),
+            door: None,
             started_at: &Started { unix_seconds: 0 },
         };
         match Memcached::plan(head, frame, &mut Connection::default(), &cx, out) {

@@ -48,6 +48,7 @@ pub(super) fn plan(
         }
         op::RESET => {
             writer.simple("RESET");
+            super::pubsub::leave_all(session, cx);
             *session = session.fresh();
         }
         op::SELECT => match database(arg(1)) {
@@ -61,7 +62,10 @@ pub(super) fn plan(
             _ => writer.error("ERR syntax error"),
         },
         op::HELLO => match hello(words, session) {
-            Ok(()) => greet(session.proto, cx, out),
+            Ok(()) => {
+                super::pubsub::speaks(session, cx);
+                greet(session.proto, cx, out);
+            }
             Err(text) => writer.error(&text),
         },
         op::TIME => {
@@ -130,7 +134,7 @@ pub(super) fn unknown_subcommand(container: &str, words: &[Vec<u8>], writer: &mu
 }
 
 /// A list of what can be said, as `HELP` answers it.
-fn help(command: &str, lines: &[&str], writer: &mut Writer<'_>) {
+pub(super) fn help(command: &str, lines: &[&str], writer: &mut Writer<'_>) {
     let head = format!("{command} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:");
     writer.array(lines.len() + 1);
     writer.simple(&head);

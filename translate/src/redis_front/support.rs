@@ -125,6 +125,16 @@ const OTHERS: &[(&str, Support, Support, &str)] = &[
     ("object|help", Emulated, Emulated, "lists what works here"),
     ("object|refcount", Emulated, Emulated, "1"),
     ("ping", Exact, Exact, ""),
+    ("psubscribe", Exact, Emulated, WITHIN),
+    ("publish", Exact, Emulated, WITHIN),
+    ("pubsub", Emulated, Emulated, "see its subcommands"),
+    ("pubsub|channels", Exact, Emulated, WITHIN),
+    ("pubsub|help", Exact, Exact, ""),
+    ("pubsub|numpat", Exact, Emulated, WITHIN),
+    ("pubsub|numsub", Exact, Emulated, WITHIN),
+    ("pubsub|shardchannels", Exact, Emulated, WITHIN),
+    ("pubsub|shardnumsub", Exact, Emulated, WITHIN),
+    ("punsubscribe", Exact, Emulated, WITHIN),
     ("quit", Exact, Exact, ""),
     ("randomkey", Exact, Refused, ""),
     ("readonly", Exact, Exact, "says that cluster support is disabled"),
@@ -137,12 +147,19 @@ const OTHERS: &[(&str, Support, Support, &str)] = &[
     ("slowlog|get", Emulated, Emulated, "nothing is recorded"),
     ("slowlog|len", Emulated, Emulated, "nothing is recorded"),
     ("slowlog|reset", Emulated, Emulated, "nothing is recorded"),
+    ("spublish", Exact, Emulated, WITHIN),
+    ("ssubscribe", Exact, Emulated, WITHIN),
+    ("subscribe", Exact, Emulated, WITHIN),
+    ("sunsubscribe", Exact, Emulated, WITHIN),
     ("swapdb", Emulated, Emulated, "database 0 with itself"),
     ("time", Emulated, Emulated, "in milliseconds"),
+    ("unsubscribe", Exact, Emulated, WITHIN),
     ("unwatch", Exact, Exact, ""),
     ("wait", Emulated, Emulated, "no replica acknowledges anything, which is answered at once"),
     ("watch", Exact, Refused, ""),
 ];
+
+const WITHIN: &str = "among the clients of one mecha process; no subscribing in a transaction";
 
 /// Programs that change more than one key, all or none.
 const LOCAL_ONLY: &[&str] = &["rename", "renamenx"];

@@ -71,6 +71,8 @@ const PLAN: PlanCx<'static> = PlanCx {
     key_count: None,
     client_id: 7,
     client_addr: None,
+    conn: mecha_core::ConnKey { index: 0, epoch: 0 },
+    door: None,
     started_at: &Started { unix_seconds: 0 },
 };
 
@@ -81,7 +83,9 @@ fn plan_on(back: &'static str, session: &mut Session, line: &str) -> (Plan, Stri
     let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
     write_request(words.into_iter(), &mut frame);
     let (head, mut out) = (head_of(&frame).unwrap(), Vec::new());
-    let plan = Resp::plan(&head, &frame, session, &PlanCx { back, ..PLAN }, &mut out);
+    let courier = std::sync::Arc::new(std::sync::Mutex::<Vec<crate::Parcel>>::default());
+    let door = crate::Door::new(std::sync::Arc::default(), courier);
+    let plan = Resp::plan(&head, &frame, session, &PlanCx { back, door: Some(&door), ..PLAN }, &mut out);
     (plan, String::from_utf8(out).unwrap())
 }
 

@@ -24,7 +24,7 @@ use mecha_resp::{Progress, Session, head_of, op};
 use self::local::{LocalExec, Step, Watch};
 use super::aggregate::distinct;
 use super::support::is_local;
-use super::{arguments, refuse, spelled, unsupported, with_article};
+use super::{arguments, pubsub, refuse, spelled, unsupported, with_article};
 use crate::kv::{Atomicity, Attempt, Plan, PlanCx, Program, RunCx, Txn, Want};
 use crate::slot::Slot;
 
@@ -92,6 +92,10 @@ pub(super) fn queue(
                 spelled(op),
                 with_article(cx.back)
             ));
+            Some(Outcome::ClientError)
+        }
+        None if pubsub::is_about(op) => {
+            writer.error(&pubsub::refusal(op, cx.back));
             Some(Outcome::ClientError)
         }
         None if transaction.bytes.saturating_add(frame.len()) > MOST_QUEUED => {
@@ -175,7 +179,12 @@ fn exec(session: &mut Session, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
     for frame in &transaction.frames {
         let mut reply = Vec::new();
         let op = head_of(frame).map_or(OpId::UNKNOWN, |head| head.op);
-        let step = match super::plan_general(op, arguments(frame), &mut after, cx, &mut reply) {
+        let words = arguments(frame);
+        if let Some(publish) = pubsub::published(op, &words, cx) {
+            steps.push(Step::Publish(publish));
+            continue;
+        }
+        let step = match super::plan_general(op, words, &mut after, cx, &mut reply) {
             Plan::Answered(_) => Step::Reply(reply),
             // Nobody waits in a transaction.
             Plan::Block(block) => {
@@ -216,6 +225,7 @@ fn exec(session: &mut Session, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
     if keys.is_empty() {
         let run_cx = RunCx { now_ms: cx.now_ms, random: cx.random, max_value: cx.max_value, token: 0 };
         let outcome = program.run(&mut [], &run_cx, out);
+        program.publish();
         progress.begun.set(true);
         settle(op::EXEC, session);
         return Plan::Answered(outcome);
@@ -226,6 +236,7 @@ fn exec(session: &mut Session, cx: &PlanCx<'_>, out: &mut Vec<u8>) -> Plan {
 
 /// One command of a transaction on a remote back.
 enum Item {
+    Publish(pubsub::Publish),
     Reply(Vec<u8>),
     /// A program, and where the slots of its keys are.
     Run(Box<dyn Program>, Vec<usize>),
@@ -237,25 +248,26 @@ fn remote_items(steps: Vec<Step>, back: &str) -> (Vec<Item>, Vec<Vec<u8>>) {
     let mut planned = Vec::with_capacity(steps.len());
     for step in steps {
         planned.push(match step {
-            Step::Reply(reply) => (None, reply, 0..0),
+            Step::Publish(publish) => (Item::Publish(publish), 0..0),
+            Step::Reply(reply) => (Item::Reply(reply), 0..0),
             Step::Run { txn, .. } => {
                 let start = all.len();
                 all.extend(txn.keys);
-                (Some(txn.program), Vec::new(), start..all.len())
+                (Item::Run(txn.program, Vec::new()), start..all.len())
             }
             // Was refused before it was queued.
             Step::Flush(_) | Step::Sequence(_) | Step::Walk(_) => {
                 let mut reply = Vec::new();
                 Writer::new(&mut reply, 2)
                     .error(&format!("ERR this is not supported on {} backend", with_article(back)));
-                (None, reply, 0..0)
+                (Item::Reply(reply), 0..0)
             }
         });
     }
     let (keys, places) = distinct(all.iter().map(Vec::as_slice));
-    let items = planned.into_iter().map(|(program, reply, range)| match program {
-        Some(program) => Item::Run(program, places.get(range).unwrap_or_default().to_vec()),
-        None => Item::Reply(reply),
+    let items = planned.into_iter().map(|(item, range)| match item {
+        Item::Run(program, _) => Item::Run(program, places.get(range).unwrap_or_default().to_vec()),
+        item => item,
     });
     (items.collect(), keys)
 }
@@ -272,6 +284,14 @@ struct RemoteExec {
 }
 
 impl RemoteExec {
+    fn publish(&self) {
+        for item in &self.items {
+            if let Item::Publish(publish) = item {
+                publish.send(&mut Vec::new());
+            }
+        }
+    }
+
     fn end(&mut self, is_done: bool) {
         if std::mem::take(&mut self.begun) {
             self.progress.aborted.set(!is_done);
@@ -297,6 +317,8 @@ impl Program for RemoteExec {
         for (index, item) in self.items.iter_mut().enumerate() {
             let before = out.len();
             match item {
+                // What is published is published when everything is stored.
+                Item::Publish(publish) => publish.promise(out),
                 Item::Reply(reply) => out.extend_from_slice(reply),
                 Item::Run(program, places) => {
                     run_one(program.as_mut(), places, slots, &nth(cx, index), out);
@@ -330,6 +352,9 @@ impl Program for RemoteExec {
     }
 
     fn done(&mut self) {
+        if self.holds {
+            self.publish();
+        }
         self.end(self.holds);
     }
 }

@@ -728,7 +728,7 @@ proptest! {
             rig.now_ms = NOW + at;
             let mut requests = Requests::new(0, &[words(line)]);
             let started = Started { unix_seconds: 0 };
-            let desk = crate::Desk { now_ms: rig.now_ms, started, random: 1, post: &post };
+            let desk = crate::Desk { now_ms: rig.now_ms, started, random: 1, post: &post, door: None };
             crate::serve(&store, &mut requests.batch(), 0..1, &PEER, &desk);
             rig.clients = vec![Client {
                 translator: 0,

@@ -58,6 +58,13 @@ pub(super) fn is_about(op: OpId) -> bool {
 // === impl Session ===
 
 impl Session {
+    /// The client listens to so many channels and patterns, and to so many shard channels, of an upstream in this process.
+    pub fn listens(&mut self, common: usize, shard: usize) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.subscriptions = Subscriptions { common: number(common), shard: number(shard) };
+        self.is_subscriber = self.subscriptions.is_some();
+    }
+
     /// Decides on one call of a client that shares subscriptions; `None` if they make no difference.
     pub(super) fn step_listening(&mut self, seen: &Seen<'_>, out: &mut Vec<u8>) -> Option<Step> {
         let is_pinned = self.is_pinned();

@@ -12,6 +12,7 @@ use mecha_resp::{Resp, Session};
 
 use super::reply::Reply;
 use crate::embedded::{Desk, Late, Post, Store, serve};
+use crate::exchange::{Door, Kind, Parcel};
 use crate::kv::{Answers, BackFrames, Started};
 use crate::translator::{Options, Taken, Translator};
 
@@ -23,6 +24,9 @@ pub(crate) struct Ours {
     /// Answers to calls that waited.
     letters: Arc<Mutex<Vec<Late>>>,
     post: Arc<dyn Post>,
+    /// Messages, and the way to them.
+    parcels: Arc<Mutex<Vec<Parcel>>>,
+    door: Door,
 }
 
 pub(crate) const CLIENTS: usize = 6;
@@ -58,13 +62,34 @@ impl Ours {
 
     fn over(back: Back) -> Self {
         let letters = Arc::<Mutex<Vec<Late>>>::default();
-        Self { back, sessions: Default::default(), random: 1, post: Arc::clone(&letters) as _, letters }
+        let parcels = Arc::<Mutex<Vec<Parcel>>>::default();
+        let door = Door::new(Arc::default(), Arc::clone(&parcels) as _);
+        let post = Arc::clone(&letters) as _;
+        Self { back, sessions: Default::default(), random: 1, post, letters, parcels, door }
     }
 
     /// What has come for clients that waited: whose it is, and the bytes.
     pub(super) fn late(&mut self) -> Vec<(usize, Vec<u8>)> {
         let letters = std::mem::take(&mut *self.letters.lock().expect("sound"));
         letters.into_iter().map(|late| (late.ticket.conn.index as usize, late.bytes)).collect()
+    }
+
+    /// What has been published since: for whom, and the bytes.
+    pub(super) fn messages(&mut self) -> Vec<(usize, Vec<u8>)> {
+        let parcels = std::mem::take(&mut *self.parcels.lock().expect("sound"));
+        let each = |Parcel { to, rest }: Parcel| {
+            to.into_iter().map(move |(conn, first)| (conn.index as usize, [&[first][..], &rest].concat()))
+        };
+        parcels.into_iter().flat_map(each).collect()
+    }
+
+    /// How many channels somebody listens to.
+    pub(super) fn channels(&self) -> usize {
+        [Kind::Channel, Kind::Shard]
+            .map(|kind| self.door.heard(kind, None).len())
+            .into_iter()
+            .max()
+            .unwrap_or(0)
     }
 
     pub(super) fn store(&self) -> &Store {
@@ -130,7 +155,13 @@ impl Ours {
         match &mut self.back {
             Back::Embedded(store) => {
                 let started = Started { unix_seconds: 0 };
-                let desk = Desk { now_ms: now_ms(), started, random: self.random, post: &self.post };
+                let desk = Desk {
+                    now_ms: now_ms(),
+                    started,
+                    random: self.random,
+                    post: &self.post,
+                    door: Some(&self.door),
+                };
                 if serve(store, &mut batch, 0..1, &peer, &desk) == Taken::Pending(1) {
                     return Vec::new();
                 }

@@ -1,4 +1,4 @@
-//! Clients that wait, on the embedded store and on a real server: who gets what, after which command, byte for byte.
+//! Clients that wait, and clients that listen, on the embedded store and on a real server: who gets what, after which command, byte for byte.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
@@ -32,13 +32,16 @@ impl Both {
         }
         let mut both =
             Self { server, streams, ours: Ours::embedded(), waits: Default::default(), history: Vec::new() };
-        for client in 0..CLIENTS {
-            let hello = frame_of(&split(&format!("hello {proto}")), false);
-            both.ours.bytes(client, &hello);
-            both.streams[client].write_all(&hello).expect("the server reads");
-        }
-        both.theirs();
+        (0..CLIENTS).for_each(|client| both.greet(client, proto));
         Some(both)
+    }
+
+    /// The answer has numbers of each side's own.
+    fn greet(&mut self, client: usize, proto: &str) {
+        let hello = frame_of(&split(&format!("hello {proto}")), false);
+        self.ours.bytes(client, &hello);
+        self.streams[client].write_all(&hello).expect("the server reads");
+        self.theirs();
     }
 
     /// Everything that the server has said to each client so far.
@@ -72,6 +75,9 @@ impl Both {
         for (client, bytes) in self.ours.late() {
             assert!(self.waits[client], "an answer for {client}, who does not wait");
             self.waits[client] = false;
+            own[client].extend_from_slice(&bytes);
+        }
+        for (client, bytes) in self.ours.messages() {
             own[client].extend_from_slice(&bytes);
         }
         let theirs = self.theirs();
@@ -207,4 +213,85 @@ fn a_pushed_element_goes_to_who_waits_first_and_what_moves_goes_on() {
         both.step(client, line);
     }
     assert_eq!(both.waits, [false, false, false, false, true, false]);
+}
+
+/// What clients that listen send; `c` and `p` stand for a channel and a pattern.
+const LISTENS: &[&str] = &[
+    "subscribe c",
+    "subscribe c c c",
+    "psubscribe p",
+    "psubscribe p p",
+    "ssubscribe c c",
+    "unsubscribe c",
+    "unsubscribe c c",
+    "punsubscribe p",
+    "sunsubscribe c",
+    "get k",
+    "ping",
+    "ping hello",
+    "ping a b",
+    "reset",
+    "subscribe",
+    "nosuch c",
+    "client id x",
+    "echo hello",
+];
+
+const SPEAKS: &[&str] = &[
+    "publish c hello",
+    "publish c hello",
+    "publish c hello",
+    "spublish c hello",
+    "pubsub numsub c c",
+    "pubsub shardnumsub c",
+    "pubsub numpat",
+    "pubsub numsub",
+    "pubsub nosuch",
+    "pubsub channels",
+    "pubsub channels one",
+    "pubsub shardchannels t*",
+    "publish c",
+    "multi",
+    "multi",
+    "set k 1",
+    "exec",
+    "discard",
+];
+
+fn listen(proto: &str, seed: u64, count: usize) {
+    let Some(mut both) = Both::start(proto) else { return };
+    let mut dice = Dice::new(seed);
+    for _ in 0..count {
+        // The first never listens, and the others never speak.
+        let client = if dice.roll(2) == 0 { 0 } else { 1 + dice.roll(CLIENTS - 1) };
+        let template = dice.pick(if client == 0 { SPEAKS } else { LISTENS });
+        let mut words = Vec::new();
+        for word in template.split(' ') {
+            words.push(match word {
+                "c" => dice.pick(&["one", "two", "three"]),
+                // One for each, since the order of several is a server's own affair.
+                "p" => dice.pick(&["o?e", "tw*", "[t]h?ee"]),
+                word => word,
+            });
+        }
+        // The order in which channels are told is a server's own affair.
+        if matches!(words[..], ["pubsub", "channels"] | ["pubsub", "shardchannels", _]) && both.names() > 1 {
+            continue;
+        }
+        both.step(client, &words.join(" "));
+        if words[0] == "reset" {
+            both.greet(client, proto);
+        }
+    }
+}
+
+impl Both {
+    fn names(&self) -> usize {
+        self.ours.channels()
+    }
+}
+
+#[test]
+fn who_listens_hears_what_a_server_lets_them_hear() {
+    (0..6).for_each(|seed| listen(if seed % 2 == 0 { "2" } else { "3" }, seed, 1500));
 }

@@ -9,6 +9,7 @@ use mecha_core::{OpId, Outcome};
 use mecha_resp::reply::Writer;
 use mecha_resp::{Progress, Resp};
 
+use super::super::pubsub::Publish;
 use super::{MOST_REPLIES, TOO_MANY_REPLIES, nth};
 use crate::kv::{KvFront, RunCx, Sequence, Space, Txn, Walk};
 
@@ -39,6 +40,7 @@ impl Sequence for Watch {
 pub(super) enum Step {
     /// All keys go; this is the reply.
     Flush(Vec<u8>),
+    Publish(Publish),
     /// Answered when it was planned.
     Reply(Vec<u8>),
     Run {
@@ -74,7 +76,7 @@ impl LocalExec {
         let mut keys = Some(watched.iter().map(|(key, _)| key.clone()).collect::<Vec<_>>());
         for step in &steps {
             let more = match step {
-                Step::Reply(_) => continue,
+                Step::Publish(_) | Step::Reply(_) => continue,
                 Step::Run { txn, .. } => Some(txn.keys.as_slice()),
                 Step::Sequence(sequence) => sequence.keys(),
                 Step::Flush(_) | Step::Walk(_) => None,
@@ -109,6 +111,7 @@ impl Sequence for LocalExec {
                     space.flush();
                     out.extend_from_slice(reply);
                 }
+                Step::Publish(publish) => publish.send(out),
                 Step::Reply(reply) => out.extend_from_slice(reply),
                 Step::Run { op, txn, request_len } => {
                     if let Err(error) = space.run(txn, *request_len, &cx, out) {
