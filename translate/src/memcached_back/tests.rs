@@ -53,13 +53,26 @@ fn server() -> Option<Server> {
         let mut server = Server { process, port };
         // Until it listens, or has found the port taken in between.
         while server.process.try_wait().unwrap().is_none() {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            if is_process(port, server.process.id()) {
                 return Some(server);
             }
             std::thread::yield_now();
         }
     }
     panic!("memcached does not start");
+}
+
+/// Whether it is this process that listens there, and not somebody who has the port for a moment.
+pub(crate) fn is_process(port: u16, id: u32) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    let asked = stream
+        .set_read_timeout(Some(std::time::Duration::from_secs(2)))
+        .and_then(|()| stream.write_all(b"stats\r\n"));
+    let mut line = String::new();
+    // The first line tells the process.
+    asked.is_ok()
+        && BufReader::new(stream).read_line(&mut line).is_ok()
+        && line.trim_end() == format!("STAT pid {id}")
 }
 
 fn now_ms() -> u64 {

@@ -14,6 +14,7 @@ use super::reply::Reply;
 use crate::embedded::{Desk, Late, Post, Store, serve};
 use crate::exchange::{Door, Kind, Parcel};
 use crate::kv::{Answers, BackFrames, Started};
+use crate::memcached_back::tests::is_process;
 use crate::translator::{Options, Taken, Translator};
 
 /// Clients, and what is behind them.
@@ -200,7 +201,9 @@ impl Remote {
             };
             // Until it listens, or has found the port taken in between.
             while process.try_wait().expect("a child").is_none() {
-                if let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) {
+                if is_process(port, process.id())
+                    && let Ok(stream) = TcpStream::connect(("127.0.0.1", port))
+                {
                     return Some(Self { process, stream, translator: Translator::new(Options::default()) });
                 }
                 std::thread::yield_now();
