@@ -6,15 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mecha_clusters::{Brokers, CurrentLogin, LoginSource};
-use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
+use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot, UserSpec};
 use mecha_filters::BuildCx;
 use mecha_transport::Address;
+use mecha_users::{NoCommands, limiting};
 
 use super::opaque::OpaqueDoor;
 use super::policies::Policies;
 use super::{Door, DoorPlan, ProtocolEntry, Scope, Shared};
 use crate::discovery::watch_brokers;
-use crate::session::kafka::{Credentials, OPS, Placement, SingleAddress, VirtualCluster};
+use crate::session::kafka::{Clients, Credentials, OPS, Placement, SingleAddress, VirtualCluster};
 use crate::session::opaque::{Destination, OpaqueListener};
 
 /// The row of the catalog for Kafka.
@@ -62,6 +63,13 @@ impl ProtocolEntry for KafkaEntry {
         });
         let brokers = known.map_or_else(Arc::default, |plan| Arc::clone(&plan.brokers));
         let placement = known.map_or_else(Arc::default, |plan| Arc::clone(&plan.placement));
+        let clients = match &listener.users {
+            None => None,
+            Some(users) => {
+                let known = previous.and_then(|plan| plan.clients.as_ref());
+                Some(clients(listener, users, known, shared)?)
+            }
+        };
         let (listener, shared) = (listener.clone(), Arc::clone(shared));
         Ok(Box::new(KafkaPlan {
             protocol: self.name,
@@ -70,9 +78,42 @@ impl ProtocolEntry for KafkaEntry {
             policies,
             brokers,
             placement,
+            clients,
             shared,
         }))
     }
+}
+
+/// Who clients may be.
+fn clients(
+    listener: &ListenerSpec,
+    users: &[UserSpec],
+    known: Option<&Arc<Clients>>,
+    shared: &Shared,
+) -> Result<Arc<Clients>, Vec<ConfigError>> {
+    let complain = |user: &UserSpec| {
+        let rule = limiting(&user.rules)?;
+        let path = format!("users.{}", user.name);
+        let message = format!("`{}` is not looked at on the listener `{}`", shown(rule), listener.name);
+        let hint = "users of Kafka are who they are: `~* +@all`, or leave the user out with `users` on the listener; \
+                    filters say who may do what";
+        Some(ConfigError { hint: Some(hint.into()), ..ConfigError::new(path, message) })
+    };
+    let errors: Vec<ConfigError> = users.iter().filter_map(complain).collect();
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    if let Some(known) = known.filter(|known| known.is_of(users)) {
+        return Ok(Arc::clone(known));
+    }
+    let logins = shared.registry.logins(&listener.name);
+    let gate = super::users::gate::<NoCommands>(users, logins, known.map(|known| known.gate()))?;
+    Ok(Arc::new(Clients::new(users, gate)))
+}
+
+/// A rule as it may be shown: what may be a password is not.
+fn shown(rule: &str) -> &str {
+    if rule.starts_with(['+', '-', '~', '&', '%', '(']) { rule } else { "a rule" }
 }
 
 struct KafkaPlan {
@@ -82,6 +123,7 @@ struct KafkaPlan {
     policies: Policies,
     brokers: Arc<Brokers>,
     placement: Arc<Placement>,
+    clients: Option<Arc<Clients>>,
     shared: Arc<Shared>,
 }
 
@@ -110,6 +152,8 @@ impl DoorPlan for KafkaPlan {
         let cluster = VirtualCluster {
             streams: scope.streams(&self.cluster, self.protocol, &self.shared),
             credentials: Rc::new(Credentials::new(self.login())),
+            clients: self.clients.clone(),
+            offers: RefCell::default(),
             brokers: Arc::clone(&self.brokers),
             host: spec.host,
             max_frame: u32::try_from(self.listener.max_frame).unwrap_or(u32::MAX),

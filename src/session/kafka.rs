@@ -4,28 +4,35 @@
 //! clients'. Which broker that is, the port tells at which the client came ([`Brokers`]). What the two say passes
 //! through a [`Conversation`], which lets bytes be what they are but for the addresses of brokers.
 
+mod clients;
 mod conversation;
 mod login;
 mod placement;
+mod reception;
 mod single;
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use mecha_clusters::{Brokers, Door, Streams};
-use mecha_core::{OpClass, OpId, OpInfo, Peer, Refusal};
+use mecha_core::{Cx, OpClass, OpId, OpInfo, Peer, Refusal};
 use mecha_kafka::schema::Versions;
 use mecha_kafka::table::{ApiKey, Class, apis};
-use mecha_telemetry::ClusterMetrics;
+use mecha_telemetry::{CloseReason, ClusterMetrics};
 use mecha_transport::{Address, Clock, ReadHalf, WriteHalf};
 
+use self::clients::Asking;
+pub use self::clients::Clients;
 pub use self::conversation::Conversation;
 pub(crate) use self::conversation::broker;
 pub(crate) use self::login::log_in;
 pub use self::login::{Credentials, Opened};
 pub use self::placement::Placement;
+use self::reception::Reception;
 pub use self::single::SingleAddress;
 use super::opaque::{Destination, OpaqueListener, Relay};
 
@@ -90,6 +97,10 @@ pub struct VirtualCluster {
     pub streams: Rc<Streams>,
     /// Who mecha is to them.
     pub credentials: Rc<Credentials>,
+    /// Who clients may be; `None` where nobody asks.
+    pub clients: Option<Arc<Clients>>,
+    /// What brokers have said that they know, and when.
+    pub offers: RefCell<Option<(u64, Rows)>>,
     /// Who they are, for all workers.
     pub brokers: Arc<Brokers>,
     /// The host that clients are told, if it is not the one that they have connected to; as [`Host`] is spelled.
@@ -107,7 +118,8 @@ impl VirtualCluster {
         let host = self.host.clone().or_else(told).map(Host::new).unwrap_or_default();
         let conversation =
             Conversation::new(Arc::clone(&self.brokers), host, self.max_frame, self.clock, offered);
-        conversation.logged_in(self.credentials.is_some())
+        // Who clients are is settled, or brokers know mecha instead.
+        conversation.logged_in(self.credentials.is_some() || self.clients.is_some())
     }
 
     /// Connects to this broker, or to any, and logs in where that is wanted.
@@ -136,8 +148,76 @@ impl VirtualCluster {
             && Arc::ptr_eq(&self.brokers, &other.brokers)
             && self.host == other.host
             && self.max_frame == other.max_frame
+            && self.clients.as_ref().map(Arc::as_ptr) == other.clients.as_ref().map(Arc::as_ptr)
     }
 }
+
+impl VirtualCluster {
+    /// What brokers know, asked anew when that is some time ago.
+    async fn offers(&self, client: &Peer) -> Rows {
+        let now = self.clock.micros();
+        if let Some((_, rows)) =
+            self.offers.borrow().as_ref().filter(|(asked, _)| now < asked + OFFERED_MICROS)
+        {
+            return rows.clone();
+        }
+        let asking = async {
+            let opened = self.reach(None, client, None).await.ok()?;
+            login::offers(opened.stream).await.ok()
+        };
+        let rows = tokio::time::timeout(reception::PATIENCE / 2, asking).await.ok().flatten();
+        if let Some(rows) = &rows {
+            self.offers.replace(Some((now, rows.clone())));
+        }
+        rows.unwrap_or_default()
+    }
+
+    /// Lets a client prove who it is, where that is wanted.
+    async fn receive(
+        &self,
+        client: &Peer,
+        halves: &mut (ReadHalf, WriteHalf),
+        offered: fn(ApiKey, Versions) -> Versions,
+    ) -> Result<Option<Arc<str>>, CloseReason> {
+        let Some(clients) = &self.clients else { return Ok(None) };
+        let receiving = async {
+            let rows = self.offers(client).await;
+            let cx = Cx { now_micros: self.clock.micros(), peer: client };
+            let mut asking = Asking { clients, cx, is_plain: true };
+            let mut limit = |key: ApiKey, versions: Versions| match key {
+                // Some clients look for version 0 of the handshake, and use 1.
+                ApiKey::API_VERSIONS | ApiKey::SASL_AUTHENTICATE | ApiKey::SASL_HANDSHAKE => versions,
+                _ => offered(key, rows.get(&key).map_or(Versions::NONE, |theirs| versions.and(*theirs))),
+            };
+            let ended = Reception::new(halves).log_in(&mut asking, &mut limit).await;
+            match &ended {
+                Ok(_) => asking.ended(true),
+                Err(CloseReason::Refused) => asking.ended(false),
+                Err(_) => {}
+            }
+            ended
+        };
+        match tokio::time::timeout(reception::PATIENCE, receiving).await {
+            Ok(ended) => ended.map(|name| Some(name.into())),
+            Err(_) => Err(CloseReason::Idle),
+        }
+    }
+}
+
+/// Tells a client why it is led nowhere.
+async fn turn_away(why: Refusal, mut halves: (ReadHalf, WriteHalf)) {
+    let mut reception = Reception::new(&mut halves);
+    let is_said = tokio::time::timeout(reception::PATIENCE, reception.turn_away(why)).await;
+    if is_said != Ok(true) {
+        halves.1.abort();
+    }
+}
+
+/// How long what brokers have said of their versions is believed.
+const OFFERED_MICROS: u64 = 10_000_000;
+
+/// The versions of each API that brokers know.
+pub type Rows = Rc<HashMap<ApiKey, Versions>>;
 
 impl Destination for VirtualCluster {
     type Opened = Opened;
@@ -162,6 +242,18 @@ impl Destination for VirtualCluster {
     fn pass(self: &Rc<Self>, client: &Peer, halves: (ReadHalf, WriteHalf), opened: Opened) -> Self::Passage {
         let conversation = self.conversation(client, |_, versions| versions);
         Relay::new(halves, opened.stream, conversation.renewing(opened.renewal))
+    }
+
+    async fn greet(
+        &self,
+        client: &Peer,
+        halves: &mut (ReadHalf, WriteHalf),
+    ) -> Result<Option<Arc<str>>, CloseReason> {
+        self.receive(client, halves, |_, versions| versions).await
+    }
+
+    async fn refuse(&self, why: Refusal, halves: (ReadHalf, WriteHalf)) {
+        turn_away(why, halves).await;
     }
 
     fn report(relay: &mut Self::Passage, listener: &OpaqueListener<Self>) {

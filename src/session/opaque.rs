@@ -43,6 +43,26 @@ pub trait Destination: 'static {
     /// What passes between a client and whoever serves it.
     type Passage: Passage;
 
+    /// Finds out who a client is before it is led anywhere: the name of its user, where there are users.
+    ///
+    /// # Errors
+    /// Nobody who may be here. The client was told, where it can be told.
+    async fn greet(
+        &self,
+        client: &Peer,
+        halves: &mut (ReadHalf, WriteHalf),
+    ) -> Result<Option<Arc<str>>, CloseReason> {
+        let _ = (client, halves);
+        Ok(None)
+    }
+
+    /// Tells a client why it is led nowhere.
+    async fn refuse(&self, why: Refusal, halves: (ReadHalf, WriteHalf)) {
+        let _ = why;
+        // An orderly end would look like an empty answer.
+        halves.1.abort();
+    }
+
     /// Connects for a client, within so long if that is said.
     ///
     /// # Errors
@@ -243,11 +263,15 @@ impl<D: Destination> OpaqueEngine<D> {
         self: Rc<Self>,
         listener: Rc<OpaqueListener<D>>,
         place: Place,
-        peer: Peer,
-        client: (ReadHalf, WriteHalf),
+        mut peer: Peer,
+        mut client: (ReadHalf, WriteHalf),
     ) {
         let started = self.clock.micros();
         listener.metrics.opened();
+        match listener.upstream.greet(&peer, &mut client).await {
+            Ok(user) => peer.user = user.or(peer.user),
+            Err(why) => return listener.metrics.closed(why),
+        }
         let link = Rc::new(Link {
             peer,
             listener: RefCell::new(Rc::clone(&listener)),
@@ -279,8 +303,7 @@ impl<D: Destination> OpaqueEngine<D> {
             Err(why) => {
                 listener.done(ticket, Outcome::Refused(why), now.saturating_sub(started), &cx);
                 leaving.why = CloseReason::Refused;
-                // An orderly end would look like an empty answer.
-                client.1.abort();
+                listener.upstream.refuse(why, client).await;
             }
         }
     }

@@ -282,6 +282,46 @@ fn what_is_no_kafka_ends_the_connection() {
 }
 
 #[test]
+fn a_client_that_is_led_nowhere_is_told_why_in_its_own_answers() {
+    let nobody = free_port();
+    let ask = |mecha: &Mecha| {
+        let of_group = request(10, 1, 8, b"\x00\x01g\x00");
+        let of_topic = request(3, 1, 9, b"\x00\x00\x00\x01\x00\x01t");
+        [of_group, of_topic].map(|request_of| {
+            let mut stream = connect(mecha);
+            stream.write_all(&request(18, 0, 5, &[])).unwrap();
+            assert_eq!(answer(&mut stream)[..6], [0, 0, 0, 5, 0, 0]);
+            stream.write_all(&request_of).unwrap();
+            let told = answer(&mut stream);
+            // It may come again, and then there may be somebody.
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+            told
+        })
+    };
+    let mecha = Mecha::start("kafka", &format!("kafka://127.0.0.1:{nobody}"));
+    let [group, topic] = ask(&mecha);
+    // Correlation, no throttling, COORDINATOR_NOT_AVAILABLE.
+    assert_eq!(group[..10], [0, 0, 0, 8, 0, 0, 0, 0, 0, 15]);
+    // Correlation, no brokers, no controller; one topic has LEADER_NOT_AVAILABLE.
+    assert_eq!(topic[..8], [0, 0, 0, 9, 0, 0, 0, 0]);
+    assert_eq!(topic[12..21], [0, 0, 0, 1, 0, 5, 0, 1, b't']);
+    // A request to produce that wants no answer has none.
+    let mut stream = connect(&mecha);
+    let produce = [&(-1i16).to_be_bytes()[..], &[0, 0], &1000i32.to_be_bytes(), &[0; 4]].concat();
+    stream.write_all(&request(0, 3, 1, &produce)).unwrap();
+    assert!(!stream.read(&mut [0]).is_ok_and(|len| len > 0));
+
+    let limited = Mecha::configured(&format!(
+        "listeners:\n- listen: \"kafka://127.0.0.1:0\"\n  to: \"kafka://127.0.0.1:{nobody}\"\n  \
+         filters: [ {{ rate_limit: {{ permits: 1, per: 1h }} }} ]\nworkers: 1\n"
+    ));
+    let _ = ask(&limited);
+    let [group, topic] = ask(&limited);
+    // THROTTLING_QUOTA_EXCEEDED.
+    assert_eq!((group[8..10].to_vec(), topic[16..18].to_vec()), (vec![0, 89], vec![0, 89]));
+}
+
+#[test]
 fn api_versions_are_no_newer_than_what_is_understood() {
     let Some((_, mecha)) = door() else { return };
     let mut stream = connect(&mecha);

@@ -72,15 +72,30 @@ impl Gate {
         }
     }
 
-    /// Looks at a name and a password. An error changes nothing.
-    pub(crate) fn login(
-        &self,
-        (name, password): (&[u8], &[u8]),
-        who: &mut Who,
-        cx: &Cx<'_>,
-    ) -> Result<(), Refusal> {
-        if !self.throttle.may_try(cx.peer.addr, cx.now_micros) {
+    /// Whether this client may try to log in, after those from its address have failed.
+    #[must_use]
+    pub fn may_try(&self, cx: &Cx<'_>) -> bool {
+        let may_try = self.throttle.may_try(cx.peer.addr, cx.now_micros);
+        if !may_try {
             self.metrics.ended("throttled");
+        }
+        may_try
+    }
+
+    /// A client has proved who it is without showing a password, or has not.
+    pub fn tried(&self, is_proved: bool, cx: &Cx<'_>) {
+        self.metrics.ended(if is_proved { "ok" } else { "failed" });
+        if !is_proved {
+            self.throttle.failed(cx.peer.addr, cx.now_micros);
+        }
+    }
+
+    /// Looks at a name and a password. An error changes nothing.
+    ///
+    /// # Errors
+    /// `TooManyLogins` and `LoginFailed`.
+    pub fn login(&self, (name, password): (&[u8], &[u8]), who: &mut Who, cx: &Cx<'_>) -> Result<(), Refusal> {
+        if !self.may_try(cx) {
             return Err(Refusal::TooManyLogins);
         }
         match self.users.login(name, password) {

@@ -14,6 +14,7 @@
 //! selectors (a second set of rules in parentheses).
 
 mod guard;
+mod kafka;
 mod memcached;
 mod pattern;
 mod resp;
@@ -23,6 +24,7 @@ mod throttle;
 mod user;
 
 pub use guard::{Gate, Guard, Guarded, Standing, Who};
+pub use kafka::{NoCommands, limiting};
 pub use rules::{Complaint, Rules, check};
 pub use secret::Secret;
 pub use user::{Definition, User, Users, Vocabulary};

@@ -145,7 +145,7 @@ impl Reader<'_> {
         }
         self.listener_keys(&mut fields, &mut listener);
         listener.users = self.users_of(fields.take("users"), users);
-        if (is_opaque || is_streamed) && listener.users.is_some() {
+        if (is_opaque && listener.protocol != KAFKA || is_streamed) && listener.users.is_some() {
             let message = "this listener passes on what comes and cannot ask who its clients are";
             self.error(node.place, path, message, Some("`users: none` lets everybody in".into()));
         }

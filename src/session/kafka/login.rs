@@ -12,10 +12,16 @@ use std::time::Duration;
 
 use mecha_clusters::{CurrentLogin, Stream};
 use mecha_core::Refusal;
-use mecha_kafka::frame::{Head, ResponseHead};
+use mecha_kafka::frame::{Head, RequestHead, ResponseHead};
+use mecha_kafka::guard;
+use mecha_kafka::messages::{ApiVersionsRequest, api_versions_response::ApiVersion};
 use mecha_kafka::sasl::{Failed, Login, Mechanism, Progress, Recall};
+use mecha_kafka::schema::Versions;
+use mecha_kafka::table::ApiKey;
 use mecha_transport::{Clock, ReadHalf, WriteHalf};
 use tokio::io::AsyncReadExt;
+
+use super::Rows;
 
 /// How long a login may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -152,7 +158,7 @@ pub(crate) async fn log_in(
     })
 }
 
-async fn send(read: &ReadHalf, write: &WriteHalf, bytes: &[u8]) -> io::Result<()> {
+pub(super) async fn send(read: &ReadHalf, write: &WriteHalf, bytes: &[u8]) -> io::Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
         std::future::poll_fn(|cx| read.poll_write_ready(cx)).await?;
@@ -163,6 +169,28 @@ async fn send(read: &ReadHalf, write: &WriteHalf, bytes: &[u8]) -> io::Result<()
         }
     }
     Ok(())
+}
+
+/// Asks a broker which versions it knows.
+///
+/// # Errors
+/// Those of the connection; `InvalidData` for what is no answer.
+pub(super) async fn offers(mut stream: Stream) -> io::Result<Rows> {
+    let mut request = Vec::new();
+    RequestHead { key: ApiKey::API_VERSIONS, version: 0, correlation: CORRELATION, body: 2 }
+        .write(&mut request);
+    request.extend_from_slice(&[0xff, 0xff]);
+    send(&stream.read, &stream.write, &request).await?;
+    let mut head = [0; ResponseHead::SIZE];
+    stream.read.read_exact(&mut head).await?;
+    let size = Login::body(&head, CORRELATION).ok_or(io::ErrorKind::InvalidData)?;
+    let mut body = vec![0; size];
+    stream.read.read_exact(&mut body).await?;
+    let response = guard::response::<ApiVersionsRequest>(0, body.into());
+    let response = response.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+    let row =
+        |row: &ApiVersion| (ApiKey(row.api_key), Versions { first: row.min_version, last: row.max_version });
+    Ok(Rc::new(response.api_keys.iter().map(row).collect()))
 }
 
 /// When a login that holds for so long has to be renewed: before it ends, as clients do it.

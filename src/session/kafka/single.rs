@@ -30,7 +30,7 @@ use mecha_core::{Peer, Refusal};
 use mecha_kafka::route::{Serves, serves};
 use mecha_kafka::schema::Versions;
 use mecha_kafka::table::ApiKey;
-use mecha_telemetry::ClusterMetrics;
+use mecha_telemetry::{CloseReason, ClusterMetrics};
 use mecha_transport::{ReadHalf, WriteHalf};
 
 use self::router::Router;
@@ -101,6 +101,18 @@ impl Destination for SingleAddress {
         let mut router = Router::new(Rc::clone(self), client.clone(), halves);
         router.opened(opened, broker);
         router
+    }
+
+    async fn greet(
+        &self,
+        client: &Peer,
+        halves: &mut (ReadHalf, WriteHalf),
+    ) -> Result<Option<Arc<str>>, CloseReason> {
+        self.cluster.receive(client, halves, offered).await
+    }
+
+    async fn refuse(&self, why: Refusal, halves: (ReadHalf, WriteHalf)) {
+        super::turn_away(why, halves).await;
     }
 
     fn report(router: &mut Router, listener: &OpaqueListener<Self>) {

@@ -156,3 +156,64 @@ fn javas_client_logs_in_anew_through_mecha_while_it_produces() {
     assert!(mecha.metric(renewed) > 4.0, "{}", mecha.get("/metrics"));
     kafka.assert_hidden();
 }
+
+/// A mecha that knows `alice` itself, before brokers that know mecha.
+fn with_users(kafka: &Kafka, password: &File) -> Mecha {
+    Mecha::configured(&format!(
+        "listeners:\n- {{ listen: \"kafka://127.0.0.1:0\", to: brokers }}\n\
+         clusters:\n  brokers:\n    to: \"{}\"\n    \
+         auth: {{ mechanism: SCRAM-SHA-256, username: admin, password: admin-secret }}\n\
+         users: {{ alice: {{ rules: \"~* +@all\", password_file: {} }} }}\nworkers: 2\n",
+        kafka.target(),
+        password.path()
+    ))
+}
+
+#[test]
+fn mecha_lets_in_whom_it_knows_and_tells_others_so() {
+    let Some(kafka) = secured() else { return };
+    let password = File::with("alice", "only-mecha-knows\n");
+    let mecha = with_users(kafka, &password);
+    let known = words("PLAIN", "only-mecha-knows");
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    kcat(&mecha, &[&known[..], &["-P", "-t", "known"]].concat(), "1\n2\n");
+    let got = kcat(&mecha, &[&known[..], &["-C", "-t", "known", "-o", "beginning", "-e", "-q"]].concat(), "");
+    assert_eq!(got.lines().collect::<BTreeSet<_>>(), BTreeSet::from(["1", "2"]));
+    // What the brokers know is not what mecha knows.
+    for mechanism in ["PLAIN", "SCRAM-SHA-256"] {
+        let said = turned_away(&mecha, &words(mechanism, "alice-secret"));
+        assert!(said.contains("nobody has this name and this password"), "{said}");
+    }
+    // Without a login nobody is led anywhere.
+    turned_away(&mecha, &[]);
+    let logins =
+        |result: &str| mecha.metric(&format!("mecha_logins_total{{listener=\"kafka\",result=\"{result}\"}}"));
+    assert!(logins("ok") >= 2.0 && logins("failed") >= 2.0, "{}", mecha.get("/metrics"));
+    let pages = ["/config", "/metrics", "/clusters", "/connections"].map(|page| mecha.get(page)).concat();
+    assert!(!pages.contains("only-mecha-knows") && !pages.contains("admin-secret"), "{pages}");
+    kafka.assert_hidden();
+}
+
+#[test]
+fn javas_client_logs_in_at_mecha_and_produces() {
+    let Some(kafka) = secured() else { return };
+    let password = File::with("alice-java", "only-mecha-knows\n");
+    let mecha = with_users(kafka, &password);
+    let module = "org.apache.kafka.common.security.scram.ScramLoginModule";
+    let words = format!("{module} required username=\"alice\" password=\"only-mecha-knows\"");
+    let config = File::with(
+        "at-mecha.properties",
+        &format!(
+            "security.protocol=SASL_PLAINTEXT\nsasl.mechanism=SCRAM-SHA-512\nsasl.jaas.config={words};\n"
+        ),
+    );
+    let servers = bootstrap(&mecha);
+    let create = ["--bootstrap-server", &servers, "--create", "--topic", "at-mecha", "--partitions", "2"];
+    tool("TopicCommand", &[&create[..], &["--command-config", config.path()]].concat());
+    let args = ["--bootstrap-server", &servers, "--topic", "at-mecha", "--max-messages", "300"];
+    let more = ["--acks", "-1", "--producer.config", config.path()];
+    let text = tool("VerifiableProducer", &[&args[..], &more].concat());
+    let sent = text.lines().find(|line| line.contains("tool_data")).unwrap();
+    assert_eq!(field(sent, "acked"), Some("300"), "{sent}");
+    kafka.assert_hidden();
+}
