@@ -197,6 +197,10 @@ impl<A: KvFront, B: KvBack> Upstream<A> for Translated<A, B> {
         {
             return Submitted::Full;
         }
+        // What the client has in flight may yet be on its way to where its keys were.
+        if !self.cluster.may_send(cx.lane, cx.idle) {
+            return Submitted::Full;
+        }
         self.listening.start(&self.clients, self.clock);
         self.translator.borrow_mut().set_endpoints(self.cluster.len());
         let taken = self.translator.borrow_mut().requests(

@@ -177,3 +177,27 @@ fn workers_on_a_queue_take_each_job_once() {
         assert!(mecha.stop());
     }
 }
+
+#[test]
+fn the_store_knows_how_long_a_key_has_not_been_used() {
+    let mecha = Mecha::start("redis", "embedded://");
+    let mut client = mecha.client();
+    let idle = |client: &mut Client, key: &str| {
+        let reply = client.call(&format!("OBJECT IDLETIME {key}"));
+        reply.trim_start_matches(':').trim_end().parse::<u64>().unwrap_or_else(|_| panic!("{reply}"))
+    };
+    assert_eq!(client.call("OBJECT IDLETIME nosuch"), "$-1\r\n");
+    assert_eq!(client.call("SET s v"), "+OK\r\n");
+    assert_eq!(client.call("RPUSH l v"), ":1\r\n");
+    assert!(idle(&mut client, "s") < 2 && idle(&mut client, "l") < 2);
+    eventually("both are idle", || idle(&mut client, "s") >= 2 && idle(&mut client, "l") >= 2);
+    // What is no use of a key leaves it idle.
+    for call in ["TTL s", "EXISTS l", "TYPE l", "OBJECT ENCODING s", "SCAN 0"] {
+        client.call(call);
+    }
+    assert!(idle(&mut client, "s") >= 2 && idle(&mut client, "l") >= 2);
+    assert_eq!(client.call("GET s"), "$1\r\nv\r\n");
+    assert_eq!(client.call("LLEN l"), ":1\r\n");
+    assert!(idle(&mut client, "s") < 2 && idle(&mut client, "l") < 2);
+    assert!(mecha.stop());
+}

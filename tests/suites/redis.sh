@@ -7,6 +7,7 @@
 # CHECKOUT is a source tree of the Redis version that is installed as redis-server; MECHA is the built program. Each unit
 # has servers of its own: units leave settings behind that make later ones fail. Exit code 1 if there is a difference.
 # SUITE_FLAGS go to the suite (--singledb: clients share connections; otherwise each has selected a database).
+# TO is where mecha leads instead of to a server: TO=embedded:// with SUITE_FLAGS="--singledb --tags -needs:debug".
 # UNIT_SECONDS (150) is the time for one unit; one that does not finish is said to, and compared as far as it got.
 set -u
 [ $# -ge 3 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
@@ -40,7 +41,7 @@ one() {
     door=$server
     if [ "$1" = through ]; then
         door=$(free_port)
-        "$mecha" --listen "redis://127.0.0.1:$door" --to "redis://127.0.0.1:$server" --workers 1 \
+        "$mecha" --listen "redis://127.0.0.1:$door" --to "${TO:-redis://127.0.0.1:$server}" --workers 1 \
             >"$work/mecha.log" 2>&1 &
         pids+=($!)
         await "$door"

@@ -333,6 +333,11 @@ impl Store {
         let before = if could_outgrow { slots.to_vec() } else { Vec::new() };
         let start = out.len();
         let outcome = program.run(slots, cx, out);
+        if program.uses_keys() {
+            for entry in slots.iter().filter_map(|slot| slot.entry.as_ref()) {
+                entry.marks.set(entry.marks.get().used(cx.now_ms));
+            }
+        }
         if before.is_empty() {
             return (Ok(outcome), true);
         }

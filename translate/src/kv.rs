@@ -48,6 +48,11 @@ pub trait Program {
     /// Called when the plan is taken up: it will be run, or fail, and not be asked for again.
     fn begin(&mut self) {}
 
+    /// Whether it counts as a use of its keys, for their idle times.
+    fn uses_keys(&self) -> bool {
+        false
+    }
+
     /// Whether the last run found nothing to answer with: the command would rather wait than have its reply. Such a run
     /// changes nothing.
     fn waits(&self) -> bool {

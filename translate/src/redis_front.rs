@@ -90,7 +90,7 @@ impl KvFront for Resp {
     }
 
     fn fast_reply(recall: &Recall<'_>, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome {
-        fast::reply(recall.memo, reply, out)
+        fast::reply(recall, reply, out)
     }
 
     fn error(asked: Asked, error: KvError, back: &'static str, out: &mut Vec<u8>) -> Outcome {

@@ -70,6 +70,11 @@ impl Marks {
         Self { accessed_s: (now_ms / 1000) as u32, ..Self::default() }
     }
 
+    /// The same after a use that is no reading, as Memcached has it.
+    pub fn used(self, now_ms: u64) -> Self {
+        Self { accessed_s: (now_ms / 1000) as u32, ..self }
+    }
+
     /// The same after a read.
     pub fn read(self, now_ms: u64) -> Self {
         Self { is_fetched: true, accessed_s: (now_ms / 1000) as u32, ..self }

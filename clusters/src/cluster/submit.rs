@@ -173,11 +173,17 @@ impl<P: Framed> Cluster<P> {
     /// Whether the client's calls may go to where keys are now. Calls in flight may yet be on their way from an old server
     /// to a new one: nothing may overtake them. The session tries again with each answer.
     pub(crate) fn may_submit(&self, cx: &mut SubmitCx<'_, P>) -> bool {
-        if cx.lane.epoch != self.epoch.get() {
-            if !cx.idle {
+        self.may_send(cx.lane, cx.idle)
+    }
+
+    /// As for calls that are submitted, for those that are translated: of the client with this lane, which has nothing in
+    /// flight if it is `idle`.
+    pub fn may_send(&self, lane: &mut Lane, idle: bool) -> bool {
+        if lane.epoch != self.epoch.get() {
+            if !idle {
                 return false;
             }
-            *cx.lane = Lane { endpoint: None, epoch: self.epoch.get() };
+            *lane = Lane { endpoint: None, epoch: self.epoch.get() };
         }
         true
     }

@@ -75,6 +75,8 @@ pub(crate) struct Spec {
     most_per_byte: usize,
     /// Where it says how long it waits, if it can.
     pub(crate) clock: Option<Clock>,
+    /// Is no use of its keys.
+    is_aloof: bool,
     /// How it differs on a remote back; empty if it does not.
     pub(crate) note: &'static str,
 }
@@ -243,7 +245,18 @@ pub(crate) const fn spec(
     run: fn(&mut Run<'_>) -> Result<(), Error>,
 ) -> Spec {
     let (want, atomicity) = (Want::Everything, Atomicity::PerKey);
-    Spec { name, arity, keys, run, want, atomicity, most_per_byte: MOST_PER_BYTE, clock: None, note: "" }
+    Spec {
+        name,
+        arity,
+        keys,
+        run,
+        want,
+        atomicity,
+        most_per_byte: MOST_PER_BYTE,
+        clock: None,
+        is_aloof: false,
+        note: "",
+    }
 }
 
 // === impl Spec, Keys ===
@@ -264,6 +277,12 @@ impl Spec {
     /// Makes more of a byte than others do.
     pub(crate) const fn swells(mut self, most_per_byte: usize) -> Self {
         self.most_per_byte = most_per_byte;
+        self
+    }
+
+    /// Is no use of its keys, for their idle times.
+    pub(crate) const fn aloof(mut self) -> Self {
+        self.is_aloof = true;
         self
     }
 
@@ -412,6 +431,10 @@ impl Program for Command {
         let Err(error) = result else { return Outcome::Ok };
         out.truncate(start);
         self.spec.refuse(&error, &mut Writer::new(out, self.proto))
+    }
+
+    fn uses_keys(&self) -> bool {
+        !self.spec.is_aloof
     }
 
     fn waits(&self) -> bool {

@@ -1,12 +1,15 @@
 //! The plans that dominate real traffic: one step, and not a single allocation.
 
+use std::cell::Cell;
+
 use mecha_core::{Outcome, Span};
 use mecha_resp::reply::Writer;
 use mecha_resp::{Args, Request, args, op};
 
 use super::hash::content::{integer, is};
 use super::keys::{Unit, shown_seconds, type_name};
-use crate::kv::{Expire, Fast, FastAction, Guard, PlanCx, StepReply, Want};
+use crate::kv::{Expire, Fast, FastAction, Guard, PlanCx, Recall, StepReply, Want};
+use crate::slot::Marks;
 
 /// What a step's reply is formatted as, in a memo's low bits; the bit above is the protocol's version.
 const BULK: u32 = 0;
@@ -19,6 +22,7 @@ const LENGTH: u32 = 6;
 const TYPE: u32 = 7;
 const EXPIRY_S: u32 = 8;
 const EXPIRY_MS: u32 = 9;
+const TOUCHED: u32 = 10;
 const FORM: u32 = 0xff;
 const RESP3: u32 = 0x100;
 
@@ -50,8 +54,9 @@ pub(super) fn plan(request: &Request, frame: &[u8], proto: u8, cx: &PlanCx<'_>) 
         }
         (op::SETNX, 3) => set(2, Expire::Never, Guard::Absent, STORED_INT),
         (op::DEL | op::UNLINK, 2) => fast(FastAction::Delete, DELETED),
-        (op::EXISTS | op::TOUCH, 2) => fast(FastAction::Get(Want::Header), EXISTS),
+        (op::EXISTS, 2) => fast(FastAction::Get(Want::Header), EXISTS),
         (op::STRLEN, 2) => fast(FastAction::Get(Want::Everything), LENGTH),
+        (op::TOUCH, 2) => fast(FastAction::Get(Want::Header), TOUCHED),
         (op::TYPE, 2) => fast(FastAction::Get(Want::Header), TYPE),
         (op::EXPIRETIME, 2) => fast(FastAction::Get(Want::Header), EXPIRY_S),
         (op::PEXPIRETIME, 2) => fast(FastAction::Get(Want::Header), EXPIRY_MS),
@@ -95,8 +100,16 @@ fn expire(value: &[u8], unit: Unit, now_ms: u64) -> Option<Expire> {
     (at > now_ms).then_some(Expire::AtMs(at))
 }
 
+/// Notes when the value was used, at a back that wants to know.
+fn use_of(marks: Option<&Cell<Marks>>, recall: &Recall<'_>) {
+    if let Some(marks) = marks {
+        marks.set(marks.get().used(recall.now_ms));
+    }
+}
+
 /// Formats a step's reply.
-pub(super) fn reply(memo: u32, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome {
+pub(super) fn reply(recall: &Recall<'_>, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outcome {
+    let memo = recall.memo;
     let mut writer = Writer::new(out, if memo & RESP3 == 0 { 2 } else { 3 });
     let is_applied = matches!(reply, StepReply::Applied { .. });
     let expire_at_ms = match reply {
@@ -109,13 +122,27 @@ pub(super) fn reply(memo: u32, reply: &StepReply<'_>, out: &mut Vec<u8>) -> Outc
             writer.error("WRONGTYPE Operation against a key holding the wrong kind of value");
             return Outcome::ClientError;
         }
-        (BULK, StepReply::Str { value, .. }) => writer.bulk(value),
+        (BULK, StepReply::Str { value, marks, .. }) => {
+            use_of(*marks, recall);
+            writer.bulk(value);
+        }
         (BULK, _) => writer.null(),
         (STORED, _) if is_applied => writer.ok(),
         (STORED, _) => writer.null(),
+        (TOUCHED, reply) => {
+            match reply {
+                StepReply::Str { marks, .. } => use_of(*marks, recall),
+                StepReply::Typed(entry) => use_of(Some(&entry.marks), recall),
+                _ => {}
+            }
+            writer.int(i64::from(expire_at_ms.is_some()));
+        }
         (EXISTS, _) => writer.int(i64::from(expire_at_ms.is_some())),
         (FLUSHED, _) => writer.ok(),
-        (LENGTH, StepReply::Str { value, .. }) => writer.int(value.len() as i64),
+        (LENGTH, StepReply::Str { value, marks, .. }) => {
+            use_of(*marks, recall);
+            writer.int(value.len() as i64);
+        }
         (LENGTH, _) => writer.int(0),
         (TYPE, StepReply::Str { .. }) => writer.simple("string"),
         (TYPE, StepReply::Typed(entry)) => writer.simple(type_name(&entry.value)),

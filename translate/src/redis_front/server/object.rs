@@ -17,6 +17,8 @@ const HELP: &[&str] = &[
     "    Return the encoding that a server would use for the value of <key>.",
     "FREQ <key>",
     "    Frequencies are not tracked.",
+    "IDLETIME <key>",
+    "    Return for how many seconds nobody has used the value of <key>.",
     "REFCOUNT <key>",
     "    Return 1 if there is such a key.",
     "HELP",
@@ -37,6 +39,7 @@ const LONGEST_INTEGER: usize = 20;
 enum Question {
     Encoding,
     Frequency,
+    Idle,
     Memory,
     References,
 }
@@ -56,6 +59,7 @@ pub(super) fn plan(op: OpId, words: &[Vec<u8>], proto: u8, out: &mut Vec<u8>) ->
         }
         op::OBJECT_ENCODING => Question::Encoding,
         op::OBJECT_FREQ => Question::Frequency,
+        op::OBJECT_IDLETIME => Question::Idle,
         op::OBJECT_REFCOUNT => Question::References,
         op::MEMORY_USAGE => {
             if let Err(error) = samples(words) {
@@ -93,7 +97,7 @@ fn samples(words: &[Vec<u8>]) -> Result<(), Error> {
 }
 
 impl Program for Ask {
-    fn run(&mut self, slots: &mut [Slot], _: &RunCx, out: &mut Vec<u8>) -> Outcome {
+    fn run(&mut self, slots: &mut [Slot], cx: &RunCx, out: &mut Vec<u8>) -> Outcome {
         let mut writer = Writer::new(out, self.proto);
         let entry = slots.first().and_then(|slot| slot.entry.as_ref());
         let Some(entry) = entry else {
@@ -105,6 +109,10 @@ impl Program for Ask {
             Question::Frequency => {
                 writer.error(NO_FREQUENCY);
                 return Outcome::ClientError;
+            }
+            Question::Idle => {
+                let used_s = u64::from(entry.marks.get().accessed_s);
+                writer.int((cx.now_ms / 1000).saturating_sub(used_s) as i64);
             }
             Question::Memory => writer.int((memory(entry) + self.key_len) as i64),
             Question::References => writer.int(1),

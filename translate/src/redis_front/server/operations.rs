@@ -6,7 +6,7 @@ use mecha_resp::op;
 use mecha_resp::reply::Writer;
 
 use super::super::aggregate::{Error, write_error};
-use super::super::hash::content::{integer, long};
+use super::super::hash::content::{integer, is, long};
 use super::super::spelled;
 
 const NO_CLUSTER: &str = "ERR This instance has cluster support disabled";
@@ -32,6 +32,20 @@ pub(super) fn answer(op: OpId, words: &[Vec<u8>], proto: u8, out: &mut Vec<u8>) 
             writer.array(0);
         }
         op::CONFIG_RESETSTAT | op::SLOWLOG_RESET => writer.ok(),
+        // Nobody can have loaded any.
+        op::FUNCTION_FLUSH | op::SCRIPT_FLUSH => match words.get(2..).unwrap_or_default() {
+            [] => writer.ok(),
+            [mode] if is(mode, "sync") || is(mode, "async") => writer.ok(),
+            _ if op == op::FUNCTION_FLUSH => {
+                writer.error("ERR FUNCTION FLUSH only supports SYNC|ASYNC option");
+            }
+            _ => writer.error("ERR SCRIPT FLUSH only support SYNC|ASYNC option"),
+        },
+        op::FUNCTION_LIST => writer.array(0),
+        op::SCRIPT_EXISTS => {
+            writer.array(words.len().saturating_sub(2));
+            words.iter().skip(2).for_each(|_| writer.int(0));
+        }
         op::LATENCY_HISTORY | op::LATENCY_LATEST | op::MODULE_LIST => writer.array(0),
         op::LATENCY_RESET | op::SLOWLOG_LEN => writer.int(0),
         op::READONLY | op::READWRITE => writer.error(NO_CLUSTER),
