@@ -256,12 +256,18 @@ async fn asked(mut drain: watch::Receiver<bool>) {
 }
 
 fn bind(listener: &ListenerSpec, address: &mecha_config::Address) -> Result<Bound, String> {
+    let is_own = *address == listener.address;
     let address = match address {
         mecha_config::Address::Tcp(addr) => Address::Tcp(*addr),
         mecha_config::Address::Unix(path) => Address::Unix(path.clone()),
     };
-    mecha_transport::bind(&address)
-        .map_err(|error| screen::cannot_bind(&format!("listener `{}`", listener.name), &address, &error))
+    mecha_transport::bind(&address).map_err(|error| {
+        let what = format!("listener `{}`", listener.name);
+        match &listener.brokers {
+            Some(brokers) if !is_own => screen::cannot_reach_brokers(&what, &address, &error, brokers.count),
+            _ => screen::cannot_bind(&what, &address, &error),
+        }
+    })
 }
 
 fn bind_admin(addr: std::net::SocketAddr) -> Result<std::net::TcpListener, String> {

@@ -38,6 +38,15 @@ pub struct Broker {
     pub address: Address,
 }
 
+/// How a client has said whom it wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Knock {
+    /// By the broker's number, which its name tells.
+    Broker(i32),
+    /// By the port to which it came.
+    Port(u16),
+}
+
 /// Where a client has knocked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Door {
@@ -148,12 +157,23 @@ impl Brokers {
             .map_or(Door::Vacant, |(id, entry)| Door::Of(Broker { id: *id, address: entry.address.clone() }))
     }
 
-    /// As [`Brokers::door`], after a while if that is what it takes to learn who is there.
-    pub async fn found(&self, port: u16) -> Door {
+    /// The door of the broker with this number.
+    fn door_of(&self, id: i32) -> Door {
+        let known = self.known();
+        let entry = known.brokers.get(&id);
+        entry.map_or(Door::Vacant, |entry| Door::Of(Broker { id, address: entry.address.clone() }))
+    }
+
+    /// Whom a client has knocked for, after a while if that is what it takes to learn who is there.
+    pub async fn found(&self, knock: Knock) -> Door {
         let mut changes = self.changes.subscribe();
         let searching = async {
             loop {
-                match self.door(port) {
+                let door = match knock {
+                    Knock::Broker(id) => self.door_of(id),
+                    Knock::Port(port) => self.door(port),
+                };
+                match door {
                     Door::Vacant => self.wanted.notify_one(),
                     door => return door,
                 }

@@ -39,7 +39,7 @@ mod uncounted;
 
 pub use backoff::{Backoff, RateGate};
 pub use balance::{Balance, Balancer, HashTag, KeyHash, Node, Sharding};
-pub use brokers::{Broker, Brokers, Door};
+pub use brokers::{Broker, Brokers, Door, Knock};
 pub use by_hand::ByHand;
 pub use cluster::{Cluster, ClusterOptions, EjectOptions, Environment, Frame, Gutter, Servers};
 pub use connection::{Connection, ConnectionOptions, State};

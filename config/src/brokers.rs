@@ -18,8 +18,10 @@ pub const BROKER_ID: &str = "$(id)";
 pub struct BrokersSpec {
     /// The first port; 0 lets the system choose all of them. `None`: that behind the listener's own.
     pub first: Option<u16>,
-    /// How many ports there are. 0: one address for all brokers.
+    /// How many ports there are. 0: that of the listener is all brokers'.
     pub count: u16,
+    /// They are told apart by the names that clients ask for in the TLS handshake.
+    pub is_by_name: bool,
     /// The host that clients are told, in which [`BROKER_ID`] may stand once; `None`: the address to which they have
     /// connected.
     pub host: Option<String>,
@@ -27,7 +29,7 @@ pub struct BrokersSpec {
 
 impl Default for BrokersSpec {
     fn default() -> Self {
-        Self { first: None, count: DEFAULT_COUNT, host: None }
+        Self { first: None, count: DEFAULT_COUNT, is_by_name: false, host: None }
     }
 }
 
@@ -42,14 +44,14 @@ impl BrokersSpec {
     /// Whether all brokers have one address, that of the listener.
     #[must_use]
     pub fn is_single(&self) -> bool {
-        self.count == 0
+        self.count == 0 && !self.is_by_name
     }
 
     /// Whether there are so many ports behind the first.
     pub(crate) fn fits(&self, own: SocketAddr) -> bool {
         let first = self.first.unwrap_or(own.port().saturating_add(1));
         let is_any = first == 0 || own.port() == 0 && self.first.is_none();
-        is_any || self.is_single() || first.checked_add(self.count - 1).is_some()
+        is_any || self.count == 0 || first.checked_add(self.count - 1).is_some()
     }
 }
 

@@ -166,7 +166,7 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
                     "max_frame": size("Largest request (512MiB; 100MiB for Kafka)."),
                     "announce": { "anyOf": [ { "enum": ["self"] }, { "type": "array", "items": { "type": "string" } } ], "description": "Clients are told that this is a cluster: of this address (`self`), or of these, host:port, which share the slots (of this one, over a Redis Cluster)." },
                     "brokers": { "type": "object", "additionalProperties": false, "description": "How clients of Kafka reach single brokers: docs/kafka.md.", "properties": {
-                        "ports": { "type": ["string", "integer"], "description": "A port for each broker, as in 9093-9099 (the 16 behind the listener's own); none for one address for all brokers." },
+                        "ports": { "type": ["string", "integer"], "description": "A port for each broker, as in 9093-9099 (the 16 behind the listener's own); sni for a name for each, on the listener's own; none for one address for all brokers." },
                         "host": text("The host that clients are told, in which $(id) stands for a broker's number (the address to which they have connected)."),
                     } },
                     "header_timeout": duration("Time for the head of an HTTP request, from its first byte (10s)."),

@@ -15,7 +15,7 @@ use super::opaque::OpaqueDoor;
 use super::policies::Policies;
 use super::{Door, DoorPlan, ProtocolEntry, Scope, Shared};
 use crate::discovery::watch_brokers;
-use crate::session::kafka::{Clients, Credentials, OPS, Placement, SingleAddress, VirtualCluster};
+use crate::session::kafka::{Clients, Credentials, Host, OPS, Placement, SingleAddress, VirtualCluster};
 use crate::session::opaque::{Destination, OpaqueListener};
 
 /// The row of the catalog for Kafka.
@@ -155,6 +155,7 @@ impl DoorPlan for KafkaPlan {
             clients: self.clients.clone(),
             offers: RefCell::default(),
             brokers: Arc::clone(&self.brokers),
+            named: spec.host.clone().filter(|_| spec.is_by_name).map(Host::new),
             host: spec.host,
             max_frame: u32::try_from(self.listener.max_frame).unwrap_or(u32::MAX),
             clock: scope.environment.clock,

@@ -32,6 +32,16 @@ pub(super) fn cannot_bind(what: &str, address: &Address, error: &io::Error) -> S
     format!("{what} cannot listen on {address}: {error}\n  fix: {fix}")
 }
 
+/// As [`cannot_bind`], of a port by which clients would reach one of `count` brokers.
+pub(super) fn cannot_reach_brokers(what: &str, address: &Address, error: &io::Error, count: u16) -> String {
+    format!(
+        "{what} cannot listen on {address}, one of the {count} ports by which clients reach single brokers: {error}\n  \
+         fix: say in the configuration where there are as many free ports as brokers, as in `brokers: {{ ports: 9093-9099 }}` \
+         (the default is the 16 behind the listener's own), or give all brokers one port: \
+         `brokers: {{ ports: none, host: \"b$(id).kafka.example\" }}`, with TLS `ports: sni`"
+    )
+}
+
 /// The start-up screen.
 pub(super) fn started(
     snapshot: &Snapshot,

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use mecha_clusters::{Brokers, Door, Streams};
+use mecha_clusters::{Brokers, Door, Knock, Streams};
 use mecha_core::{Cx, OpClass, OpId, OpInfo, Peer, Refusal};
 use mecha_kafka::schema::Versions;
 use mecha_kafka::table::{ApiKey, Class, apis};
@@ -75,11 +75,23 @@ pub struct Host {
 
 impl Host {
     /// As configuration spells it: `$(id)` stands for the broker's number.
-    fn new(spelled: String) -> Self {
+    #[must_use]
+    pub fn new(spelled: String) -> Self {
         match spelled.split_once(mecha_config::BROKER_ID) {
             Some((before, after)) => Self { before: before.into(), after: Some(after.into()) },
             None => Self { before: spelled, after: None },
         }
+    }
+
+    /// The broker whose host this is; `None` if it is no broker's.
+    fn broker(&self, name: &str) -> Option<i32> {
+        // Names are the same in any case (RFC 4343).
+        let name = name.to_ascii_lowercase();
+        let number = name.strip_prefix(&self.before.to_ascii_lowercase())?;
+        let number = number.strip_suffix(&self.after.as_ref()?.to_ascii_lowercase())?;
+        let is_number =
+            number.bytes().all(|digit| digit.is_ascii_digit()) && (number == "0" || !number.starts_with('0'));
+        number.parse().ok().filter(|_| is_number)
     }
 
     /// That of one broker.
@@ -105,6 +117,8 @@ pub struct VirtualCluster {
     pub brokers: Arc<Brokers>,
     /// The host that clients are told, if it is not the one that they have connected to; as [`Host`] is spelled.
     pub host: Option<String>,
+    /// The hosts by which clients are told apart, if it is by the names that they ask for in the TLS handshake.
+    pub named: Option<Host>,
     /// Bytes of the largest request.
     pub max_frame: u32,
     /// The process'.
@@ -147,6 +161,7 @@ impl VirtualCluster {
         Rc::ptr_eq(&self.streams, &other.streams)
             && Arc::ptr_eq(&self.brokers, &other.brokers)
             && self.host == other.host
+            && self.named.is_some() == other.named.is_some()
             && self.max_frame == other.max_frame
             && self.clients.as_ref().map(Arc::as_ptr) == other.clients.as_ref().map(Arc::as_ptr)
     }
@@ -223,9 +238,16 @@ impl Destination for VirtualCluster {
     type Opened = Opened;
     type Passage = Relay<Conversation>;
 
-    async fn open(&self, client: &Peer, within: Option<Duration>) -> Result<Opened, Refusal> {
+    async fn open(
+        &self,
+        client: &Peer,
+        asked: Option<&str>,
+        within: Option<Duration>,
+    ) -> Result<Opened, Refusal> {
         let port = client.local.map_or(0, |local| local.port());
-        match self.brokers.found(port).await {
+        let named = self.named.as_ref().and_then(|host| host.broker(asked?));
+        let knock = named.map_or(Knock::Port(port), Knock::Broker);
+        match self.brokers.found(knock).await {
             Door::Any => self.reach(None, client, within).await,
             Door::Of(broker) => {
                 let opened = self.reach(Some(&broker.address), client, within).await;
@@ -266,5 +288,30 @@ impl Destination for VirtualCluster {
 
     fn metrics(&self) -> &ClusterMetrics {
         self.streams.metrics()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Host;
+
+    #[test]
+    fn a_name_is_one_brokers_or_nobodys() {
+        let host = Host::new("b$(id).Kafka.example".into());
+        for (name, broker) in [
+            ("b7.kafka.example", Some(7)),
+            ("B0.KAFKA.EXAMPLE", Some(0)),
+            ("b.kafka.example", None),
+            ("b07.kafka.example", None),
+            ("b+7.kafka.example", None),
+            ("b-1.kafka.example", None),
+            ("b99999999999.kafka.example", None),
+            ("kafka.example", None),
+            ("b7.kafka.example.org", None),
+        ] {
+            assert_eq!(host.broker(name), broker, "{name}");
+        }
+        assert_eq!(host.of(7), "b7.Kafka.example");
+        assert_eq!(Host::new("kafka.example".into()).broker("kafka.example"), None);
     }
 }

@@ -63,11 +63,16 @@ pub trait Destination: 'static {
         halves.1.abort();
     }
 
-    /// Connects for a client, within so long if that is said.
+    /// Connects for a client that has `asked` for this name in its TLS handshake, within so long if that is said.
     ///
     /// # Errors
     /// As [`Streams::open`].
-    async fn open(&self, client: &Peer, within: Option<Duration>) -> Result<Self::Opened, Refusal>;
+    async fn open(
+        &self,
+        client: &Peer,
+        asked: Option<&str>,
+        within: Option<Duration>,
+    ) -> Result<Self::Opened, Refusal>;
 
     /// Begins to pass on what this client says.
     fn pass(
@@ -98,7 +103,12 @@ impl Destination for Streams {
     type Opened = Stream;
     type Passage = Relay;
 
-    async fn open(&self, client: &Peer, within: Option<Duration>) -> Result<Stream, Refusal> {
+    async fn open(
+        &self,
+        client: &Peer,
+        _: Option<&str>,
+        within: Option<Duration>,
+    ) -> Result<Stream, Refusal> {
         Self::open(self, client, within).await
     }
 
@@ -288,7 +298,10 @@ impl<D: Destination> OpaqueEngine<D> {
             Leaving { engine: Rc::clone(&self), link: Rc::clone(&link), at, why: CloseReason::Bug };
         let ticket = Ticket { conn: ConnKey { index: at as u32, epoch: 0 }, seq: 0 };
         let opened = match listener.admit(ticket, &Cx { now_micros: started, peer: &link.peer }) {
-            Ok(within) => listener.upstream.open(&link.peer, within).await,
+            Ok(within) => {
+                let asked = client.0.server_name();
+                listener.upstream.open(&link.peer, asked.as_deref(), within).await
+            }
             Err(why) => Err(why),
         };
         let now = self.clock.micros();

@@ -3,6 +3,7 @@
 mod large;
 mod sasl;
 mod single;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -387,6 +388,20 @@ fn free_ports() -> u16 {
             return port;
         }
     }
+}
+
+#[test]
+fn a_port_of_brokers_that_is_taken_is_told_with_what_to_do() {
+    let port = free_ports();
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", port + 2)).unwrap();
+    let listen = format!("kafka://127.0.0.1:{port}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mecha"));
+    let output =
+        command.args(["--listen", &listen, "--to", "kafka://127.0.0.1:1", "--admin", "127.0.0.1:0"]).output();
+    let output = output.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("brokers: { ports: 9093-9099 }"), "{said}");
+    assert!(said.contains(&format!("127.0.0.1:{}, one of the 16 ports", port + 2)), "{said}");
 }
 
 #[test]

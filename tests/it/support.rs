@@ -14,7 +14,7 @@ mod tagged;
 
 pub(crate) use client::{Client, frame};
 pub(crate) use fake::Fake;
-pub(crate) use kafka::{Kafka, Tool, kafka, secured, tool};
+pub(crate) use kafka::{Kafka, Tool, kafka, secured, tool, tool_where};
 pub(crate) use redis_cluster::RedisCluster;
 pub(crate) use sentinels::{NAME, Sentinels};
 pub(crate) use servers::{

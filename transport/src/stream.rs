@@ -196,6 +196,14 @@ impl ReadHalf {
         }
     }
 
+    /// The name of a server that the client has asked for in the TLS handshake (RFC 6066, section 3), if it has.
+    pub fn server_name(&self) -> Option<Box<str>> {
+        match self {
+            Self::Tls(half) => half.server_name(),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
+
     /// The address of this end; `None` for Unix sockets.
     pub fn local(&self) -> Option<SocketAddr> {
         match self {

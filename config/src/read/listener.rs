@@ -168,6 +168,13 @@ impl Reader<'_> {
             self.error(node.place, path, "TLS is not spoken on Unix sockets", Some(hint));
         }
         listener.tls = self.server_tls(tls, is_tls, (node, path));
+        let is_by_name = listener.brokers.as_ref().is_some_and(|brokers| brokers.is_by_name);
+        if is_by_name && listener.tls.as_ref().is_none_or(|tls| tls.is_optional) {
+            let hint = "use `kafkas://` with a `tls` block that is not `optional`".to_string();
+            let what =
+                "names of brokers are seen in the TLS handshake alone, which not every client makes here";
+            self.error(node.place, path, what, Some(hint));
+        }
         self.finish(fields);
         (door.is_some() && cluster.is_some()).then_some(listener)
     }
@@ -192,7 +199,7 @@ impl Reader<'_> {
         listener.idle_timeout = self.period(fields.take("idle_timeout"), Duration::from_secs(1));
     }
 
-    /// `brokers: { ports: 9093-9099, host: kafka.example }`, or `ports: none`.
+    /// `brokers: { ports: 9093-9099, host: kafka.example }`, `ports: sni`, or `ports: none`.
     fn brokers(&mut self, found: Found<'_>, listener: &mut ListenerSpec) {
         let (Some(brokers), Address::Tcp(own)) = (&mut listener.brokers, &listener.address) else {
             if let Some((node, path)) = found {
@@ -208,25 +215,25 @@ impl Reader<'_> {
         let Some((node, path)) = found else { return };
         let mut fields = self.fields(node, &path);
         let ports = self.parsed(fields.take("ports"), |text| {
-            if text == "none" {
-                return Ok((None, 0));
+            if matches!(text, "none" | "sni") {
+                return Ok((None, 0, text == "sni"));
             }
             let (first, last) = text.split_once('-').unwrap_or((text, text));
             let range = (first.trim().parse::<u16>(), last.trim().parse::<u16>());
             match range {
                 (Ok(first), Ok(last)) if 0 < first && first <= last && last - first < MAX_COUNT => {
-                    Ok((Some(first), last - first + 1))
+                    Ok((Some(first), last - first + 1, false))
                 }
                 _ => {
                     let hint = format!(
-                        "as in `9093-9099`, {MAX_COUNT} ports at most; `none` for one address for all brokers"
+                        "as in `9093-9099`, {MAX_COUNT} ports at most; `sni` for a name for each; `none` for one address for all brokers"
                     );
                     Err((format!("`{text}` is no range of ports"), Some(hint)))
                 }
             }
         });
-        if let Some((first, count)) = ports {
-            (brokers.first, brokers.count) = (first, count);
+        if let Some((first, count, is_by_name)) = ports {
+            (brokers.first, brokers.count, brokers.is_by_name) = (first, count, is_by_name);
             let is_own = first.is_some_and(|first| own.port() >= first && own.port() - first < count);
             if is_own {
                 self.error(
@@ -246,6 +253,12 @@ impl Reader<'_> {
             if is_one { Ok(text.to_string()) } else { Err((format!("`{text}` is no host"), Some(hint))) }
         });
         brokers.host = host;
+        let is_named = brokers.host.as_ref().is_some_and(|host| host.contains(BROKER_ID));
+        if brokers.is_by_name && !is_named {
+            let hint =
+                "as in `host: \"broker-$(id).kafka.example\"`, with names that all lead here".to_string();
+            self.error(node.place, &path, "`host` must have a name for each broker", Some(hint));
+        }
         if !brokers.fits(*own) {
             let hint = format!(
                 "{} ports follow the listener's own unless `ports` says where they are",

@@ -364,6 +364,28 @@ fn what_is_wrong_with_a_migration_is_told_with_its_place() {
 }
 
 #[test]
+fn brokers_with_names_need_tls_and_a_name_for_each() {
+    let schemes = [Scheme::plain("kafka", "kafka", 9092).opaque()];
+    let read = |rest: &str| {
+        let text =
+            format!("listeners:\n- {{ listen: \"kafka://127.0.0.1:1\", to: \"kafka://a:9092\", {rest} }}\n");
+        read_with(&schemes, &schemes, &text)
+    };
+    let tls = "tls: { cert: a, key: b }";
+    let named = read(&format!("brokers: {{ ports: sni, host: \"b$(id).x\" }}, {tls}")).unwrap();
+    let brokers = named.listeners[0].brokers.clone().unwrap();
+    assert!(brokers.is_by_name && !brokers.is_single() && named.listeners[0].sockets().len() == 1);
+    complains(
+        read(&format!("brokers: {{ ports: sni, host: x }}, {tls}")),
+        &["2:67 listeners[0].brokers `host` must have a name for each broker => as in"],
+    );
+    complains(
+        read("brokers: { ports: sni, host: \"b$(id).x\" }"),
+        &["2:3 listeners[0] names of brokers are seen in the TLS handshake alone => use `kafkas://`"],
+    );
+}
+
+#[test]
 fn brokers_are_told_who_mecha_is_by_a_mechanism() {
     let kafka = |auth: &str| {
         format!(

@@ -78,7 +78,12 @@ impl Destination for SingleAddress {
     type Opened = (Opened, Option<i32>);
     type Passage = Router;
 
-    async fn open(&self, client: &Peer, within: Option<Duration>) -> Result<Self::Opened, Refusal> {
+    async fn open(
+        &self,
+        client: &Peer,
+        _: Option<&str>,
+        within: Option<Duration>,
+    ) -> Result<Self::Opened, Refusal> {
         let opening = async {
             match self.reach(self.anyone(), client).await {
                 Ok(opened) => Ok(opened),

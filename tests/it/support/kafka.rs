@@ -106,6 +106,23 @@ pub(crate) fn tool(class: &str, args: &[&str]) -> String {
     Tool::start(class, args).printed()
 }
 
+/// As [`tool`], on a machine where these names are those of this one.
+#[track_caller]
+pub(crate) fn tool_where(names: &[&str], class: &str, args: &[&str]) -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("mecha-it-hosts-{}-{number}", std::process::id()));
+    let lines: Vec<_> = names.iter().map(|name| format!("127.0.0.1 {name}")).collect();
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    let mut command = java("-Xmx160m").unwrap();
+    let class = format!("org.apache.kafka.tools.{class}");
+    command.env("JAVA_TOOL_OPTIONS", format!("-Djdk.net.hosts.file={}", path.display()));
+    command.arg(&class).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let printed = Tool::of(command.spawn().unwrap(), format!("{class} {args:?}")).printed();
+    let _ = std::fs::remove_file(path);
+    printed
+}
+
 /// One of Kafka's tools that runs. What it prints is read, so that it never waits for its reader.
 pub(crate) struct Tool {
     ended: Receiver<std::io::Result<Output>>,

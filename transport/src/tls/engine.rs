@@ -12,6 +12,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedS
 use rustls::{ClientConfig, CommonState, ServerConfig};
 
 use super::CHUNK;
+use super::server::take_asked;
 
 /// The largest handshake message that rustls puts together is 64 KiB; with its record's header it must fit.
 pub(super) const MAX_HELD: usize = 80 << 10;
@@ -51,6 +52,8 @@ pub(super) struct Engine {
     promised: usize,
     pub(super) is_ended: bool,
     pub(super) is_failed: bool,
+    /// The name that the client has asked for; on the server's side.
+    server_name: Option<Box<str>>,
 }
 
 // === impl Engine ===
@@ -78,6 +81,7 @@ impl Engine {
             promised: 0,
             is_ended: false,
             is_failed: false,
+            server_name: None,
         }
     }
 
@@ -109,6 +113,11 @@ impl Engine {
         self.common().alpn_protocol()
     }
 
+    /// The name that the client has asked for (RFC 6066, section 3).
+    pub(super) fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
+    }
+
     pub(super) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         self.common().peer_certificates()?.first()
     }
@@ -128,7 +137,12 @@ impl Engine {
                     take_step(client.process_tls_records(rest), &mut self.outgoing, plain)
                 }
                 Session::Server(server) => {
-                    take_step(server.process_tls_records(rest), &mut self.outgoing, plain)
+                    let is_handshaking = server.is_handshaking();
+                    let step = take_step(server.process_tls_records(rest), &mut self.outgoing, plain);
+                    if is_handshaking && let Some(name) = take_asked() {
+                        self.server_name = Some(name);
+                    }
+                    step
                 }
             };
             at += discard;

@@ -1,5 +1,6 @@
 //! The server's side: certificates chosen by name, client certificates, and new files while it runs.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -164,6 +165,17 @@ impl ServerTls {
     }
 }
 
+thread_local! {
+    /// The name that the client has asked for whose hello was read last on this thread. rustls tells it to whoever chooses a
+    /// certificate, and of a connection without a buffer to nobody else.
+    static ASKED: RefCell<Option<Box<str>>> = const { RefCell::new(None) };
+}
+
+/// The name that was asked for in the step of a handshake that was just made, if a hello was read in it.
+pub(super) fn take_asked() -> Option<Box<str>> {
+    ASKED.with(RefCell::take)
+}
+
 /// Chooses the first certificate that is for the name that the client asks for, and whose key it understands.
 #[derive(Debug)]
 struct ByName {
@@ -172,6 +184,7 @@ struct ByName {
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        ASKED.with(|asked| asked.replace(hello.server_name().map(Into::into)));
         let name = hello.server_name().and_then(|name| ServerName::try_from(name).ok());
         let is_usable = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let named = name.and_then(|name| self.keys.iter().filter(is_usable).find(|key| is_for(key, &name)));

@@ -106,6 +106,10 @@ impl TlsReadHalf {
         self.engine.borrow().alpn().map(<[u8]>::to_vec)
     }
 
+    pub(crate) fn server_name(&self) -> Option<Box<str>> {
+        self.engine.borrow().server_name().map(Into::into)
+    }
+
     /// Reads plaintext. The end of the stream is the peer's farewell or, as many clients leave, the end of its TCP
     /// stream: what is carried has frames of its own, so a cut-off one is noticed.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

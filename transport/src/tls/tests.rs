@@ -341,6 +341,38 @@ fn sessions_are_resumed_and_versions_kept() {
 }
 
 #[test]
+fn a_client_is_known_by_the_name_that_it_asked_for() {
+    run(async {
+        let folder = Folder::new("asked");
+        let certificates = vec![folder.issue("a", Folder::params(&["a.test", "b.test"]))];
+        let server = ServerTls::new(ServerOptions { certificates, ..ServerOptions::default() }).unwrap().0;
+        for name in ["a.test", "b.test"] {
+            let options = ClientOptions { server_name: Some(name.into()), ..folder.client() };
+            let client = ClientTls::new(options).unwrap().0;
+            for is_resumed in [false, true] {
+                let (served, connected) = shake(&server, &client).await;
+                let served = served.unwrap();
+                assert_eq!(served.is_resumed, is_resumed);
+                let (read, write) = served.stream.into_halves().unwrap();
+                let halves = (ReadHalf::Tls(read), WriteHalf::Tls(write));
+                assert_eq!(halves.0.server_name().as_deref(), Some(name));
+                // The ticket comes with the first data.
+                write_all((&halves.0, &halves.1), b"x").await.unwrap();
+                let (mut read, _write) = connected.unwrap();
+                assert_eq!(read.server_name(), None);
+                read.read_exact(&mut [0]).await.unwrap();
+            }
+        }
+        // An address is no name.
+        let client =
+            ClientTls::new(ClientOptions { insecure_skip_verify: true, ..folder.client() }).unwrap().0;
+        let (served, _connected) = shake(&server, &client).await;
+        let (read, _write) = served.unwrap().stream.into_halves().unwrap();
+        assert_eq!(ReadHalf::Tls(read).server_name(), None);
+    });
+}
+
+#[test]
 fn new_files_are_used_and_broken_ones_are_not() {
     run(async {
         let folder = Folder::new("reload");
