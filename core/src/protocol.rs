@@ -357,6 +357,12 @@ pub trait Session<P: Framed>: Default {
         false
     }
 
+    /// Brings requests that have several forms into one, so that everything behind sees one only. For upstreams where
+    /// protocol state is their business; elsewhere that is part of [`Session::on_requests`].
+    fn straighten(batch: &mut Batch<'_, P>) {
+        let _ = batch;
+    }
+
     /// Whether requests of this operation may be errands, also where protocol state is the upstream's business.
     fn is_errand(op: OpId) -> bool {
         let _ = op;

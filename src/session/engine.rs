@@ -287,6 +287,9 @@ impl<P: Framed> Engine<P> {
         // Where what breaks the protocol begins.
         let sound = decoded.consumed.max(batch_end(calls));
         let mut batch = Batch { wire: bytes, local, heads, calls, session };
+        if is_translated {
+            P::Session::straighten(&mut batch);
+        }
         let mut position = Position { at: 0, seen: 0, is_special, judged: 0 };
         let mut processing = Processing { sink, mesh, now_micros, done, stop_at: usize::MAX };
         if let Progress::Stalled(wait) = state.serve(&mut batch, &mut position, &mut processing) {

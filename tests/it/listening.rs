@@ -143,6 +143,12 @@ listeners:
     assert_eq!(speaker.call("PUBLISH news hello"), ":1\r\n");
     assert!(listener.reply().ends_with("hello\r\n"));
     drop(listener);
+    // Whatever form a request has, its key decides.
+    speaker.send(b"SET other:inline 1\r\n");
+    assert_eq!(speaker.reply(), "+OK\r\n");
+    assert_eq!(speaker.call("GET other:inline"), "$1\r\n1\r\n");
+    speaker.send(b"CLIENT LIST\r\n");
+    assert!(speaker.reply().contains(" cmd=client|list "));
     for key in ["queue", "other:queue"] {
         let mut waiting = mecha.client();
         let id = waiting.call("CLIENT ID").trim_start_matches(':').trim_end().to_owned();

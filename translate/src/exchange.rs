@@ -316,6 +316,13 @@ impl Door {
         board.topics(kind).map(|(name, _)| name).filter(|name| is_meant(name)).cloned().collect()
     }
 
+    /// How many channels, and how many patterns, somebody listens to.
+    pub(crate) fn heard_names(&self) -> (usize, usize) {
+        let board = self.exchange.board();
+        let [channels, patterns, _] = &board.topics;
+        (channels.len(), patterns.len())
+    }
+
     /// How many listen to this name.
     pub(crate) fn audience(&self, kind: Kind, name: &[u8]) -> usize {
         self.exchange.board().topic(kind, name).map_or(0, Topic::len)

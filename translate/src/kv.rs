@@ -189,6 +189,8 @@ pub struct PlanCx<'a> {
     pub client_addr: Option<std::net::SocketAddr>,
     /// The client's connection.
     pub conn: ConnKey,
+    /// How many clients wait for keys, as far as the back knows.
+    pub waiting: usize,
     /// Where clients publish and subscribe, if they can.
     pub door: Option<&'a Door>,
     /// Process start, Unix seconds, for INFO and stats.

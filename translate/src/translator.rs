@@ -244,6 +244,7 @@ impl<A: KvFront, B: KvBack> Translator<A, B> {
                 client_id: peer.id,
                 client_addr: peer.addr,
                 conn: call.ticket.conn,
+                waiting: self.waiting.len(),
                 door: self.door.as_ref(),
                 started_at: &self.options.started,
             };

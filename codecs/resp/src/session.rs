@@ -431,6 +431,12 @@ impl mecha_core::Session<Resp> for Session {
         self.was_deaf
     }
 
+    fn straighten(batch: &mut Batch<'_, Resp>) {
+        for index in 0..batch.heads.len() {
+            normalise(batch, index);
+        }
+    }
+
     fn is_errand(op: OpId) -> bool {
         matches!(op, op::CLIENT_INFO | op::CLIENT_KILL | op::CLIENT_LIST | op::CLIENT_UNBLOCK)
     }

@@ -75,6 +75,7 @@ pub fn serve<A: KvFront>(
             client_id: peer.id,
             client_addr: peer.addr,
             conn: call.ticket.conn,
+            waiting: store.waiting(),
             door: *door,
             started_at: &started,
         };

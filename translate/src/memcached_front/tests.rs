@@ -72,6 +72,7 @@ impl Map {
             client_id: 1,
             client_addr: None,
             conn: Default::default(),
+            waiting: 0,
             door: None,
             started_at: &Started { unix_seconds: 0 },
         };

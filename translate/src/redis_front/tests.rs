@@ -72,6 +72,7 @@ const PLAN: PlanCx<'static> = PlanCx {
     client_id: 7,
     client_addr: None,
     conn: mecha_core::ConnKey { index: 0, epoch: 0 },
+    waiting: 0,
     door: None,
     started_at: &Started { unix_seconds: 0 },
 };

@@ -49,6 +49,10 @@ impl Waiting {
         self.waiters.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.waiters.len()
+    }
+
     /// Whether this client waits.
     pub(super) fn has(&self, conn: ConnKey) -> bool {
         !self.turns.is_empty() && self.turns.contains_key(&conn)

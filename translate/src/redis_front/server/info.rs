@@ -5,6 +5,7 @@ use mecha_resp::reply::Writer;
 
 use super::super::hash::content::is;
 use super::REDIS_VERSION;
+use crate::exchange::Door;
 use crate::kv::{KeySpace, PlanCx, RunCx, Walk};
 use mecha_resp::glob;
 
@@ -25,6 +26,9 @@ pub(in crate::redis_front) struct Info {
     proto: u8,
     back: &'static str,
     uptime_s: u64,
+    waiting: usize,
+    /// How many channels, and how many patterns, somebody listens to.
+    heard: (usize, usize),
 }
 
 // === impl Info ===
@@ -33,7 +37,8 @@ impl Info {
     /// With these arguments, the name first.
     pub(in crate::redis_front) fn new(words: &[Vec<u8>], proto: u8, cx: &PlanCx<'_>) -> Self {
         let uptime_s = (cx.now_ms / 1000).saturating_sub(cx.started_at.unix_seconds);
-        Self { words: words.to_vec(), proto, back: cx.back, uptime_s }
+        let heard = cx.door.map(Door::heard_names).unwrap_or_default();
+        Self { words: words.to_vec(), proto, back: cx.back, uptime_s, waiting: cx.waiting, heard }
     }
 
     /// The answer. `keys` is what is known of all keys.
@@ -47,7 +52,7 @@ impl Info {
     }
 
     fn text(&self, keys: Option<&dyn KeySpace>, max_value: usize) -> String {
-        let Self { words, back, uptime_s: uptime, .. } = self;
+        let Self { words, back, uptime_s: uptime, waiting, heard: (channels, patterns), .. } = self;
         let server = format!(
             "redis_version:{REDIS_VERSION}\r\nredis_mode:standalone\r\narch_bits:{}\r\nprocess_id:{}\r\n\
          uptime_in_seconds:{uptime}\r\nuptime_in_days:{}\r\nmecha_version:{}\r\nmecha_back:{back}\r\n",
@@ -66,10 +71,10 @@ impl Info {
         let evicted = counted.map_or_else(String::new, |(.., evicted)| format!("evicted_keys:{evicted}\r\n"));
         let sections = [
             ("Server", server),
-            ("Clients", "blocked_clients:0\r\ntracking_clients:0\r\n".to_owned()),
+            ("Clients", format!("blocked_clients:{waiting}\r\ntracking_clients:0\r\n")),
             ("Memory", format!("{memory}mecha_max_value_bytes:{max_value}\r\n")),
             ("Persistence", "loading:0\r\naof_enabled:0\r\n".to_owned()),
-            ("Stats", format!("{evicted}pubsub_channels:0\r\npubsub_patterns:0\r\n")),
+            ("Stats", format!("{evicted}pubsub_channels:{channels}\r\npubsub_patterns:{patterns}\r\n")),
             ("Replication", "role:master\r\nconnected_slaves:0\r\n".to_owned()),
             ("Cluster", "cluster_enabled:0\r\n".to_owned()),
             ("Keyspace", keyspace),
