@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::support::{Client, Mecha, Process, eventually, memcached};
+use super::support::{Client, Mecha, Process, eventually, frame, memcached};
 
 /// A door with two workers on each back that makes clients wait.
 fn doors() -> Vec<(Option<Process>, Mecha)> {
@@ -199,5 +199,11 @@ fn the_store_knows_how_long_a_key_has_not_been_used() {
     assert_eq!(client.call("GET s"), "$1\r\nv\r\n");
     assert_eq!(client.call("LLEN l"), ":1\r\n");
     assert!(idle(&mut client, "s") < 2 && idle(&mut client, "l") < 2);
+    // The value 1 of a string, with an idle time of its own.
+    let payload = b"\x00\xc0\x01\n\x00&x\xe7\xb6\xd1\x01\x11\xfc";
+    let words: [&[u8]; 6] = [b"RESTORE", b"r", b"0", payload, b"IDLETIME", b"1000"];
+    client.send(&frame(&words));
+    assert_eq!(client.reply(), "+OK\r\n");
+    assert!(idle(&mut client, "r") >= 1000);
     assert!(mecha.stop());
 }

@@ -10,8 +10,8 @@ use crate::slot::{Entry, Marks};
 /// In alphabetical order.
 pub(crate) const COMMANDS: &[Spec] = &[
     spec("dump", 2, Keys::First, dump),
-    spec("restore", -4, Keys::First, restore).header().swells(MOST_PER_BYTE),
-    spec("restore-asking", -4, Keys::First, restore).header().swells(MOST_PER_BYTE),
+    spec("restore", -4, Keys::First, restore).header().aloof().swells(MOST_PER_BYTE),
+    spec("restore-asking", -4, Keys::First, restore).header().aloof().swells(MOST_PER_BYTE),
 ];
 
 /// How much memory one byte of a payload can come to take: three bytes can expand to 264, of which two are a member.

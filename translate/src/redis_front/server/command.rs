@@ -43,9 +43,12 @@ const FLAGS: [(u16, &str); 9] = [
 
 /// Commands that work on this back, without subcommands.
 fn known(back: &str) -> impl Iterator<Item = &'static CommandInfo> {
-    let works = move |info: &&CommandInfo| {
-        !info.name.contains('|') && resp_support(info.name, back) != Support::Refused
-    };
+    named(back).filter(|info| !info.name.contains('|'))
+}
+
+/// Commands and subcommands that work on this back.
+fn named(back: &str) -> impl Iterator<Item = &'static CommandInfo> {
+    let works = move |info: &&CommandInfo| resp_support(info.name, back) != Support::Refused;
     COMMANDS.iter().skip(1).filter(works)
 }
 
@@ -101,10 +104,10 @@ pub(super) fn answer(op: OpId, words: &[Vec<u8>], proto: u8, cx: &PlanCx<'_>, ou
 
 fn list(filter: &[Vec<u8>], op: OpId, cx: &PlanCx<'_>, writer: &mut Writer<'_>) {
     let names: Vec<_> = match filter {
-        [] => known(cx.back).collect(),
+        [] => named(cx.back).collect(),
         [word, kind, pattern] if is(word, "filterby") && is(kind, "pattern") => {
             let pattern = pattern.to_ascii_lowercase();
-            known(cx.back).filter(|info| glob::matches(&pattern, info.name.as_bytes())).collect()
+            named(cx.back).filter(|info| glob::matches(&pattern, info.name.as_bytes())).collect()
         }
         // There are no modules.
         [word, kind, _] if is(word, "filterby") && is(kind, "module") => Vec::new(),
