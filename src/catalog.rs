@@ -20,6 +20,9 @@ pub const EMBEDDED: &str = "embedded";
 /// Bytes that are passed on as they are.
 pub const TCP: &str = "tcp";
 
+/// Wherever a connection of a transparent listener was going.
+pub const ORIGINAL: &str = "original";
+
 /// Kafka's own protocol.
 pub const KAFKA: &str = "kafka";
 
@@ -89,6 +92,7 @@ pub const BACKS: &[Scheme] = &[
     Scheme::plain("tcp", TCP, 0).opaque(),
     Scheme::tls("tls", TCP, 0).opaque(),
     Scheme::inside("embedded", EMBEDDED),
+    Scheme::inside("original", ORIGINAL).opaque(),
 ];
 
 /// What is offered in TLS handshakes where the configuration says nothing (RFC 7301).

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use mecha_config::{Known, LogFormat, LogSpec, Overrides, Snapshot, TlsFlags};
 
+use crate::intercept::Intercept;
 pub(crate) use check::conditions;
 pub use reference::{FilterHelp, Help, SupportRow};
 
@@ -21,6 +22,7 @@ Examples:
   mecha --listen redis://127.0.0.1:6379 --to memcached://127.0.0.1:11211      a Redis program on Memcached
   mecha check mecha.yaml                  all errors at once, or the resolved plan
   mecha filters rate_limit                what a filter does, with an example
+  mecha intercept plan --port 6379=16379  rules that lead an application's connections here
 
 A configuration file of three lines:
   listeners:
@@ -102,6 +104,8 @@ enum Chosen {
         /// Its name
         name: Option<String>,
     },
+    /// Lead an application's connections here by rules of the packet filter
+    Intercept(Intercept),
     /// Print the JSON Schema of a configuration file, for editors
     Schema,
 }
@@ -216,6 +220,7 @@ pub fn tell(tell: &Tell, known: &Known<'_>, help: &Help) -> ExitCode {
             Ok(String::from_utf8_lossy(&script).into_owned())
         }
         Chosen::Filters { name } => reference::filters(help, name.as_deref()),
+        Chosen::Intercept(intercept) => return intercept.run(),
         Chosen::Schema => {
             let filters: Vec<_> =
                 help.filters.iter().map(|filter| (filter.name, filter.summary, filter.options)).collect();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mecha_config::{ListenerSpec, Snapshot};
+use mecha_config::{ListenerSpec, Snapshot, Transparent};
 use mecha_telemetry::Registry;
 use mecha_translate::kv::Started;
 use mecha_transport::{
@@ -19,6 +19,7 @@ use self::reload::{InForce, Outcomes, Prepared, Sockets, Watch, socket_of, socke
 use self::signals::{Hangup, Stop};
 use crate::acceptor::Orders;
 use crate::assembly::Plan;
+use crate::intercept::OWN_MARK;
 use crate::mesh::Wiring;
 use crate::worker::{Message, Worker};
 use crate::{acceptor, admin, catalog, cli, worker};
@@ -113,6 +114,7 @@ fn run(
     // From here on there is something to drain.
     let stop = runtime.block_on(async { Stop::new() });
     let stop = stop.map_err(|error| format!("cannot wait for signals: {error}"))?;
+    mark_outgoing(&snapshot);
     let (mut bound, mut sockets) = (Vec::new(), Sockets::new());
     for listener in &snapshot.listeners {
         for (socket, address) in sockets_of(listener) {
@@ -261,13 +263,27 @@ fn bind(listener: &ListenerSpec, address: &mecha_config::Address) -> Result<Boun
         mecha_config::Address::Tcp(addr) => Address::Tcp(*addr),
         mecha_config::Address::Unix(path) => Address::Unix(path.clone()),
     };
-    mecha_transport::bind(&address).map_err(|error| {
+    let bound = match listener.transparent {
+        Transparent::Tproxy => mecha_transport::bind_transparent(&address),
+        Transparent::None | Transparent::Redirect => mecha_transport::bind(&address),
+    };
+    bound.map_err(|error| {
         let what = format!("listener `{}`", listener.name);
         match &listener.brokers {
             Some(brokers) if !is_own => screen::cannot_reach_brokers(&what, &address, &error, brokers.count),
             _ => screen::cannot_bind(&what, &address, &error),
         }
     })
+}
+
+/// Marks what this process sends, where it stands among the connections that are led to it.
+fn mark_outgoing(snapshot: &Snapshot) {
+    let is_transparent = |listener: &ListenerSpec| listener.transparent != Transparent::None;
+    if snapshot.listeners.iter().any(is_transparent)
+        && let Err(error) = mecha_transport::mark_outgoing(OWN_MARK)
+    {
+        tracing::warn!(%error, "own connections cannot be marked: rules must exclude this process' user (--exclude-uid)");
+    }
 }
 
 fn bind_admin(addr: std::net::SocketAddr) -> Result<std::net::TcpListener, String> {

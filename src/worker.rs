@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mecha_clusters::Timers;
+use mecha_config::Transparent;
 use mecha_core::{Found, Peer};
 use mecha_transport::{Accepted, Clock};
 use tokio::sync::mpsc;
@@ -201,6 +202,8 @@ struct Opened {
     door: Rc<dyn Door>,
     name: String,
     address: mecha_config::Address,
+    /// Its clients have dialled other addresses.
+    is_redirected: bool,
 }
 
 impl Doors {
@@ -209,7 +212,8 @@ impl Doors {
             self.0.entry(planned.id).or_insert_with(|| {
                 let listener = planned.listener();
                 let (name, address) = (listener.name.clone(), listener.address.clone());
-                Opened { door: planned.plan.open(scope), name, address }
+                let is_redirected = listener.transparent == Transparent::Redirect;
+                Opened { door: planned.plan.open(scope), name, address, is_redirected }
             });
         }
     }
@@ -230,16 +234,16 @@ impl Doors {
 }
 
 fn accept(doors: &Doors, door: u64, stream: Accepted, id: u64, seat: Seat) {
+    let Some(opened) = doors.0.get(&door) else { return };
+    let dialled = if opened.is_redirected { stream.redirected_from() } else { None };
     let peer = Peer {
         id,
         addr: stream.peer(),
-        local: stream.local(),
+        local: dialled.or_else(|| stream.local()),
         identity: stream.identity().cloned(),
         user: None,
     };
-    if let Some(opened) = doors.0.get(&door)
-        && let Err(error) = opened.door.accept(stream, peer, seat)
-    {
+    if let Err(error) = opened.door.accept(stream, peer, seat) {
         tracing::warn!(%error, "client could not be served");
     }
 }

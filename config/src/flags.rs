@@ -8,7 +8,7 @@ use crate::read::{default_cluster, default_listener, default_workers};
 use crate::target::{self, Target};
 use crate::{
     Address, CertificateSpec, ClientTlsSpec, ConfigError, Known, LogSpec, ServerTlsSpec, Snapshot,
-    TlsComplaint, TlsSpec,
+    TlsComplaint, TlsSpec, Transparent,
 };
 
 /// Flags that also apply to a file.
@@ -103,7 +103,8 @@ pub fn from_flags(
     }
     let mut snapshot = empty();
     for (index, (listen, to)) in listen.iter().zip(to).enumerate() {
-        let door = target::door(listen, known.doors);
+        let cut = target::transparent(listen);
+        let door = cut.and_then(|(listen, mode)| Ok((target::door(listen, known.doors)?, mode)));
         let back = target::back(to, known.backs);
         for (flag, complaint) in [("--listen", door.as_ref().err()), ("--to", back.as_ref().err())] {
             if let Some((message, hint)) = complaint {
@@ -111,7 +112,7 @@ pub fn from_flags(
                 errors.push(ConfigError { hint: hint.clone(), ..error });
             }
         }
-        let (Ok((protocol, address)), Ok(target)) = (door, back) else { continue };
+        let (Ok(((protocol, address), transparent)), Ok(target)) = (door, back) else { continue };
         let back = target.protocol;
         if !(known.pairs)(protocol, back) {
             errors.push(ConfigError::new("--to", format!("a {protocol} listener cannot lead to {back}")));
@@ -139,6 +140,11 @@ pub fn from_flags(
         });
         let name = if index == 0 { protocol.to_string() } else { format!("{protocol}-{}", index + 1) };
         let mut listener = default_listener(name, protocol, address, cluster);
+        listener.transparent = transparent;
+        if back == target::ORIGINAL && transparent == Transparent::None {
+            let (message, hint) = target::not_transparent();
+            errors.push(ConfigError { hint, ..ConfigError::new("--listen", message) });
+        }
         if target::is_tls(listen, known.doors) {
             listener.tls = tls.server(listen, known, &mut errors);
         }

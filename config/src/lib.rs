@@ -6,6 +6,9 @@
 //!
 //! Deliberately absent: sockets, files and any protocol. What exists is told by the caller ([`Known`]).
 
+// The schema is one literal.
+#![recursion_limit = "256"]
+
 mod brokers;
 mod error;
 mod flags;
@@ -127,8 +130,22 @@ pub struct ListenerSpec {
     pub users: Option<Vec<UserSpec>>,
     /// Whether each connection begins with a header of the PROXY protocol that tells who the client is.
     pub proxy_protocol: bool,
+    /// How connections come here that were made to other addresses.
+    pub transparent: Transparent,
     /// By which ports clients of Kafka reach single brokers; `None` on other listeners.
     pub brokers: Option<BrokersSpec>,
+}
+
+/// How connections come to a listener that were made to other addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transparent {
+    /// They do not.
+    #[default]
+    None,
+    /// With a changed address (`REDIRECT`); the system remembers which one it was.
+    Redirect,
+    /// As they are (`TPROXY`).
+    Tproxy,
 }
 
 /// How the PROXY protocol is written.

@@ -4,7 +4,20 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::error::suggestion;
-use crate::{Address, ClusterSpec, Discovery, Endpoint};
+use crate::{Address, ClusterSpec, Discovery, Endpoint, Transparent};
+
+/// The protocol of whatever connections of a transparent listener were going to.
+pub(crate) const ORIGINAL: &str = "original";
+
+/// The words for how connections come to a listener.
+pub(crate) const TRANSPARENT: [(&str, Transparent); 3] =
+    [("none", Transparent::None), ("redirect", Transparent::Redirect), ("tproxy", Transparent::Tproxy)];
+
+/// What is wrong with a listener that leads to [`ORIGINAL`] and is not transparent.
+pub(crate) fn not_transparent() -> Complaint {
+    let hint = "`transparent: redirect` or `transparent: tproxy`; as a flag `?transparent=redirect`: docs/intercept.md";
+    ("nothing tells where its connections were going".into(), Some(hint.into()))
+}
 
 /// A scheme and the protocol that it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +164,16 @@ pub(crate) fn is_streamed(text: &str, schemes: &[Scheme]) -> bool {
     cut(text, schemes).is_ok_and(|(scheme, ..)| scheme.is_streamed)
 }
 
+/// Cuts `?transparent=redirect` off where a door listens.
+pub(crate) fn transparent(text: &str) -> Result<(&str, Transparent), Complaint> {
+    let Some((door, query)) = text.split_once('?') else { return Ok((text, Transparent::None)) };
+    let named = query.strip_prefix("transparent=");
+    let known = TRANSPARENT.iter().find(|(word, _)| named == Some(word));
+    known.map(|(_, mode)| (door, *mode)).ok_or_else(|| {
+        (format!("`?{query}` is not known"), Some("`?transparent=redirect` or `?transparent=tproxy`".into()))
+    })
+}
+
 /// Understands where a door listens.
 pub(crate) fn door(text: &str, schemes: &[Scheme]) -> Result<(&'static str, Address), Complaint> {
     let (scheme, is_unix, rest) = cut(text, schemes)?;
@@ -185,10 +208,13 @@ pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<Target, Complaint> 
     let (scheme, is_unix, rest) = cut(text, schemes)?;
     if scheme.servers == SchemeServers::None {
         return match rest {
-            "" | "/" => Ok(Target { protocol: scheme.protocol, ..Target::default() }),
+            "" | "/" => {
+                let Scheme { protocol, is_opaque, .. } = scheme;
+                Ok(Target { protocol, is_opaque, ..Target::default() })
+            }
             _ => Err((
                 format!("`{}://` takes no address", scheme.scheme),
-                Some("it lives in this process".into()),
+                Some(format!("`{}://` alone", scheme.scheme)),
             )),
         };
     }

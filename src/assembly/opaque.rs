@@ -5,7 +5,6 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mecha_clusters::Streams;
 use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
 use mecha_core::Peer;
 use mecha_filters::BuildCx;
@@ -14,7 +13,7 @@ use mecha_transport::Accepted;
 use super::policies::Policies;
 use super::{Door, DoorPlan, EngineView, ProtocolEntry, Scope, Shared};
 use crate::session::ConnectionInfo;
-use crate::session::opaque::{Destination, OPS, OpaqueEngine, OpaqueListener};
+use crate::session::opaque::{Destination, OPS, OpaqueEngine, OpaqueListener, Original};
 use crate::worker::Seat;
 
 /// A row of the catalog for bytes that nobody looks at.
@@ -29,7 +28,7 @@ impl ProtocolEntry for OpaqueEntry {
     }
 
     fn backs(&self) -> Vec<&'static str> {
-        vec![self.name]
+        vec![self.name, crate::catalog::ORIGINAL]
     }
 
     fn filters(&self) -> Vec<(&'static str, mecha_filters::Help)> {
@@ -70,7 +69,20 @@ impl DoorPlan for OpaquePlan {
     }
 
     fn open(&self, scope: &mut Scope) -> Rc<dyn Door> {
-        let upstream: Rc<Streams> = scope.streams(&self.cluster, self.protocol, &self.shared);
+        let streams = scope.streams(&self.cluster, self.protocol, &self.shared);
+        if self.cluster.protocol != crate::catalog::ORIGINAL {
+            return self.door(scope, streams);
+        }
+        let own = match &self.listener.address {
+            mecha_config::Address::Tcp(addr) => Some(*addr),
+            mecha_config::Address::Unix(_) => None,
+        };
+        self.door(scope, Rc::new(Original { streams, own }))
+    }
+}
+
+impl OpaquePlan {
+    fn door<D: Destination>(&self, scope: &mut Scope, upstream: Rc<D>) -> Rc<dyn Door> {
         let mut policies = self.policies.open();
         policies.extend(Policies::of_cluster(&self.cluster, &self.shared));
         let name = &self.listener.name;

@@ -23,7 +23,7 @@ use mecha_telemetry::prometheus::{IntCounter, IntGauge};
 use mecha_transport::{Address, Bound, unix_ms};
 use tokio::sync::oneshot;
 
-use super::{Running, bind};
+use super::{Running, bind, mark_outgoing};
 use crate::acceptor::Entrance;
 use crate::assembly::{Plan, PlannedDoor};
 use crate::catalog;
@@ -215,6 +215,7 @@ impl Running {
         for discovery in plan.shared.discoveries.values() {
             discovery.start().map_err(|error| vec![format!("cannot start finding servers: {error}")])?;
         }
+        mark_outgoing(&plan.snapshot);
         let (mut bound, mut addresses) = (Vec::new(), Sockets::new());
         for listener in &plan.snapshot.listeners {
             for (socket, address) in sockets_of(listener) {

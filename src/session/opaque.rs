@@ -8,6 +8,7 @@
 //! Where connections go, and what passes between their ends, is a [`Destination`]: the servers of a cluster and
 //! bytes as they are where no one looks at them, [`kafka`](super::kafka)'s brokers and conversations for Kafka.
 
+mod original;
 mod relay;
 mod splice;
 
@@ -26,6 +27,7 @@ use mecha_transport::{Clock, ReadHalf, WriteHalf};
 use slab::Slab;
 
 use super::{ConnectionInfo, Place, Places};
+pub use original::Original;
 pub use relay::{Between, Goes, Nobody, Passage, Passed, Relay};
 
 /// What clients of such a door do.

@@ -21,6 +21,7 @@ mod faults_return;
 mod handshakes;
 mod hostile;
 mod http;
+mod intercept;
 mod isolation;
 mod kafka;
 mod learned;

@@ -48,8 +48,31 @@ pub fn bind(address: &Address) -> io::Result<Bound> {
     }
 }
 
+/// As [`bind`], for connections that are led here though they are made to other addresses (`TPROXY`, Linux's
+/// Documentation/networking/tproxy.rst).
+///
+/// # Errors
+/// As [`bind`]; `PermissionDenied` without the privilege, `Unsupported` for Unix sockets.
+pub fn bind_transparent(address: &Address) -> io::Result<Bound> {
+    match address {
+        Address::Tcp(addr) => bind_socket(*addr, true),
+        Address::Host(..) | Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
 fn bind_tcp(addr: SocketAddr) -> io::Result<Bound> {
+    bind_socket(addr, false)
+}
+
+fn bind_socket(addr: SocketAddr, is_transparent: bool) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if is_transparent && addr.is_ipv6() {
+        socket.set_ip_transparent_v6(true)?;
+        // A socket of both families takes what is led to it in both.
+        let _ = socket.set_ip_transparent_v4(true);
+    } else if is_transparent {
+        socket.set_ip_transparent_v4(true)?;
+    }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 use crate::Address;
+use crate::mark::{dial, dial_host};
 use crate::proxy::read_proxy_header;
 use crate::tls::{self, ClientTls, Established, TlsReadHalf, TlsWriteHalf};
 
@@ -83,6 +84,25 @@ impl Accepted {
         }
     }
 
+    /// The address that the client has dialled, if a rule of the packet filter has changed it (`REDIRECT`: the
+    /// `SO_ORIGINAL_DST` of Linux's netfilter).
+    pub fn redirected_from(&self) -> Option<SocketAddr> {
+        let of = |socket: SockRef<'_>, is_ipv4: bool| {
+            let original = if is_ipv4 { socket.original_dst_v4() } else { socket.original_dst_v6() };
+            original.ok()?.as_socket()
+        };
+        let local = self.local()?;
+        // A socket of both families says so of an IPv4 client.
+        let is_ipv4 = local.ip().to_canonical().is_ipv4();
+        let original = match self {
+            Self::Tcp(stream, _) => of(SockRef::from(stream), is_ipv4),
+            Self::Tls(stream) => of(stream.socket(), is_ipv4),
+            Self::Unix(..) => None,
+        }?;
+        let is_changed = original.port() != local.port() || original.ip() != local.ip().to_canonical();
+        is_changed.then_some(original)
+    }
+
     /// Who the client has proved to be.
     pub fn identity(&self) -> Option<&Arc<Identity>> {
         match self {
@@ -131,8 +151,8 @@ pub async fn connect_with(
 ) -> io::Result<(ReadHalf, WriteHalf)> {
     let connecting = async {
         let mut stream = match address {
-            Address::Host(host, port) => TcpStream::connect((host.as_str(), *port)).await?,
-            Address::Tcp(addr) => TcpStream::connect(addr).await?,
+            Address::Host(host, port) => dial_host(host, *port).await?,
+            Address::Tcp(addr) => dial(*addr).await?,
             Address::Unix(path) => {
                 let mut stream = UnixStream::connect(path).await?;
                 stream.write_all(preface).await?;

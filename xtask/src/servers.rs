@@ -32,6 +32,9 @@ const WANTED: &[(&str, &str)] = &[
     ("java", "default-jre-headless"),
     ("mvn", "maven"),
     ("kcat", "kcat"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("iptables", "iptables"),
 ];
 
 /// What names Kafka's jars.

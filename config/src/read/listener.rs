@@ -8,7 +8,7 @@ use crate::brokers::{BROKER_ID, BrokersSpec, MAX_COUNT};
 use crate::error::suggestion;
 use crate::node::Node;
 use crate::target;
-use crate::{Address, ClusterSpec, ListenerSpec, UserSpec};
+use crate::{Address, ClusterSpec, ListenerSpec, Transparent, UserSpec};
 
 use super::cluster::default_cluster;
 
@@ -52,6 +52,7 @@ pub(crate) fn default_listener(
         announce: None,
         tls: None,
         proxy_protocol: false,
+        transparent: Transparent::None,
         users: None,
         brokers: (protocol == KAFKA).then(BrokersSpec::default),
     }
@@ -153,6 +154,12 @@ impl Reader<'_> {
             let hint = "brokers, and so clients, name hosts and ports".to_string();
             self.error(node.place, path, "Kafka is not spoken on Unix sockets", Some(hint));
         }
+        let is_original =
+            |at: usize| clusters.get(at).is_some_and(|(cluster, _)| cluster.protocol == target::ORIGINAL);
+        if listener.transparent == Transparent::None && cluster.is_some_and(is_original) {
+            let (message, hint) = target::not_transparent();
+            self.error(node.place, path, message, hint);
+        }
         if is_streamed {
             listener.http_routes = self.http_routes(fields.take("routes"), &listener, clusters);
         } else {
@@ -189,6 +196,12 @@ impl Reader<'_> {
         set(&mut listener.max_frame, self.size(fields.take("max_frame"), 1 << 10));
         let words = [("required", true), ("none", false)];
         set(&mut listener.proxy_protocol, self.word(fields.take("proxy_protocol"), &words));
+        let transparent = fields.take("transparent");
+        if let (Some((node, path)), Address::Unix(_)) = (&transparent, &listener.address) {
+            let hint = "remove it".to_string();
+            self.error(node.place, path, "nobody is led to a Unix socket", Some(hint));
+        }
+        set(&mut listener.transparent, self.word(transparent, &target::TRANSPARENT));
         self.brokers(fields.take("brokers"), listener);
         listener.announce = self.announce(fields.take("announce"), listener);
         set(

@@ -189,7 +189,7 @@ impl Mecha {
                 started_after = start.elapsed();
             }
             text.push_str(&line);
-            let host = ["127.0.0.1:", "0.0.0.0:"].into_iter().find(|host| line.contains(host));
+            let host = ["127.0.0.1:", "0.0.0.0:", "[::]:"].into_iter().find(|host| line.contains(host));
             let address = host.and_then(|host| line.split_once(host)).map(|(_, rest)| rest);
             let number =
                 address.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());

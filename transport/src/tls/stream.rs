@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use mecha_core::Identity;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpStream, tcp};
 
@@ -49,6 +50,11 @@ impl Established {
     /// The address that the peer has connected to.
     pub fn local(&self) -> Option<SocketAddr> {
         self.stream.local_addr().ok()
+    }
+
+    /// The socket below.
+    pub(crate) fn socket(&self) -> SockRef<'_> {
+        SockRef::from(&self.stream)
     }
 
     /// Who the peer has proved to be.
