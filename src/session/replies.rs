@@ -212,7 +212,7 @@ impl<P: Framed> Engine<P> {
 }
 
 /// Runs an answer that was made in this process up the chain. Returns whether a filter rewrote it into `local`.
-fn show_answer<P: Framed>(
+pub(super) fn show_answer<P: Framed>(
     listener: &Listener<P>,
     bytes: &[u8],
     done: &[Done],

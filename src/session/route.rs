@@ -13,6 +13,7 @@ use mecha_core::{
 use mecha_telemetry::CloseReason;
 
 use super::connection::{OUTPUT_HIGH, OpenRequest, Position, Route, State, Wait};
+use super::replies::show_answer;
 use crate::mesh::Mesh;
 
 /// How far a batch got.
@@ -448,6 +449,16 @@ impl<P: Framed> State<P> {
                 }
                 Ok(start + count)
             }
+            Submitted::Answered(count @ 1..) if self.listener.rewrites_replies => {
+                self.answer_shown(batch, start..start + count, cx);
+                Ok(start + count)
+            }
+            Submitted::Close(count) if self.listener.rewrites_replies => {
+                self.answer_shown(batch, start..start + count, cx);
+                self.close(CloseReason::Quit);
+                cx.stop_at = start + count;
+                Ok(start + count)
+            }
             // The loop in `process` meets these calls again with their new verdicts.
             Submitted::Answered(count) => Ok(if count == 0 { start + 1 } else { start }),
             Submitted::Close(count) => {
@@ -455,6 +466,30 @@ impl<P: Framed> State<P> {
                 cx.stop_at = start + count;
                 Ok(start)
             }
+        }
+    }
+
+    /// Takes answers that an upstream in this process made at once, and shows them to filters that rewrite replies.
+    fn answer_shown(&mut self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: &Processing<'_, P>) {
+        let listener = Rc::clone(&self.listener);
+        for at in range {
+            let Some(call) = batch.calls.get(at).copied() else { continue };
+            let Verdict::Answered(span) = call.verdict else { continue };
+            let bytes = span.of(batch.wire, batch.local);
+            let outcome = P::answer_outcome(bytes);
+            if self.is_barred && self.ledger.in_flight() == 0 {
+                batch.session.on_barrier_done(call.op, outcome);
+            }
+            let done = [Done { ticket: call.ticket, op: call.op, outcome, micros: 0 }];
+            listener.metrics.done(&done);
+            let mut local = Vec::new();
+            let seen = Cx { now_micros: cx.now_micros, peer: &self.peer };
+            let is_rewritten = show_answer(&listener, bytes, &done, &mut local, &seen);
+            let bytes = if is_rewritten { &local } else { bytes };
+            let bytes = if call.replies == ReplyCount::None { &[] } else { bytes };
+            self.ledger.take(1);
+            self.ledger.answer(call.ticket.seq, bytes, true, self.outbox.buffer());
+            self.is_listening = batch.session.is_listening();
         }
     }
 

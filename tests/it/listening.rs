@@ -164,3 +164,26 @@ listeners:
     }
     assert!(mecha.stop());
 }
+
+#[test]
+fn filters_that_rewrite_replies_see_what_the_store_answers() {
+    let mecha = Mecha::configured(
+        "workers: 1
+clusters:
+  back: { to: \"embedded://\" }
+listeners:
+  - { listen: \"redis://127.0.0.1:0\", to: back, filters: [ { key_prefix: { prefix: \"t:\" } } ] }
+",
+    );
+    let mut client = mecha.client();
+    assert_eq!(client.call("RPUSH q v w"), ":2\r\n");
+    assert_eq!(client.call("KEYS *"), "*1\r\n$1\r\nq\r\n");
+    assert_eq!(client.call("BLPOP q 0"), "*2\r\n$1\r\nq\r\n$1\r\nv\r\n");
+    assert_eq!(client.call("SUBSCRIBE news"), "*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n");
+    let mut speaker = mecha.client();
+    assert_eq!(speaker.call("PUBLISH news hello"), ":1\r\n");
+    assert_eq!(client.reply(), "*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nhello\r\n");
+    assert_eq!(client.call("UNSUBSCRIBE news"), "*3\r\n$11\r\nunsubscribe\r\n$4\r\nnews\r\n:0\r\n");
+    assert_eq!(client.call("QUIT"), "+OK\r\n");
+    assert!(mecha.stop());
+}
