@@ -191,7 +191,12 @@ async fn run(mut messages: mpsc::Receiver<Message>, clock: Clock, wiring: Wiring
 }
 
 fn needs_ticks(plan: &Plan, scope: &Scope) -> bool {
-    !scope.chains.is_empty() || plan.snapshot.listeners.iter().any(|listener| listener.idle_timeout.is_some())
+    !scope.chains.is_empty()
+        || plan
+            .snapshot
+            .listeners
+            .iter()
+            .any(|listener| listener.idle_timeout.is_some() || listener.oauth.is_some())
 }
 
 /// The doors of the plan in force, and of its predecessor while that is being replaced.

@@ -47,7 +47,7 @@ pub use target::{Scheme, SchemeServers};
 pub use tls::{
     CertificateSpec, ClientTlsSpec, LoginSpec, Secret, SentinelsSpec, ServerTlsSpec, TlsComplaint, TlsSpec,
 };
-pub use users::{RuleComplaint, UserSpec};
+pub use users::{OauthSpec, RuleComplaint, UserSpec};
 
 /// A configuration that is complete and consistent.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,6 +132,8 @@ pub struct ListenerSpec {
     pub proxy_protocol: bool,
     /// How connections come here that were made to other addresses.
     pub transparent: Transparent,
+    /// Whose tokens say who its clients are, where the protocol has tokens.
+    pub oauth: Option<OauthSpec>,
     /// By which ports clients of Kafka reach single brokers; `None` on other listeners.
     pub brokers: Option<BrokersSpec>,
 }

@@ -143,14 +143,13 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
             "migrate": migrate,
         },
     }, http::route(&target)] } });
-    json!({
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "mecha",
-        "type": "object",
-        "additionalProperties": false,
-        "required": ["listeners"],
-        "properties": {
-            "listeners": { "type": "array", "minItems": 1, "items": {
+    let oauth = json!({ "type": "object", "additionalProperties": false, "required": ["jwks_file"], "description": "Whose tokens say who clients of Kafka are: docs/kafka.md.", "properties": {
+                        "jwks_file": text("File with the issuer's public keys (JWKS)."),
+                        "issuer": text("What tokens must be from (anybody who has a key)."),
+                        "audience": text("What tokens must be for (anything)."),
+                        "claim": text("The claim that names the user (sub)."),
+                    } });
+    let listener = json!({
                 "type": "object", "additionalProperties": false, "required": ["listen", "to"],
                 "properties": {
                     "name": text("Unique name, used in metrics."),
@@ -165,6 +164,7 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
                     "max_output": size("Unread replies of one client (8MiB)."),
                     "max_frame": size("Largest request (512MiB; 100MiB for Kafka)."),
                     "announce": { "anyOf": [ { "enum": ["self"] }, { "type": "array", "items": { "type": "string" } } ], "description": "Clients are told that this is a cluster: of this address (`self`), or of these, host:port, which share the slots (of this one, over a Redis Cluster)." },
+                    "oauth": oauth,
                     "brokers": { "type": "object", "additionalProperties": false, "description": "How clients of Kafka reach single brokers: docs/kafka.md.", "properties": {
                         "ports": { "type": ["string", "integer"], "description": "A port for each broker, as in 9093-9099 (the 16 behind the listener's own); sni for a name for each, on the listener's own; none for one address for all brokers." },
                         "host": text("The host that clients are told, in which $(id) stands for a broker's number (the address to which they have connected)."),
@@ -179,7 +179,15 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
                         { "enum": ["all", "none"] }, strings("Names."),
                     ] },
                 },
-            } },
+    });
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "mecha",
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["listeners"],
+        "properties": {
+            "listeners": { "type": "array", "minItems": 1, "items": listener },
             "clusters": { "type": "object", "additionalProperties": { "anyOf": [
                 text("A target."),
                 cluster,

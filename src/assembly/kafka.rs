@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mecha_clusters::{Brokers, CurrentLogin, LoginSource};
-use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot, UserSpec};
+use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, OauthSpec, Snapshot, UserSpec};
 use mecha_filters::BuildCx;
 use mecha_transport::Address;
-use mecha_users::{NoCommands, limiting};
+use mecha_users::{Issuer, NoCommands, limiting};
 
 use super::opaque::OpaqueDoor;
 use super::policies::Policies;
@@ -63,12 +63,11 @@ impl ProtocolEntry for KafkaEntry {
         });
         let brokers = known.map_or_else(Arc::default, |plan| Arc::clone(&plan.brokers));
         let placement = known.map_or_else(Arc::default, |plan| Arc::clone(&plan.placement));
-        let clients = match &listener.users {
-            None => None,
-            Some(users) => {
-                let known = previous.and_then(|plan| plan.clients.as_ref());
-                Some(clients(listener, users, known, shared)?)
-            }
+        let clients = if listener.users.is_some() || listener.oauth.is_some() {
+            let known = previous.and_then(|plan| plan.clients.as_ref());
+            Some(clients(listener, known, shared)?)
+        } else {
+            None
         };
         let (listener, shared) = (listener.clone(), Arc::clone(shared));
         Ok(Box::new(KafkaPlan {
@@ -87,10 +86,10 @@ impl ProtocolEntry for KafkaEntry {
 /// Who clients may be.
 fn clients(
     listener: &ListenerSpec,
-    users: &[UserSpec],
     known: Option<&Arc<Clients>>,
     shared: &Shared,
 ) -> Result<Arc<Clients>, Vec<ConfigError>> {
+    let (users, oauth) = (listener.users.as_deref().unwrap_or_default(), listener.oauth.as_ref());
     let complain = |user: &UserSpec| {
         let rule = limiting(&user.rules)?;
         let path = format!("users.{}", user.name);
@@ -103,12 +102,21 @@ fn clients(
     if !errors.is_empty() {
         return Err(errors);
     }
-    if let Some(known) = known.filter(|known| known.is_of(users)) {
+    if let Some(known) = known.filter(|known| known.is_of(users, oauth)) {
         return Ok(Arc::clone(known));
     }
     let logins = shared.registry.logins(&listener.name);
     let gate = super::users::gate::<NoCommands>(users, logins, known.map(|known| known.gate()))?;
-    Ok(Arc::new(Clients::new(users, gate)))
+    let issuer = |spec: &OauthSpec| {
+        let mut issuer = Issuer::read(&spec.jwks).map_err(|why| {
+            let error = ConfigError::new("oauth.jwks_file", format!("the keys cannot be used: {why}"));
+            vec![ConfigError { hint: Some("a JWKS, as the issuer publishes it".into()), ..error }]
+        })?;
+        (issuer.name, issuer.audience) = (spec.issuer.clone(), spec.audience.clone());
+        issuer.claim.clone_from(&spec.claim);
+        Ok::<_, Vec<ConfigError>>((spec.clone(), issuer))
+    };
+    Ok(Arc::new(Clients::new(users, gate, oauth.map(issuer).transpose()?)))
 }
 
 /// A rule as it may be shown: what may be a password is not.

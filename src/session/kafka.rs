@@ -34,7 +34,7 @@ pub use self::login::{Credentials, Opened};
 pub use self::placement::Placement;
 use self::reception::Reception;
 pub use self::single::SingleAddress;
-use super::opaque::{Destination, OpaqueListener, Relay};
+use super::opaque::{Destination, Greeted, OpaqueListener, Relay};
 
 /// What clients of Kafka do: connect, and then what the protocol's table has, in its order.
 pub static OPS: LazyLock<Vec<OpInfo>> = LazyLock::new(|| {
@@ -193,27 +193,31 @@ impl VirtualCluster {
         client: &Peer,
         halves: &mut (ReadHalf, WriteHalf),
         offered: fn(ApiKey, Versions) -> Versions,
-    ) -> Result<Option<Arc<str>>, CloseReason> {
-        let Some(clients) = &self.clients else { return Ok(None) };
+    ) -> Result<Greeted, CloseReason> {
+        let Some(clients) = &self.clients else { return Ok(Greeted::default()) };
         let receiving = async {
             let rows = self.offers(client).await;
             let cx = Cx { now_micros: self.clock.micros(), peer: client };
-            let mut asking = Asking { clients, cx, is_plain: true };
+            let mut asking = Asking { clients, cx, is_plain: true, until: None };
+            let mechanisms: Vec<_> = clients.mechanisms().collect();
             let mut limit = |key: ApiKey, versions: Versions| match key {
                 // Some clients look for version 0 of the handshake, and use 1.
                 ApiKey::API_VERSIONS | ApiKey::SASL_AUTHENTICATE | ApiKey::SASL_HANDSHAKE => versions,
                 _ => offered(key, rows.get(&key).map_or(Versions::NONE, |theirs| versions.and(*theirs))),
             };
-            let ended = Reception::new(halves).log_in(&mut asking, &mut limit).await;
+            let ended = Reception::new(halves).log_in(&mechanisms, &mut asking, &mut limit).await;
             match &ended {
                 Ok(_) => asking.ended(true),
                 Err(CloseReason::Refused) => asking.ended(false),
                 Err(_) => {}
             }
-            ended
+            let now = self.clock.micros();
+            let left = |until: u64| until.saturating_sub(clients::seconds()).saturating_mul(1_000_000);
+            let until_micros = asking.until.map(|until| now.saturating_add(left(until)));
+            ended.map(|name| Greeted { user: Some(name.into()), until_micros })
         };
         match tokio::time::timeout(reception::PATIENCE, receiving).await {
-            Ok(ended) => ended.map(|name| Some(name.into())),
+            Ok(ended) => ended,
             Err(_) => Err(CloseReason::Idle),
         }
     }
@@ -266,11 +270,7 @@ impl Destination for VirtualCluster {
         Relay::new(halves, opened.stream, conversation.renewing(opened.renewal))
     }
 
-    async fn greet(
-        &self,
-        client: &Peer,
-        halves: &mut (ReadHalf, WriteHalf),
-    ) -> Result<Option<Arc<str>>, CloseReason> {
+    async fn greet(&self, client: &Peer, halves: &mut (ReadHalf, WriteHalf)) -> Result<Greeted, CloseReason> {
         self.receive(client, halves, |_, versions| versions).await
     }
 

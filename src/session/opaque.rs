@@ -37,6 +37,15 @@ pub static OPS: [OpInfo; 2] = [
 ];
 const CONNECT: OpId = OpId(1);
 
+/// Who a client is.
+#[derive(Debug, Default)]
+pub struct Greeted {
+    /// The name of its user, if it has one.
+    pub user: Option<Arc<str>>,
+    /// When what it has shown ends, by the process' clock; the connection then ends as soon as nobody misses anything.
+    pub until_micros: Option<u64>,
+}
+
 /// Where the connections of a listener's clients go.
 #[expect(async_fn_in_trait, reason = "it is awaited by the engine of this crate, on the worker's own thread")]
 pub trait Destination: 'static {
@@ -45,17 +54,13 @@ pub trait Destination: 'static {
     /// What passes between a client and whoever serves it.
     type Passage: Passage;
 
-    /// Finds out who a client is before it is led anywhere: the name of its user, where there are users.
+    /// Finds out who a client is before it is led anywhere, where there are users.
     ///
     /// # Errors
     /// Nobody who may be here. The client was told, where it can be told.
-    async fn greet(
-        &self,
-        client: &Peer,
-        halves: &mut (ReadHalf, WriteHalf),
-    ) -> Result<Option<Arc<str>>, CloseReason> {
+    async fn greet(&self, client: &Peer, halves: &mut (ReadHalf, WriteHalf)) -> Result<Greeted, CloseReason> {
         let _ = (client, halves);
-        Ok(None)
+        Ok(Greeted::default())
     }
 
     /// Tells a client why it is led nowhere.
@@ -158,6 +163,7 @@ struct Link<D> {
     listener: RefCell<Rc<OpaqueListener<D>>>,
     place: RefCell<Place>,
     active_micros: Cell<u64>,
+    until_micros: Option<u64>,
     /// Bytes that wait for one of the two to read them.
     unread: Cell<usize>,
     /// Requests without an answer, where there are such.
@@ -280,15 +286,19 @@ impl<D: Destination> OpaqueEngine<D> {
     ) {
         let started = self.clock.micros();
         listener.metrics.opened();
-        match listener.upstream.greet(&peer, &mut client).await {
-            Ok(user) => peer.user = user.or(peer.user),
+        let until_micros = match listener.upstream.greet(&peer, &mut client).await {
+            Ok(Greeted { user, until_micros }) => {
+                peer.user = user.or(peer.user);
+                until_micros
+            }
             Err(why) => return listener.metrics.closed(why),
-        }
+        };
         let link = Rc::new(Link {
             peer,
             listener: RefCell::new(Rc::clone(&listener)),
             place: RefCell::new(place),
             active_micros: Cell::new(started),
+            until_micros,
             unread: Cell::new(0),
             in_flight: Cell::new(0),
             is_leaving: Cell::new(self.is_draining.get()),
@@ -409,9 +419,13 @@ impl<D: Destination> OpaqueEngine<D> {
         left
     }
 
-    /// Ends connections over which nothing has come or gone for too long.
+    /// Ends connections over which nothing has come or gone for too long, and those of clients that have shown what does not hold
+    /// any more.
     pub fn close_idle(&self, now_micros: u64) {
         for (_, link) in self.links.borrow().iter() {
+            if link.until_micros.is_some_and(|until| now_micros >= until) {
+                link.leave();
+            }
             let limit = link.listener.borrow().idle_timeout_micros;
             if limit > 0 && now_micros.saturating_sub(link.active_micros.get()) > limit {
                 link.close(CloseReason::Idle);

@@ -1,6 +1,7 @@
 //! Kafka's own clients and brokers, and mecha between them.
 
 mod large;
+mod oauth;
 mod sasl;
 mod single;
 mod tls;

@@ -21,10 +21,12 @@ mod resp;
 mod rules;
 mod secret;
 mod throttle;
+mod token;
 mod user;
 
 pub use guard::{Gate, Guard, Guarded, Standing, Who};
 pub use kafka::{NoCommands, limiting};
 pub use rules::{Complaint, Rules, check};
 pub use secret::Secret;
+pub use token::{Bearer, Issuer, TokenError};
 pub use user::{Definition, User, Users, Vocabulary};

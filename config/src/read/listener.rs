@@ -54,6 +54,7 @@ pub(crate) fn default_listener(
         proxy_protocol: false,
         transparent: Transparent::None,
         users: None,
+        oauth: None,
         brokers: (protocol == KAFKA).then(BrokersSpec::default),
     }
 }
@@ -146,6 +147,7 @@ impl Reader<'_> {
         }
         self.listener_keys(&mut fields, &mut listener);
         listener.users = self.users_of(fields.take("users"), users);
+        listener.oauth = self.oauth(fields.take("oauth"), listener.protocol == KAFKA);
         if (is_opaque && listener.protocol != KAFKA || is_streamed) && listener.users.is_some() {
             let message = "this listener passes on what comes and cannot ask who its clients are";
             self.error(node.place, path, message, Some("`users: none` lets everybody in".into()));

@@ -364,6 +364,29 @@ fn what_is_wrong_with_a_migration_is_told_with_its_place() {
 }
 
 #[test]
+fn tokens_need_keys_and_a_protocol_that_has_them() {
+    let schemes = [Scheme::plain("kafka", "kafka", 9092).opaque(), Scheme::plain("redis", "resp", 6379)];
+    let read = |scheme: &str, oauth: &str| {
+        let text = format!(
+            "listeners:\n- {{ listen: \"{scheme}://127.0.0.1:1\", to: \"{scheme}://a:9\", oauth: {{ {oauth} }} }}\n"
+        );
+        read_with(&schemes, &schemes, &text)
+    };
+    complains(read("kafka", "issuer: x"), &["2:62 listeners[0].oauth `jwks_file` is missing => a file"]);
+    let file = std::env::temp_dir().join(format!("mecha-config-jwks-{}", std::process::id()));
+    std::fs::write(&file, "keys").unwrap();
+    let path = file.display();
+    complains(
+        read("redis", &format!("jwks_file: {path}")),
+        &["2:62 listeners[0].oauth this protocol has no tokens => it belongs"],
+    );
+    let oauth = read("kafka", &format!("jwks_file: {path}, audience: k")).unwrap().listeners[0].oauth.clone();
+    let oauth = oauth.unwrap();
+    assert_eq!((&*oauth.jwks, &*oauth.claim, oauth.audience.as_deref()), ("keys", "sub", Some("k")));
+    std::fs::remove_file(&file).unwrap();
+}
+
+#[test]
 fn brokers_with_names_need_tls_and_a_name_for_each() {
     let schemes = [Scheme::plain("kafka", "kafka", 9092).opaque()];
     let read = |rest: &str| {

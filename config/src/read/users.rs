@@ -5,7 +5,7 @@ use super::fields::Found;
 use crate::error::suggestion;
 use crate::node::{Kind, Node};
 use crate::options::join;
-use crate::{Secret, UserSpec};
+use crate::{OauthSpec, Secret, UserSpec};
 
 impl Reader<'_> {
     /// Every user; `None` if the file has no such block, so that nobody is asked who they are.
@@ -97,6 +97,26 @@ impl Reader<'_> {
             self.error(node.place, path, "the user has no password", Some(hint.into()));
         }
         UserSpec { name: name.into(), rules, password: password.map(Secret) }
+    }
+
+    /// `oauth: { jwks_file: keys.json, issuer: "https://id.example", audience: kafka }`.
+    pub(super) fn oauth(&mut self, found: Found<'_>, is_kafka: bool) -> Option<OauthSpec> {
+        let (node, path) = found?;
+        if !is_kafka {
+            let hint = "it belongs to listeners of Kafka".to_string();
+            self.error(node.place, &path, "this protocol has no tokens", Some(hint));
+        }
+        let mut fields = self.fields(node, &path);
+        let file = fields.take("jwks_file");
+        if file.is_none() {
+            let hint = "a file with the issuer's public keys, as it publishes them (JWKS)".to_string();
+            self.error(node.place, &path, "`jwks_file` is missing", Some(hint));
+        }
+        let jwks = self.password_from(file, None);
+        let (issuer, audience) = (self.text(fields.take("issuer")), self.text(fields.take("audience")));
+        let claim = self.text(fields.take("claim")).unwrap_or_else(|| "sub".into());
+        self.finish(fields);
+        Some(OauthSpec { jwks: jwks?, issuer, audience, claim })
     }
 
     /// Who may come to a listener: all there are, those that it names, or (`none`) whoever the servers let in.

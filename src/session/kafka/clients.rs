@@ -3,35 +3,46 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use mecha_config::UserSpec;
+use mecha_config::{OauthSpec, UserSpec};
 use mecha_core::{Cx, Refusal};
 use mecha_kafka::sasl::{Accounts, Mechanism, Verifier};
-use mecha_users::{Gate, Who};
+use mecha_users::{Gate, Issuer, Who};
 
 /// The users of one listener.
 pub struct Clients {
     specs: Vec<UserSpec>,
     gate: Arc<Gate>,
     verifiers: HashMap<String, [Option<Verifier>; 2]>,
+    oauth: Option<(OauthSpec, Issuer)>,
 }
 
 impl Clients {
     /// Computes what proves passwords that are known, which takes some milliseconds for each user.
     #[must_use]
-    pub fn new(specs: &[UserSpec], gate: Arc<Gate>) -> Self {
+    pub fn new(specs: &[UserSpec], gate: Arc<Gate>, oauth: Option<(OauthSpec, Issuer)>) -> Self {
         let verifiers = specs.iter().filter_map(|spec| {
             let password = spec.password.as_ref()?.0.as_bytes();
             let is_on = !spec.rules.iter().any(|word| word.eq_ignore_ascii_case("off"));
             let both = [Mechanism::ScramSha256, Mechanism::ScramSha512];
             is_on.then(|| (spec.name.clone(), both.map(|mechanism| Verifier::of(mechanism, password))))
         });
-        Self { specs: specs.to_vec(), gate, verifiers: verifiers.collect() }
+        Self { specs: specs.to_vec(), gate, verifiers: verifiers.collect(), oauth }
     }
 
     /// Whether it is made of these.
     #[must_use]
-    pub fn is_of(&self, specs: &[UserSpec]) -> bool {
-        self.specs == specs
+    pub fn is_of(&self, specs: &[UserSpec], oauth: Option<&OauthSpec>) -> bool {
+        self.specs == specs && self.oauth.as_ref().map(|(spec, _)| spec) == oauth
+    }
+
+    /// The ways to prove who one is.
+    pub(super) fn mechanisms(&self) -> impl Iterator<Item = Mechanism> {
+        let is_there = |mechanism: &Mechanism| match mechanism {
+            Mechanism::OauthBearer => self.oauth.is_some(),
+            Mechanism::Plain => !self.specs.is_empty(),
+            Mechanism::ScramSha256 | Mechanism::ScramSha512 => !self.verifiers.is_empty(),
+        };
+        Mechanism::ALL.into_iter().filter(is_there)
     }
 
     /// What counts their logins.
@@ -47,6 +58,8 @@ pub(super) struct Asking<'a> {
     pub(super) cx: Cx<'a>,
     /// What was said of it last, for the figures.
     pub(super) is_plain: bool,
+    /// When what it has shown ends, in seconds since 1970.
+    pub(super) until: Option<u64>,
 }
 
 impl Asking<'_> {
@@ -67,6 +80,24 @@ impl Accounts for Asking<'_> {
         login == Ok::<(), Refusal>(())
     }
 
+    fn bearer(&mut self, token: &str) -> Option<String> {
+        self.is_plain = false;
+        let (_, issuer) = self.clients.oauth.as_ref()?;
+        if !self.clients.gate.may_try(&self.cx) {
+            return None;
+        }
+        match issuer.verify(token, seconds()) {
+            Ok(bearer) => {
+                self.until = Some(bearer.until);
+                Some(bearer.name)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a client's token is not believed");
+                None
+            }
+        }
+    }
+
     fn verifier(&mut self, name: &str, mechanism: Mechanism) -> Option<Verifier> {
         self.is_plain = false;
         if !self.clients.gate.may_try(&self.cx) {
@@ -75,4 +106,10 @@ impl Accounts for Asking<'_> {
         let both = self.clients.verifiers.get(name)?;
         both.iter().flatten().find(|verifier| verifier.mechanism() == mechanism).cloned()
     }
+}
+
+/// Seconds since 1970.
+pub(super) fn seconds() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }

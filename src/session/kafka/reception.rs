@@ -117,6 +117,7 @@ impl<'h> Reception<'h> {
     /// Why the connection ends. The client was told, where it can be told.
     pub(super) async fn log_in(
         &mut self,
+        mechanisms: &[Mechanism],
         accounts: &mut dyn Accounts,
         limit: Limit<'_>,
     ) -> Result<String, CloseReason> {
@@ -129,7 +130,7 @@ impl<'h> Reception<'h> {
             })?;
             let said = match head.key {
                 ApiKey::API_VERSIONS => self.versions(head, limit).await,
-                ApiKey::SASL_HANDSHAKE => self.mechanism(head, body, &mut trial).await,
+                ApiKey::SASL_HANDSHAKE => self.mechanism(head, body, mechanisms, &mut trial).await,
                 ApiKey::SASL_AUTHENTICATE => match self.token(head, body, &mut trial, accounts).await {
                     Ok(Step::Done(name)) => return Ok(name),
                     Ok(Step::Denied) => {
@@ -160,6 +161,7 @@ impl<'h> Reception<'h> {
         &mut self,
         head: RequestHead,
         body: Bytes,
+        mechanisms: &[Mechanism],
         trial: &mut Option<Trial>,
     ) -> io::Result<()> {
         // Version 0 is followed by bytes without frames.
@@ -168,9 +170,10 @@ impl<'h> Reception<'h> {
         }
         let (_, request) = guard::request::<SaslHandshakeRequest>(head.version, body)
             .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-        *trial = Mechanism::named(&request.mechanism).and_then(Trial::of);
+        let named = Mechanism::named(&request.mechanism).filter(|named| mechanisms.contains(named));
+        *trial = named.map(Trial::of);
         let code = if trial.is_some() { Code::NONE } else { Code::UNSUPPORTED_SASL_MECHANISM };
-        let known = Mechanism::ALL.into_iter().filter(|mechanism| Trial::of(*mechanism).is_some());
+        let known = mechanisms.iter();
         let response = SaslHandshakeResponse::default()
             .with_error_code(code.0)
             .with_mechanisms(known.map(|mechanism| StrBytes::from_static_str(mechanism.name())).collect());
@@ -194,7 +197,7 @@ impl<'h> Reception<'h> {
         let (step, code, message) = match trial {
             Some(trial) => match trial.token(&request.auth_bytes, accounts, &mut token) {
                 Step::Denied => {
-                    let message = "nobody has this name and this password";
+                    let message = "nobody is known by what was shown";
                     (Step::Denied, Code::SASL_AUTHENTICATION_FAILED, Some(message))
                 }
                 step => (step, Code::NONE, None),

@@ -36,7 +36,7 @@ use mecha_transport::{ReadHalf, WriteHalf};
 use self::router::Router;
 use super::placement::Placement;
 use super::{Opened, VirtualCluster};
-use crate::session::opaque::{Destination, OpaqueListener};
+use crate::session::opaque::{Destination, Greeted, OpaqueListener};
 
 /// The brokers of one listener that has one address for all, on one worker.
 pub struct SingleAddress {
@@ -108,11 +108,7 @@ impl Destination for SingleAddress {
         router
     }
 
-    async fn greet(
-        &self,
-        client: &Peer,
-        halves: &mut (ReadHalf, WriteHalf),
-    ) -> Result<Option<Arc<str>>, CloseReason> {
+    async fn greet(&self, client: &Peer, halves: &mut (ReadHalf, WriteHalf)) -> Result<Greeted, CloseReason> {
         self.cluster.receive(client, halves, offered).await
     }
 

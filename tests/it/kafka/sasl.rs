@@ -10,16 +10,16 @@ use crate::support::{Kafka, Mecha, Tool, secured, tool};
 const TOKEN: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiIsImlhdCI6MTYwMDAwMDAwMCwiZXhwIjo0MTAyNDQ0ODAwfQ.";
 
 /// A file that is there as long as the test.
-struct File(std::path::PathBuf);
+pub(super) struct File(std::path::PathBuf);
 
 impl File {
-    fn with(name: &str, text: &str) -> Self {
+    pub(super) fn with(name: &str, text: &str) -> Self {
         let path = std::env::temp_dir().join(format!("mecha-it-{}-{name}", std::process::id()));
         std::fs::write(&path, text).unwrap();
         Self(path)
     }
 
-    fn path(&self) -> &str {
+    pub(super) fn path(&self) -> &str {
         self.0.to_str().unwrap()
     }
 }
@@ -55,7 +55,7 @@ fn kcat_as(mecha: &Mecha, mechanism: &str, args: &[&str], input: &str) -> String
 
 /// What kcat says when it is not let in. It must fail.
 #[track_caller]
-fn turned_away(mecha: &Mecha, words: &[String]) -> String {
+pub(super) fn turned_away(mecha: &Mecha, words: &[String]) -> String {
     let mut command = Command::new("kcat");
     command.args(["-b", &bootstrap(mecha), "-L", "-m", "10"]).args(words);
     let output = command.stdin(Stdio::null()).output().unwrap();
@@ -182,7 +182,7 @@ fn mecha_lets_in_whom_it_knows_and_tells_others_so() {
     // What the brokers know is not what mecha knows.
     for mechanism in ["PLAIN", "SCRAM-SHA-256"] {
         let said = turned_away(&mecha, &words(mechanism, "alice-secret"));
-        assert!(said.contains("nobody has this name and this password"), "{said}");
+        assert!(said.contains("nobody is known by what was shown"), "{said}");
     }
     // Without a login nobody is led anywhere.
     turned_away(&mecha, &[]);

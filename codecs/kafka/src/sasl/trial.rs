@@ -12,6 +12,9 @@ pub trait Accounts {
     /// Whether somebody has this name and this password.
     fn has(&mut self, name: &str, password: &str) -> bool;
 
+    /// Whom this token is for, if it is believed.
+    fn bearer(&mut self, token: &str) -> Option<String>;
+
     /// What proves the password of the one with this name, for this mechanism.
     fn verifier(&mut self, name: &str, mechanism: Mechanism) -> Option<Verifier>;
 }
@@ -45,10 +48,10 @@ struct Challenged {
 }
 
 impl Trial {
-    /// It has named a mechanism. `None` for OAUTHBEARER, which has no passwords.
+    /// It has named a mechanism.
     #[must_use]
-    pub fn of(mechanism: Mechanism) -> Option<Self> {
-        (mechanism != Mechanism::OauthBearer).then_some(Self { mechanism, challenged: None })
+    pub fn of(mechanism: Mechanism) -> Self {
+        Self { mechanism, challenged: None }
     }
 
     /// Takes a token, and appends what is answered to `out`.
@@ -56,6 +59,7 @@ impl Trial {
         let text = std::str::from_utf8(token).ok().filter(|text| text.len() <= MAX_TOKEN);
         let step =
             text.ok_or(Unsound).and_then(|text| match (Hash::of(self.mechanism), self.challenged.take()) {
+                (None, _) if self.mechanism == Mechanism::OauthBearer => bearer(text, accounts),
                 (None, _) => Ok(plain(text, accounts)),
                 (Some(hash), None) => self.challenge(hash, text, accounts, out),
                 (Some(_), Some(challenged)) => challenged.finish(text, out),
@@ -89,6 +93,21 @@ impl Trial {
         self.challenged = Some(Challenged { name, is_known, verifier, said, nonce });
         Ok(Step::Goes)
     }
+}
+
+/// `n,[a=authzid],` and pairs, each behind a byte of 1, of which one is the token (RFC 7628, section 3.1). What a broker would
+/// say about a token that it does not believe is in the error of Kafka's answer.
+fn bearer(text: &str, accounts: &mut dyn Accounts) -> Result<Step, Unsound> {
+    let (head, pairs) = text.split_once('\u{1}').ok_or(Unsound)?;
+    let other = head.strip_prefix("n,").and_then(|rest| rest.strip_suffix(',')).ok_or(Unsound)?;
+    let auth = pairs.split('\u{1}').find_map(|pair| pair.strip_prefix("auth=")).ok_or(Unsound)?;
+    let (scheme, token) = auth.split_once(' ').ok_or(Unsound)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Unsound);
+    }
+    let name = accounts.bearer(token.trim_matches(' '));
+    let is_own = |name: &String| other.is_empty() || other.strip_prefix("a=") == Some(name);
+    Ok(name.filter(is_own).map_or(Step::Denied, Step::Done))
 }
 
 /// `[authzid] NUL name NUL password`.
