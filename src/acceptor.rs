@@ -7,6 +7,7 @@
 //! A socket outlives the configuration that it was bound for: when a newer one comes into force, the socket goes on and
 //! only the door behind it changes, so that no client is turned away in between.
 
+mod detect;
 mod handshakes;
 
 use std::cell::RefCell;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use mecha_transport::{Accepted, Bound, Listener};
 use tokio::sync::{Notify, mpsc, oneshot};
 
+pub use self::detect::{DetectDoor, Lead, Speaks};
 use self::handshakes::Handshakes;
 pub use self::handshakes::{Prelude, ProxyDoor, TlsDoor};
 use crate::worker::{Message, Worker};

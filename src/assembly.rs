@@ -4,6 +4,7 @@
 //! on each worker and makes the worker's own doors, engines and clusters from it; nothing of what it makes is shared
 //! between threads but what the plan itself holds (filter state, embedded stores).
 
+mod detect;
 mod door;
 mod framed;
 mod http;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mecha_clusters::{LoginSource, ScriptStore};
-use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
+use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot, Transparent};
 use mecha_core::Login;
 use mecha_filters::{BuildCx, LogSink, PolicyFactory};
 use mecha_telemetry::Registry;
@@ -263,10 +264,31 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// What comes before the protocol of one of its doors.
+    pub fn prelude_of(&self, door: &PlannedDoor) -> Prelude {
+        let detect = detect::door(door.listener(), &self.doors, &self.shared.registry).map(Arc::new);
+        Prelude { detect, ..door.prelude() }
+    }
+
+    /// Whether clients of this listener may have dialled other addresses: they were led to it, or to one that leads them on.
+    pub fn is_redirected(&self, listener: &ListenerSpec) -> bool {
+        let leads = |other: &ListenerSpec| {
+            other.name == listener.name
+                || other
+                    .detect
+                    .as_ref()
+                    .is_some_and(|detect| detect.names().any(|name| name == listener.name))
+        };
+        let is_transparent = |other: &&ListenerSpec| other.transparent == Transparent::Redirect;
+        self.snapshot.listeners.iter().filter(is_transparent).any(leads)
+    }
+}
+
 impl PlannedDoor {
-    /// What comes before its protocol.
-    pub fn prelude(&self) -> Prelude {
-        Prelude { proxy: self.proxy.clone(), tls: self.tls.clone() }
+    /// What comes before its protocol, but for telling which that is.
+    fn prelude(&self) -> Prelude {
+        Prelude { proxy: self.proxy.clone(), detect: None, tls: self.tls.clone() }
     }
 
     /// Its listener.

@@ -61,6 +61,7 @@ pub const DOORS: &[Scheme] = &[
     Scheme::tls("https", Http::NAME, 443).streamed(),
     Scheme::plain("kafka", KAFKA, 9092).opaque(),
     Scheme::tls("kafkas", KAFKA, 9092).opaque(),
+    Scheme::plain("auto", TCP, 0).opaque(),
     Scheme::plain("tcp", TCP, 0).opaque(),
     Scheme::tls("tls", TCP, 0).opaque(),
 ];
@@ -175,7 +176,12 @@ fn filter_help(name: &'static str, help: mecha_filters::Help, applies_to: String
     }
 }
 
+/// Nothing where nothing is translated.
 fn support(front: &str, back: &str) -> Vec<SupportRow> {
+    let is_translated = |name: &str| [Resp::NAME, Memcached::NAME, EMBEDDED].contains(&name);
+    if !is_translated(front) || !is_translated(back) {
+        return Vec::new();
+    }
     let row = |row: mecha_translate::Row| SupportRow {
         command: row.command.to_string(),
         support: match row.support {

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mecha_clusters::Timers;
-use mecha_config::Transparent;
 use mecha_core::{Found, Peer};
 use mecha_transport::{Accepted, Clock};
 use tokio::sync::mpsc;
@@ -217,7 +216,7 @@ impl Doors {
             self.0.entry(planned.id).or_insert_with(|| {
                 let listener = planned.listener();
                 let (name, address) = (listener.name.clone(), listener.address.clone());
-                let is_redirected = listener.transparent == Transparent::Redirect;
+                let is_redirected = plan.is_redirected(listener);
                 Opened { door: planned.plan.open(scope), name, address, is_redirected }
             });
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::read::{default_cluster, default_listener, default_workers};
 use crate::target::{self, Target};
 use crate::{
-    Address, CertificateSpec, ClientTlsSpec, ConfigError, Known, LogSpec, ServerTlsSpec, Snapshot,
-    TlsComplaint, TlsSpec, Transparent,
+    Address, CertificateSpec, ClientTlsSpec, ConfigError, DetectSpec, Known, LogSpec, ServerTlsSpec,
+    Snapshot, TlsComplaint, TlsSpec, Transparent,
 };
 
 /// Flags that also apply to a file.
@@ -141,6 +141,7 @@ pub fn from_flags(
         let name = if index == 0 { protocol.to_string() } else { format!("{protocol}-{}", index + 1) };
         let mut listener = default_listener(name, protocol, address, cluster);
         listener.transparent = transparent;
+        listener.detect = listen.starts_with(target::AUTO).then(DetectSpec::default);
         if back == target::ORIGINAL && transparent == Transparent::None {
             let (message, hint) = target::not_transparent();
             errors.push(ConfigError { hint, ..ConfigError::new("--listen", message) });

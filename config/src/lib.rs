@@ -10,6 +10,7 @@
 #![recursion_limit = "256"]
 
 mod brokers;
+mod detect;
 mod error;
 mod flags;
 mod http;
@@ -31,6 +32,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use brokers::{BROKER_ID, BrokersSpec};
+pub use detect::DetectSpec;
 pub use error::{ConfigError, edit_distance};
 pub use flags::{Overrides, TlsFlags, demo_snapshot, from_flags};
 pub use http::{
@@ -130,6 +132,8 @@ pub struct ListenerSpec {
     pub users: Option<Vec<UserSpec>>,
     /// Whether each connection begins with a header of the PROXY protocol that tells who the client is.
     pub proxy_protocol: bool,
+    /// To which other listeners its clients are led; `None`: they are its own.
+    pub detect: Option<DetectSpec>,
     /// How connections come here that were made to other addresses.
     pub transparent: Transparent,
     /// Whose tokens say who its clients are, where the protocol has tokens.

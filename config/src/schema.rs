@@ -173,6 +173,11 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
                     "body_timeout": duration("How long an HTTP body may stand still because of the client (1m)."),
                     "idle_timeout": duration("Silent clients are closed after this (never)."),
                     "proxy_protocol": { "enum": ["none", "required"], "description": "Whether each connection begins with a header of the PROXY protocol, version 1 or 2, that tells who the client is (none)." },
+                    "detect": { "type": "object", "additionalProperties": false, "description": "Leads clients to other listeners by what they speak: docs/intercept.md.", "properties": {
+                        "to": strings("Names of listeners; each gets the clients that speak its protocol."),
+                        "ports": { "type": "object", "additionalProperties": { "type": "string" }, "description": "Ports that were dialled, and the listeners that get all such clients." },
+                        "wait": duration("Time for a client to say what it speaks (100ms)."),
+                    } },
                     "transparent": { "enum": ["none", "redirect", "tproxy"], "description": "How connections come here that were made to other addresses: docs/intercept.md (none)." },
                     "tls": server_tls,
                     "users": { "description": "Who may come: all, none (mecha asks nobody), or names from `users` (all, if there are users).", "anyOf": [

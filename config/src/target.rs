@@ -9,6 +9,9 @@ use crate::{Address, ClusterSpec, Discovery, Endpoint, Transparent};
 /// The protocol of whatever connections of a transparent listener were going to.
 pub(crate) const ORIGINAL: &str = "original";
 
+/// What an address begins with whose clients may speak anything.
+pub(crate) const AUTO: &str = "auto://";
+
 /// The words for how connections come to a listener.
 pub(crate) const TRANSPARENT: [(&str, Transparent); 3] =
     [("none", Transparent::None), ("redirect", Transparent::Redirect), ("tproxy", Transparent::Tproxy)];

@@ -10,6 +10,7 @@
 //! Deliberately absent: sockets, tasks, clocks, logs, configuration and any protocol's name. Time is always an
 //! argument. That keeps every codec, filter and translation testable without a runtime.
 
+mod begins;
 mod bridge;
 mod call;
 mod chain;
@@ -19,6 +20,7 @@ mod protocol;
 mod redirect;
 mod script;
 
+pub use begins::Begins;
 pub use bridge::Bridge;
 pub use call::{
     Affinity, Asked, Call, ConnKey, Done, OpClass, OpId, OpInfo, Outcome, Refusal, ReplyCount, Ticket,

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::{
-    Affinity, Asked, Batch, Bridge, Call, ClientFacts, ClientKind, Decode, Errand, Found, Limits, OpId,
-    OpInfo, Outcome, ProtocolError, Redirect, Refusal, ScriptRole, Ticket,
+    Affinity, Asked, Batch, Begins, Bridge, Call, ClientFacts, ClientKind, Decode, Errand, Found, Limits,
+    OpId, OpInfo, Outcome, ProtocolError, Redirect, Refusal, ScriptRole, Ticket,
 };
 
 /// A protocol that clients speak.
@@ -69,6 +69,13 @@ pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
     type ReplyDecoder: Decode<Head = Self::Reply>;
     /// What mecha remembers about one client connection.
     type Session: Session<Self>;
+
+    /// Whether a client that nobody knows speaks this protocol, from the first bytes that it sends. Those of every client of it
+    /// must not be [`Begins::No`].
+    fn begins(bytes: &[u8]) -> Begins {
+        let _ = bytes;
+        Begins::No
+    }
 
     /// A decoder for a client's bytes.
     fn request_decoder(limits: Limits) -> Self::RequestDecoder;

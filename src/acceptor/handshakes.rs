@@ -1,4 +1,5 @@
-//! The thread that does with a client what comes before its protocol: a header of the PROXY protocol, TLS.
+//! The thread that does with a client what comes before its protocol: a header of the PROXY protocol, finding out which protocol it
+//! is, TLS.
 //!
 //! A handshake costs a thousand times what a command costs (see `docs/tls.md`), and clients that
 //! reconnect come in storms. On a worker each would delay everybody whom it serves, so handshakes have a thread of
@@ -16,7 +17,7 @@ use mecha_transport::tls::{self, HandshakeError, ServerTls};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::give;
+use super::{DetectDoor, give};
 use crate::worker::Worker;
 
 /// Handshakes under way at one time. Each holds a few kilobytes.
@@ -54,6 +55,8 @@ pub struct ProxyDoor {
 pub struct Prelude {
     /// A header that tells who the client is.
     pub proxy: Option<Arc<ProxyDoor>>,
+    /// Finding out whose client it is. What comes before the protocol of that door then comes next.
+    pub detect: Option<Arc<DetectDoor>>,
     /// A handshake.
     pub tls: Option<Arc<TlsDoor>>,
 }
@@ -61,7 +64,7 @@ pub struct Prelude {
 impl Prelude {
     /// Whether nothing does.
     pub fn is_empty(&self) -> bool {
-        self.proxy.is_none() && self.tls.is_none()
+        self.proxy.is_none() && self.detect.is_none() && self.tls.is_none()
     }
 }
 
@@ -118,7 +121,16 @@ async fn serve(candidate: Candidate, workers: Arc<[Worker]>) {
         },
         None => stream,
     };
-    let Some(tls) = prelude.tls else { return give(&workers, door, stream, id).await };
+    let (door, tls, stream) = match &prelude.detect {
+        None => (door, prelude.tls, stream),
+        Some(detect) => match detect.lead(stream).await {
+            Ok((stream, Some(lead))) => (lead.door, lead.prelude.tls.clone(), stream),
+            Ok((stream, None)) => (door, prelude.tls, stream),
+            // It is gone.
+            Err(_) => return,
+        },
+    };
+    let Some(tls) = tls else { return give(&workers, door, stream, id).await };
     let result = {
         let _under_way = UnderWay::new(&tls);
         match stream {

@@ -9,7 +9,7 @@ use mecha_clusters::{Announced, Cluster, ReplySink, Rules, Scattered, Upstream};
 use mecha_config::{
     ClusterSpec, ConfigError, Discovery, FilterSpec, KnownRoutes, ListenerSpec, Snapshot, Subscriptions,
 };
-use mecha_core::{Asked, Chain, Filter, Framed, Limits, Peer, Refusal};
+use mecha_core::{Asked, Begins, Chain, Filter, Framed, Limits, Peer, Refusal};
 use mecha_filters::{BuildCx, FilterFactory, FilterKind, PolicyFactory};
 use mecha_translate::{Exchange, KvBack, KvFront, Options};
 use mecha_transport::Accepted;
@@ -37,6 +37,11 @@ pub trait ProtocolEntry: Sync {
     fn backs(&self) -> Vec<&'static str>;
     /// The typed filters.
     fn filters(&self) -> Vec<(&'static str, mecha_filters::Help)>;
+    /// Whether a client that nobody knows speaks it, from the first bytes that it sends. What mecha does not speak nobody does.
+    fn begins(&self, bytes: &[u8]) -> Begins {
+        let _ = bytes;
+        Begins::No
+    }
     /// What routes of its listeners can have; `None`: there are none.
     fn routes(&self) -> Option<KnownRoutes> {
         None
@@ -223,6 +228,10 @@ impl<P: Framed> FramedEntry<P> {
 impl<P: Guarded> ProtocolEntry for FramedEntry<P> {
     fn name(&self) -> &'static str {
         P::NAME
+    }
+
+    fn begins(&self, bytes: &[u8]) -> Begins {
+        P::begins(bytes)
     }
 
     fn backs(&self) -> Vec<&'static str> {

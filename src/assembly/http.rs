@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use mecha_clusters::http::HttpVersion;
 use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
-use mecha_core::{Asked, Peer, Policy, Protocol, Refusal};
+use mecha_core::{Asked, Begins, Peer, Policy, Protocol, Refusal};
 use mecha_filters::BuildCx;
 use mecha_http::Http;
 use mecha_transport::Accepted;
@@ -31,6 +31,10 @@ pub struct HttpEntry {
 impl ProtocolEntry for HttpEntry {
     fn name(&self) -> &'static str {
         Http::NAME
+    }
+
+    fn begins(&self, bytes: &[u8]) -> Begins {
+        mecha_http::begins(bytes)
     }
 
     fn backs(&self) -> Vec<&'static str> {

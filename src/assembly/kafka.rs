@@ -29,6 +29,10 @@ impl ProtocolEntry for KafkaEntry {
         self.name
     }
 
+    fn begins(&self, bytes: &[u8]) -> mecha_core::Begins {
+        mecha_kafka::begins(bytes)
+    }
+
     fn backs(&self) -> Vec<&'static str> {
         vec![self.name]
     }

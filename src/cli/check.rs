@@ -6,7 +6,7 @@ use std::path::Path;
 
 use mecha_config::{Address, ConfigError, FilterSpec, Known, Snapshot};
 
-use super::{Help, shown};
+use super::{Help, SupportRow, shown};
 
 mod routes;
 
@@ -85,6 +85,16 @@ fn plan(snapshot: &Snapshot, help: &Help, is_long: bool) -> String {
         let own = if listener.is_routed() { None } else { snapshot.clusters.get(listener.cluster) };
         let filters = listener.filters.iter().chain(own.iter().flat_map(|cluster| &cluster.filters));
         let _ = writeln!(text, "  filters: {}", names(filters));
+        if let Some(detect) = &listener.detect {
+            let ports = detect.ports.iter().map(|(port, name)| format!("port {port} -> {name}"));
+            let spoken = detect.to.iter().map(|name| format!("its protocol -> {name}"));
+            let leads: Vec<_> = ports.chain(spoken).collect();
+            let _ = writeln!(
+                text,
+                "  detects: {}",
+                if leads.is_empty() { "and counts".into() } else { leads.join(", ") }
+            );
+        }
         if let Some(users) = &listener.users {
             let names: Vec<_> = users.iter().map(|user| user.name.as_str()).collect();
             let _ = writeln!(text, "  users:   {}", names.join(", "));
@@ -97,10 +107,11 @@ fn plan(snapshot: &Snapshot, help: &Help, is_long: bool) -> String {
                 continue;
             }
             told.push(&cluster.protocol);
-            if listener.protocol == cluster.protocol {
+            let rows = (help.support)(&listener.protocol, &cluster.protocol);
+            if listener.protocol == cluster.protocol || rows.is_empty() {
                 text.push_str("  requests are passed on as they are\n");
             } else {
-                support(&mut text, help, &listener.protocol, &cluster.protocol, is_long);
+                support(&mut text, &rows, (&listener.protocol, &cluster.protocol), is_long);
             }
         }
     }
@@ -113,8 +124,7 @@ fn names<'a>(filters: impl Iterator<Item = &'a FilterSpec>) -> String {
 }
 
 /// What the translation can do.
-fn support(text: &mut String, help: &Help, front: &str, back: &str, is_long: bool) {
-    let rows = (help.support)(front, back);
+fn support(text: &mut String, rows: &[SupportRow], (front, back): (&str, &str), is_long: bool) {
     let count = |support: &str| rows.iter().filter(|row| row.support == support).count();
     let _ = writeln!(
         text,
@@ -124,7 +134,7 @@ fn support(text: &mut String, help: &Help, front: &str, back: &str, is_long: boo
         count("refused")
     );
     if is_long {
-        for row in &rows {
+        for row in rows {
             let _ = writeln!(text, "    {:<9} {:<24} {}", row.support, row.command, row.note);
         }
         return;

@@ -250,7 +250,7 @@ impl Running {
         let entrances = plan.doors.iter().flat_map(sockets_of).map(|(door, socket)| {
             let at = bound.iter().position(|(known, _)| *known == socket);
             let bound = at.map(|at| bound.swap_remove(at).1);
-            Entrance { door: door.id, bound, socket, prelude: door.prelude() }
+            Entrance { door: door.id, bound, socket, prelude: plan.prelude_of(door) }
         });
         let (done, switched) = oneshot::channel();
         let entrances: Vec<_> = entrances.collect();

@@ -111,7 +111,8 @@ fn mecha(transparent: &str) -> Mecha {
          - {{ name: cache, listen: \"redis://[::]:16379\", transparent: {transparent}, to: \"redis://{V4}:6379\",\n    \
               filters: [ {{ deny_commands: {{ commands: [FLUSHALL] }} }} ] }}\n\
          - {{ name: memory, listen: \"memcached://[::]:21211\", transparent: {transparent}, to: \"memcached://{V4}:11211\" }}\n\
-         - {{ name: rest, listen: \"tcp://[::]:15001\", transparent: {transparent}, to: \"original://\" }}\n\
+         - {{ name: rest, listen: \"auto://[::]:15001\", transparent: {transparent}, to: \"original://\",\n    \
+              detect: {{ to: [cache] }} }}\n\
          workers: 1\n"
     ))
 }
@@ -141,10 +142,16 @@ fn served(mecha: &Mecha) {
         stream.write_all(b"anything").unwrap();
         stream.read_exact(&mut line).unwrap();
         assert_eq!(&line, b"anything");
+        // What speaks Redis is served as such at any port.
+        let mut stream = TcpStream::connect((address, 7000)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"*1\r\n$4\r\nPING\r\n").unwrap();
+        stream.read_exact(&mut line[..7]).unwrap();
+        assert_eq!(&line[..7], b"+PONG\r\n");
         drop(stream);
         eventually("a connection did not cross mecha", || {
             let now = [calls(mecha, "cache"), calls(mecha, "memory"), calls(mecha, "rest")];
-            now[0] >= before[0] + 3.0 && now[1] >= before[1] + 1.0 && now[2] >= before[2] + 1.0
+            now[0] >= before[0] + 4.0 && now[1] >= before[1] + 1.0 && now[2] >= before[2] + 1.0
         });
     }
 }

@@ -9,6 +9,7 @@ mod clients;
 mod config;
 mod contention;
 mod dedicated;
+mod detect;
 mod differential;
 mod discovery;
 mod docs;

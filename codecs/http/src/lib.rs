@@ -12,11 +12,13 @@
 //! The chain's types depend on no engine (docs/decisions/0010-http-engine.md).
 
 pub mod answer;
+mod begins;
 pub mod edit;
 pub mod fields;
 mod guard;
 pub mod ops;
 pub mod routes;
 
+pub use begins::begins;
 pub use guard::{Guard, Phase, Violation};
 pub use ops::Http;

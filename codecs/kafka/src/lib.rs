@@ -41,6 +41,7 @@
 pub mod addresses;
 pub mod api_versions;
 pub mod batch;
+mod begins;
 pub mod errors;
 pub mod frame;
 pub mod guard;
@@ -53,6 +54,8 @@ pub mod table;
 mod tree;
 pub mod walk;
 pub mod wire;
+
+pub use begins::begins;
 
 /// Messages as types, for those few bodies that are taken apart ([`guard`] decodes them).
 pub use kafka_protocol::{messages, protocol};

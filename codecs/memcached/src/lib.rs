@@ -30,6 +30,7 @@
 //! Deliberately absent: UDP. Logins are judged elsewhere: to this crate a `set` is a `set`.
 
 pub mod base64;
+mod begins;
 pub mod binary;
 pub mod command;
 mod expiry;
@@ -109,6 +110,10 @@ impl Framed for Memcached {
     type RequestDecoder = RequestDecoder;
     type ReplyDecoder = ReplyDecoder;
     type Session = Connection;
+
+    fn begins(bytes: &[u8]) -> mecha_core::Begins {
+        begins::begins(bytes)
+    }
 
     fn request_decoder(limits: Limits) -> RequestDecoder {
         RequestDecoder::new(limits)

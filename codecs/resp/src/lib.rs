@@ -28,6 +28,7 @@
 //! <https://redis.io/docs/latest/develop/reference/protocol-spec/>
 
 mod args;
+mod begins;
 mod blocking;
 mod bridge;
 mod cluster;
@@ -168,6 +169,10 @@ impl Framed for Resp {
     type RequestDecoder = RequestDecoder;
     type ReplyDecoder = ReplyDecoder;
     type Session = Session;
+
+    fn begins(bytes: &[u8]) -> mecha_core::Begins {
+        begins::begins(bytes)
+    }
 
     fn request_decoder(limits: Limits) -> RequestDecoder {
         RequestDecoder::new(limits)

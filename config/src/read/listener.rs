@@ -8,7 +8,7 @@ use crate::brokers::{BROKER_ID, BrokersSpec, MAX_COUNT};
 use crate::error::suggestion;
 use crate::node::Node;
 use crate::target;
-use crate::{Address, ClusterSpec, ListenerSpec, Transparent, UserSpec};
+use crate::{Address, ClusterSpec, DetectSpec, ListenerSpec, Transparent, UserSpec};
 
 use super::cluster::default_cluster;
 
@@ -52,6 +52,7 @@ pub(crate) fn default_listener(
         announce: None,
         tls: None,
         proxy_protocol: false,
+        detect: None,
         transparent: Transparent::None,
         users: None,
         oauth: None,
@@ -66,7 +67,7 @@ impl Reader<'_> {
         clusters: &mut Vec<(ClusterSpec, bool)>,
         users: Option<&[UserSpec]>,
     ) -> Vec<ListenerSpec> {
-        let mut listeners = Vec::<ListenerSpec>::new();
+        let (mut listeners, mut places) = (Vec::<ListenerSpec>::new(), Vec::new());
         for (node, path) in self.items(found) {
             let Some(listener) = self.listener(node, &path, clusters, users, listeners.len()) else {
                 continue;
@@ -85,6 +86,10 @@ impl Reader<'_> {
                 self.error(node.place, &path, "another listener has this address", Some(hint));
             }
             listeners.push(listener);
+            places.push((node, path));
+        }
+        for (listener, (node, path)) in listeners.iter().zip(places) {
+            self.detected(listener, &listeners, (node, &path));
         }
         listeners
     }
@@ -130,6 +135,9 @@ impl Reader<'_> {
         let unknown = Address::Unix(std::path::PathBuf::new());
         let mut listener = default_listener(name, protocol, address.unwrap_or(unknown), cluster.unwrap_or(0));
         let is_opaque = listen_text.is_some_and(|text| target::is_opaque(text, doors));
+        if listen_text.is_some_and(|text| text.starts_with(target::AUTO)) {
+            listener.detect = Some(DetectSpec::default());
+        }
         let is_streamed = listen_text.is_some_and(|text| target::is_streamed(text, doors));
         if protocol == KAFKA {
             self.without(
@@ -203,6 +211,7 @@ impl Reader<'_> {
             let hint = "remove it".to_string();
             self.error(node.place, path, "nobody is led to a Unix socket", Some(hint));
         }
+        listener.detect = self.detect(fields.take("detect"), listener);
         set(&mut listener.transparent, self.word(transparent, &target::TRANSPARENT));
         self.brokers(fields.take("brokers"), listener);
         listener.announce = self.announce(fields.take("announce"), listener);
@@ -212,6 +221,67 @@ impl Reader<'_> {
         );
         set(&mut listener.body_timeout, self.period(fields.take("body_timeout"), Duration::from_millis(100)));
         listener.idle_timeout = self.period(fields.take("idle_timeout"), Duration::from_secs(1));
+    }
+
+    /// `detect: { to: [ cache, web ], ports: { 6379: cache }, wait: 100ms }`.
+    fn detect(&mut self, found: Found<'_>, listener: &ListenerSpec) -> Option<DetectSpec> {
+        let Some((node, path)) = found else { return listener.detect.clone() };
+        if listener.protocol != "tcp" {
+            let hint = "`detect` belongs to `auto://` and `tcp://` listeners, which lead clients to others"
+                .to_string();
+            self.error(node.place, &path, "clients of this listener speak its protocol", Some(hint));
+            return None;
+        }
+        let mut spec = DetectSpec::default();
+        let mut fields = self.fields(node, &path);
+        set(&mut spec.wait, self.period(fields.take("wait"), Duration::from_millis(1)));
+        for (node, path) in self.items(fields.take("to")) {
+            spec.to.extend(self.text(Some((node, path))));
+        }
+        if let Some((node, path)) = fields.take("ports") {
+            let crate::node::Kind::Map(pairs) = &node.kind else {
+                let hint = "as in `ports: { 6379: cache }`".to_string();
+                self.error(node.place, &path, "these are no ports with listeners", Some(hint));
+                return None;
+            };
+            for (port, place, node) in pairs {
+                let path = format!("{path}.{port}");
+                let name = self.text(Some((node, path.clone())));
+                match port.parse::<u16>().ok().filter(|port| *port > 0) {
+                    Some(port) => spec.ports.extend(name.map(|name| (port, name))),
+                    None => self.error(
+                        *place,
+                        &path,
+                        format!("`{port}` is no port"),
+                        Some("as in `6379: cache`".into()),
+                    ),
+                }
+            }
+        }
+        self.finish(fields);
+        Some(spec)
+    }
+
+    /// Whether the listeners are there that one leads its clients to.
+    fn detected(&mut self, listener: &ListenerSpec, all: &[ListenerSpec], (node, path): (&Node, &str)) {
+        let Some(detect) = &listener.detect else { return };
+        let names: Vec<_> =
+            all.iter().filter(|other| other.detect.is_none()).map(|other| other.name.as_str()).collect();
+        for name in detect.names().filter(|name| !names.contains(name)) {
+            let message = format!("there is no listener `{name}` to lead clients to");
+            self.error(node.place, &format!("{path}.detect"), message, Some(suggestion(name, &names)));
+        }
+        let mut spoken = Vec::new();
+        for other in all.iter().filter(|other| detect.to.contains(&other.name)) {
+            let what = (other.protocol.as_str(), other.tls.is_some());
+            if spoken.contains(&what) {
+                let message = format!("two of these listeners speak {}", other.protocol);
+                let hint =
+                    "nothing tells their clients apart but the port: `ports: { 6379: NAME }`".to_string();
+                self.error(node.place, &format!("{path}.detect"), message, Some(hint));
+            }
+            spoken.push(what);
+        }
     }
 
     /// `brokers: { ports: 9093-9099, host: kafka.example }`, `ports: sni`, or `ports: none`.

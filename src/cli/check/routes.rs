@@ -98,6 +98,9 @@ fn cluster(cluster: &ClusterSpec) -> String {
         Discovery::Listed => {}
     }
     match (endpoints.len(), balance) {
+        (0, _) if cluster.protocol == crate::catalog::ORIGINAL => {
+            format!("cluster {}: wherever clients were going", cluster.name)
+        }
         (0, _) => {
             format!("cluster {}: the store in this process, {} bytes", cluster.name, cluster.max_memory)
         }
