@@ -126,6 +126,11 @@ fn unsupported(op: OpId, back: &str) -> String {
     format!("ERR {} is not supported on {} backend", spelled(op), with_article(back))
 }
 
+/// As [`unsupported`], of what works outside of transactions.
+fn unsupported_in_transaction(op: OpId, back: &str) -> String {
+    format!("ERR {} is not supported inside a transaction on {} backend", spelled(op), with_article(back))
+}
+
 /// The name of a back with `a` or `an` in front.
 fn with_article(back: &str) -> String {
     let article = if back.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };

@@ -24,17 +24,17 @@ pub(crate) enum Clock {
 // === impl Clock ===
 
 impl Clock {
-    fn of(self, args: &[Vec<u8>]) -> &[u8] {
-        let word = match self {
-            Self::First => args.get(1),
-            Self::Last => args.last(),
-        };
-        word.map(Vec::as_slice).unwrap_or_default()
+    /// Its position, of so many.
+    fn position(self, argc: usize) -> usize {
+        match self {
+            Self::First => 1,
+            Self::Last => argc.saturating_sub(1),
+        }
     }
 
     /// When the time is up, in Unix milliseconds; `None` is never.
     pub(crate) fn until(self, args: &[Vec<u8>], now_ms: u64) -> Result<Option<u64>, Error> {
-        until(self.of(args), now_ms)
+        until(args.get(self.position(args.len())).map(Vec::as_slice).unwrap_or_default(), now_ms)
     }
 }
 
@@ -116,11 +116,12 @@ impl Blocking for Waiting {
 // === programs ===
 
 fn timed(run: &Run<'_>, clock: Clock) -> Result<(), Error> {
-    let word = match clock {
-        Clock::First => run.arg(1),
-        Clock::Last => run.arg(run.argc() - 1),
-    };
-    until(word, run.cx.now_ms).map(drop)
+    until(run.arg(clock.position(run.argc())), run.cx.now_ms).map(drop)
+}
+
+/// What a key holds, as far as it concerns a command: `again` if that has waited, and then what is of another type does not.
+pub(super) fn concerning<T>(again: bool, held: Result<Option<T>, Error>) -> Result<Option<T>, Error> {
+    if again { Ok(held.ok().flatten()) } else { held }
 }
 
 /// Pops from the first list that there is.
@@ -131,12 +132,8 @@ fn pop(run: &mut Run<'_>, end: End) -> Result<(), Error> {
             continue;
         }
         let slot = run.slots.nth_mut(key);
-        let item = match look_mut::<Items>(slot) {
-            Ok(items) => items.and_then(|items| end.pop(items)),
-            Err(error) if !run.again => return Err(error),
-            Err(_) => None,
-        };
-        let Some(item) = item else { continue };
+        let items = concerning(run.again, look_mut::<Items>(slot))?;
+        let Some(item) = items.and_then(|items| end.pop(items)) else { continue };
         slot.settle();
         run.reply.array(2);
         run.reply.bulk(run.args.at(1 + key));
@@ -164,11 +161,7 @@ fn zpop(run: &mut Run<'_>, highest: bool) -> Result<(), Error> {
             continue;
         }
         let slot = run.slots.nth_mut(key);
-        let members = match look_mut::<ZSet>(slot) {
-            Ok(members) => members,
-            Err(error) if !run.again => return Err(error),
-            Err(_) => None,
-        };
+        let members = concerning(run.again, look_mut::<ZSet>(slot))?;
         let Some((member, score)) = members.and_then(|members| zset::take(members, 1, highest).pop()) else {
             continue;
         };

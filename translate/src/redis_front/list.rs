@@ -2,6 +2,7 @@
 
 use super::{
     aggregate::{Error, Keys, Run, Spec, spec},
+    blocking::concerning,
     hash::content::{
         Items, Shapes as _, at_least, clamp, is, key_count, long, look, look_mut, open, pop_count, positions,
         random_count,
@@ -143,11 +144,7 @@ pub(super) fn mpop(run: &mut Run<'_>, counts: usize) -> Result<(), Error> {
             continue;
         }
         let slot = run.slots.nth_mut(key);
-        let items = match look_mut::<Items>(slot) {
-            Ok(Some(items)) => items,
-            Err(error) if !run.again => return Err(error),
-            Ok(None) | Err(_) => continue,
-        };
+        let Some(items) = concerning(run.again, look_mut::<Items>(slot))? else { continue };
         let count = count.unwrap_or(1).min(items.len());
         run.reply.array(2);
         run.reply.bulk(run.args.at(counts + 1 + key));
@@ -341,14 +338,10 @@ fn lpos(run: &mut Run<'_>) -> Result<(), Error> {
 }
 
 pub(super) fn shift(run: &mut Run<'_>, from: End, to: End) -> Result<(), Error> {
-    match look::<Items>(run.slots.nth(0)) {
-        Ok(Some(_)) => {}
-        Err(error) if !run.again => return Err(error),
-        Ok(None) | Err(_) => {
-            run.in_vain = true;
-            run.reply.null();
-            return Ok(());
-        }
+    if concerning(run.again, look::<Items>(run.slots.nth(0)))?.is_none() {
+        run.in_vain = true;
+        run.reply.null();
+        return Ok(());
     }
     look::<Items>(run.slots.nth(1))?;
     let is_one_list = run.slots.same(0, 1);

@@ -8,7 +8,6 @@ use mecha_resp::reply::Writer;
 use mecha_resp::{Session, op, op_info};
 
 use super::support::{Support, resp_support};
-use super::{spelled, with_article};
 use crate::exchange::{Counts, Door, Kind};
 use crate::kv::{Plan, PlanCx};
 
@@ -233,9 +232,4 @@ fn command(kind: Kind, adds: bool) -> &'static [u8] {
         (Kind::Shard, true) => b"ssubscribe",
         (Kind::Shard, false) => b"sunsubscribe",
     }
-}
-
-/// Why a transaction cannot have this.
-pub(super) fn refusal(op: OpId, back: &str) -> String {
-    format!("ERR {} is not supported inside a transaction on {} backend", spelled(op), with_article(back))
 }

@@ -24,7 +24,7 @@ use mecha_resp::{Progress, Session, head_of, op};
 use self::local::{LocalExec, Step, Watch};
 use super::aggregate::distinct;
 use super::support::is_local;
-use super::{arguments, pubsub, refuse, spelled, unsupported, with_article};
+use super::{arguments, pubsub, refuse, unsupported, unsupported_in_transaction, with_article};
 use crate::kv::{Atomicity, Attempt, Plan, PlanCx, Program, RunCx, Txn, Want};
 use crate::slot::Slot;
 
@@ -86,16 +86,8 @@ pub(super) fn queue(
     let refused = match refuse(op, &arguments(frame), cx.back, &mut writer) {
         Some(outcome) => Some(outcome),
         // It takes one message to each server, which nothing else can be part of.
-        None if matches!(op, op::FLUSHALL | op::FLUSHDB) && !is_local(cx.back) => {
-            writer.error(&format!(
-                "ERR {} is not supported inside a transaction on {} backend",
-                spelled(op),
-                with_article(cx.back)
-            ));
-            Some(Outcome::ClientError)
-        }
-        None if pubsub::is_about(op) => {
-            writer.error(&pubsub::refusal(op, cx.back));
+        None if matches!(op, op::FLUSHALL | op::FLUSHDB) && !is_local(cx.back) || pubsub::is_about(op) => {
+            writer.error(&unsupported_in_transaction(op, cx.back));
             Some(Outcome::ClientError)
         }
         None if transaction.bytes.saturating_add(frame.len()) > MOST_QUEUED => {

@@ -14,6 +14,7 @@ mod range;
 use self::number::parse_score;
 use super::{
     aggregate::{Error, Keys, Run, Spec, spec},
+    blocking::concerning,
     hash::content::{
         Random, Shapes as _, at_least, clamp, is, key_count, look, look_mut, open, pop_count, random_options,
         scan_cursor, scan_options,
@@ -308,11 +309,7 @@ pub(super) fn mpop(run: &mut Run<'_>, counts: usize) -> Result<(), Error> {
             continue;
         }
         let slot = run.slots.nth_mut(key);
-        let members = match look_mut::<ZSet>(slot) {
-            Ok(Some(members)) => members,
-            Err(error) if !run.again => return Err(error),
-            Ok(None) | Err(_) => continue,
-        };
+        let Some(members) = concerning(run.again, look_mut::<ZSet>(slot))? else { continue };
         let taken = take(members, count.unwrap_or(1), highest);
         slot.settle();
         run.reply.array(2);

@@ -5,7 +5,7 @@ use mecha_resp::reply::Writer;
 use mecha_resp::{Session, op};
 
 use super::super::hash::content::{integer, is};
-use super::super::{spelled, unsupported, with_article};
+use super::super::{unsupported, unsupported_in_transaction};
 use crate::kv::PlanCx;
 
 const HELP: &[&str] = &[
@@ -76,11 +76,7 @@ pub(super) fn answer(
             Err(text) => writer.error(&text),
         },
         // Elsewhere these are about more than this client, and seen to by whoever has the others.
-        op::CLIENT_KILL | op::CLIENT_UNBLOCK => writer.error(&format!(
-            "ERR {} is not supported inside a transaction on {} backend",
-            spelled(op),
-            with_article(cx.back)
-        )),
+        op::CLIENT_KILL | op::CLIENT_UNBLOCK => writer.error(&unsupported_in_transaction(op, cx.back)),
         op::CLIENT_NO_EVICT | op::CLIENT_NO_TOUCH if is(arg(2), "on") || is(arg(2), "off") => writer.ok(),
         op::CLIENT_REPLY if is(arg(2), "on") => writer.ok(),
         op::CLIENT_REPLY if is(arg(2), "off") || is(arg(2), "skip") => {
