@@ -31,12 +31,17 @@ use std::time::Duration;
 use mecha_core::{
     Affinity, Batch, ConnKey, Decode, Framed, Limits, OpId, Outcome, Protocol, Refusal, Ticket,
 };
-use mecha_resp::{ReplyDecoder, Resp, args, op};
+use mecha_resp::{ReplyDecoder, Resp, TopicKind, args, confirm, op, subscribes};
 
 use crate::news::Cause;
 use crate::{Cluster, Connection, Delivery, ReplySink, Slip, SubmitCx, Submitted, Upstream};
 use board::{Board, Home, Pending};
-use wire::{Kind, Said, confirm, is_of_keys, meaning, said};
+use wire::{Said, is_of_keys, said};
+
+/// The version of the protocol that a connection with this profile speaks.
+fn proto_of(profile: u8) -> u8 {
+    if profile > 0 { 3 } else { 2 }
+}
 
 /// Bytes of names that one door's clients of one worker may listen to.
 const MAX_BYTES: usize = 64 << 20;
@@ -54,7 +59,7 @@ pub(crate) trait Watches {
 
 /// A command that was sent on a link.
 struct Sent {
-    kind: Kind,
+    kind: TopicKind,
     is_subscribe: bool,
     name: Rc<[u8]>,
     token: u64,
@@ -129,7 +134,7 @@ impl PubSub {
     fn take(&self, batch: &Batch<'_, Resp>, at: usize, cx: &SubmitCx<'_, Resp>) -> Submitted {
         let Some(call) = batch.calls.get(at) else { return Submitted::Refused(1, Refusal::NoRoute) };
         let (ticket, frame) = (call.ticket, batch.frame(at));
-        let Some((kind, is_subscribe)) = meaning(call.op) else {
+        let Some((kind, is_subscribe)) = subscribes(call.op) else {
             // The only other one is `RESET`.
             self.leave_all(ticket.conn);
             self.answer(cx.sink, ticket, call.op, b"+RESET\r\n".to_vec(), Outcome::Ok);
@@ -149,7 +154,7 @@ impl PubSub {
         Submitted::Pending(1)
     }
 
-    fn subscribe(&self, kind: Kind, frame: &[u8], ticket: Ticket, op: OpId, cx: &SubmitCx<'_, Resp>) {
+    fn subscribe(&self, kind: TopicKind, frame: &[u8], ticket: Ticket, op: OpId, cx: &SubmitCx<'_, Resp>) {
         let mut board = self.board.borrow_mut();
         let mut pending = Pending { ticket, op, kind, answer: Vec::new(), fresh: Vec::new(), waits_for: 0 };
         for name in args(frame).skip(1) {
@@ -165,7 +170,7 @@ impl PubSub {
                 pending.waits_for += 1;
             }
             let count = board.listeners.get(&ticket.conn).map_or(0, |listener| listener.count(kind));
-            confirm(kind, true, Some(name), count, cx.profile, &mut pending.answer);
+            confirm(kind, true, Some(name), count, proto_of(cx.profile), &mut pending.answer);
         }
         if pending.waits_for == 0 {
             drop(board);
@@ -175,7 +180,7 @@ impl PubSub {
         }
     }
 
-    fn unsubscribe(&self, kind: Kind, frame: &[u8], conn: ConnKey, profile: u8) -> Vec<u8> {
+    fn unsubscribe(&self, kind: TopicKind, frame: &[u8], conn: ConnKey, profile: u8) -> Vec<u8> {
         let mut names: Vec<Rc<[u8]>> = args(frame).skip(1).map(Rc::from).collect();
         let mut answer = Vec::new();
         let count = |board: &Board| board.listeners.get(&conn).map_or(0, |listener| listener.count(kind));
@@ -184,25 +189,25 @@ impl PubSub {
             let known = board.listeners.get(&conn).and_then(|listener| listener.names.get(kind as usize));
             names.extend(known.into_iter().flatten().cloned());
             if names.is_empty() {
-                confirm(kind, false, None, count(&board), profile, &mut answer);
+                confirm(kind, false, None, count(&board), proto_of(profile), &mut answer);
             }
         }
         for name in names {
             self.leave(conn, kind, &name);
-            confirm(kind, false, Some(&name), count(&self.board.borrow()), profile, &mut answer);
+            confirm(kind, false, Some(&name), count(&self.board.borrow()), proto_of(profile), &mut answer);
         }
         self.board.borrow_mut().tidy(conn);
         answer
     }
 
-    fn leave(&self, conn: ConnKey, kind: Kind, name: &Rc<[u8]>) {
+    fn leave(&self, conn: ConnKey, kind: TopicKind, name: &Rc<[u8]>) {
         let homes = self.board.borrow_mut().leave(conn, kind, name);
         homes.iter().for_each(|home| self.tell(home.at, kind, false, name, 0));
         self.close_unused();
     }
 
     fn leave_all(&self, conn: ConnKey) {
-        for kind in Kind::ALL {
+        for kind in TopicKind::ALL {
             let names = {
                 let board = self.board.borrow();
                 let listener = board.listeners.get(&conn);
@@ -216,11 +221,11 @@ impl PubSub {
     // --- where names belong ---
 
     /// Positions of the servers that must be told of `name`.
-    fn places(&self, kind: Kind, name: &[u8]) -> Vec<usize> {
+    fn places(&self, kind: TopicKind, name: &[u8]) -> Vec<usize> {
         let shards = self.cluster.shards();
         let has_rule = self.cluster.is_slotted() || self.cluster.is_balanced();
         match kind {
-            Kind::Shard if has_rule => self.cluster.place(name).map(|(_, at)| at).into_iter().collect(),
+            TopicKind::Shard if has_rule => self.cluster.place(name).map(|(_, at)| at).into_iter().collect(),
             // Without a rule, whoever publishes may do so anywhere.
             _ if !has_rule || is_of_keys(kind, name) => shards,
             _ => self.main.get().into_iter().collect(),
@@ -241,7 +246,7 @@ impl PubSub {
     }
 
     /// Makes the places of one topic what they ought to be.
-    fn place(&self, board: &mut Board, kind: Kind, name: &Rc<[u8]>) {
+    fn place(&self, board: &mut Board, kind: TopicKind, name: &Rc<[u8]>) {
         if self.main.get().is_none() {
             self.choose_main();
         }
@@ -274,7 +279,7 @@ impl PubSub {
     fn place_all(&self) {
         self.choose_main();
         let mut board = self.board.borrow_mut();
-        for kind in Kind::ALL {
+        for kind in TopicKind::ALL {
             let names: Vec<_> = board
                 .topics
                 .get(kind as usize)
@@ -345,7 +350,7 @@ impl PubSub {
     }
 
     /// Says on the link to `at` that we listen to `name`, or do not any more.
-    fn tell(&self, at: usize, kind: Kind, is_subscribe: bool, name: &Rc<[u8]>, token: u64) {
+    fn tell(&self, at: usize, kind: TopicKind, is_subscribe: bool, name: &Rc<[u8]>, token: u64) {
         let mut links = self.links.borrow_mut();
         let Some(link) = links.get_mut(&at) else { return };
         let mut frame = Vec::with_capacity(name.len() + 40);
@@ -460,7 +465,7 @@ impl PubSub {
     }
 
     /// The server at `at` does not have `name` any more.
-    fn misplaced(&self, at: usize, kind: Kind, name: &[u8]) {
+    fn misplaced(&self, at: usize, kind: TopicKind, name: &[u8]) {
         if let Some(link) = self.links.borrow_mut().get_mut(&at) {
             link.names = link.names.saturating_sub(1);
         }
@@ -542,12 +547,12 @@ impl PubSub {
 
     // --- to clients ---
 
-    fn message(&self, at: usize, kind: Kind, topic: &[u8], channel: &[u8], frame: &[u8]) {
+    fn message(&self, at: usize, kind: TopicKind, topic: &[u8], channel: &[u8], frame: &[u8]) {
         // Every server of a Redis Cluster has a copy of what was published anywhere.
         let is_copy = self.cluster.is_slotted()
-            && kind != Kind::Shard
+            && kind != TopicKind::Shard
             && self.main.get() != Some(at)
-            && !is_of_keys(Kind::Channel, channel);
+            && !is_of_keys(TopicKind::Channel, channel);
         if is_copy {
             return;
         }
@@ -653,7 +658,7 @@ impl Upstream<Resp> for PubSub {
     fn sees_to(&self, batch: &Batch<'_, Resp>, at: usize) -> bool {
         let is_open = batch.heads.get(at).is_some_and(|head| head.is_open);
         let op = batch.calls.get(at).map(|call| call.op).unwrap_or_default();
-        meaning(op).is_some() && !is_open || self.inner.sees_to(batch, at)
+        subscribes(op).is_some() && !is_open || self.inner.sees_to(batch, at)
     }
 
     fn forget(&self, conn: ConnKey) {

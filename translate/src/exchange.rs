@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mecha_core::ConnKey;
-use mecha_resp::glob;
 use mecha_resp::reply::Writer;
+use mecha_resp::{TopicKind, glob};
 
 /// Bytes of names that all clients of one exchange may listen to, each counted for each client.
 const MAX_BYTES: usize = 64 << 20;
@@ -41,14 +41,6 @@ impl Courier for Mutex<Vec<Parcel>> {
     fn carry(&self, parcel: Parcel) {
         self.lock().unwrap_or_else(PoisonError::into_inner).push(parcel);
     }
-}
-
-/// What a name stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Channel,
-    Pattern,
-    Shard,
 }
 
 /// See the module.
@@ -128,7 +120,7 @@ impl Client {
 }
 
 impl Board {
-    fn leave(&mut self, who: (u64, ConnKey), kind: Kind, name: &[u8]) {
+    fn leave(&mut self, who: (u64, ConnKey), kind: TopicKind, name: &[u8]) {
         let names = self.clients.get_mut(&who).and_then(|client| client.names.get_mut(kind as usize));
         if !names.is_some_and(|names| names.remove(name)) {
             return;
@@ -150,11 +142,11 @@ impl Board {
         }
     }
 
-    fn topics(&self, kind: Kind) -> impl Iterator<Item = (&Arc<[u8]>, &Topic)> {
+    fn topics(&self, kind: TopicKind) -> impl Iterator<Item = (&Arc<[u8]>, &Topic)> {
         self.topics.get(kind as usize).into_iter().flatten()
     }
 
-    fn topic(&self, kind: Kind, name: &[u8]) -> Option<&Topic> {
+    fn topic(&self, kind: TopicKind, name: &[u8]) -> Option<&Topic> {
         self.topics.get(kind as usize)?.get(name)
     }
 }
@@ -213,7 +205,7 @@ impl Door {
         let (mut board, who) = (self.exchange.board(), (self.number, conn));
         let Some(client) = board.clients.get(&who) else { return };
         let names = client.names.clone();
-        for (kind, names) in [Kind::Channel, Kind::Pattern, Kind::Shard].into_iter().zip(names) {
+        for (kind, names) in TopicKind::ALL.into_iter().zip(names) {
             names.iter().for_each(|name| board.leave(who, kind, name));
         }
         board.clients.remove(&who);
@@ -221,7 +213,7 @@ impl Door {
     }
 
     /// The client listens to `name` from now on, in version `proto`. `None`: that is too much.
-    pub(crate) fn join(&self, conn: ConnKey, proto: u8, kind: Kind, name: &[u8]) -> Option<Counts> {
+    pub(crate) fn join(&self, conn: ConnKey, proto: u8, kind: TopicKind, name: &[u8]) -> Option<Counts> {
         let (mut guard, who) = (self.exchange.board(), (self.number, conn));
         let board = &mut *guard;
         if board.bytes.saturating_add(name.len()) > MAX_BYTES {
@@ -250,7 +242,7 @@ impl Door {
     }
 
     /// The client listens to `name` no more.
-    pub(crate) fn leave(&self, conn: ConnKey, kind: Kind, name: &[u8]) -> Counts {
+    pub(crate) fn leave(&self, conn: ConnKey, kind: TopicKind, name: &[u8]) -> Counts {
         let (mut board, who) = (self.exchange.board(), (self.number, conn));
         board.leave(who, kind, name);
         let counts = board.clients.get(&who).map(Client::counts).unwrap_or_default();
@@ -262,7 +254,7 @@ impl Door {
     }
 
     /// What the client listens to.
-    pub(crate) fn names(&self, conn: ConnKey, kind: Kind) -> Vec<Arc<[u8]>> {
+    pub(crate) fn names(&self, conn: ConnKey, kind: TopicKind) -> Vec<Arc<[u8]>> {
         let board = self.exchange.board();
         let client = board.clients.get(&(self.number, conn));
         client.and_then(|client| client.names.get(kind as usize)).into_iter().flatten().cloned().collect()
@@ -287,11 +279,11 @@ impl Door {
         }
         let board = self.exchange.board();
         let (kind, word): (_, &[u8]) =
-            if is_shard { (Kind::Shard, b"smessage") } else { (Kind::Channel, b"message") };
+            if is_shard { (TopicKind::Shard, b"smessage") } else { (TopicKind::Channel, b"message") };
         let mut count =
             board.topic(kind, channel).map_or(0, |topic| topic.send(&frame(&[word, channel, message])));
         if !is_shard {
-            for (pattern, topic) in board.topics(Kind::Pattern) {
+            for (pattern, topic) in board.topics(TopicKind::Pattern) {
                 if glob::matches(pattern, channel) {
                     count += topic.send(&frame(&[b"pmessage", pattern, channel, message]));
                 }
@@ -303,14 +295,15 @@ impl Door {
     /// How many would get a message to this channel.
     pub(crate) fn receivers(&self, is_shard: bool, channel: &[u8]) -> usize {
         let board = self.exchange.board();
-        let kind = if is_shard { Kind::Shard } else { Kind::Channel };
+        let kind = if is_shard { TopicKind::Shard } else { TopicKind::Channel };
         let own = board.topic(kind, channel).map_or(0, Topic::len);
-        let patterns = board.topics(Kind::Pattern).filter(|(pattern, _)| glob::matches(pattern, channel));
+        let patterns =
+            board.topics(TopicKind::Pattern).filter(|(pattern, _)| glob::matches(pattern, channel));
         own + if is_shard { 0 } else { patterns.map(|(_, topic)| topic.len()).sum() }
     }
 
     /// Names that somebody listens to, those that match a pattern.
-    pub(crate) fn heard(&self, kind: Kind, pattern: Option<&[u8]>) -> Vec<Arc<[u8]>> {
+    pub(crate) fn heard(&self, kind: TopicKind, pattern: Option<&[u8]>) -> Vec<Arc<[u8]>> {
         let board = self.exchange.board();
         let is_meant = |name: &[u8]| pattern.is_none_or(|pattern| glob::matches(pattern, name));
         board.topics(kind).map(|(name, _)| name).filter(|name| is_meant(name)).cloned().collect()
@@ -324,7 +317,7 @@ impl Door {
     }
 
     /// How many listen to this name.
-    pub(crate) fn audience(&self, kind: Kind, name: &[u8]) -> usize {
+    pub(crate) fn audience(&self, kind: TopicKind, name: &[u8]) -> usize {
         self.exchange.board().topic(kind, name).map_or(0, Topic::len)
     }
 }

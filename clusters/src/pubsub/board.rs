@@ -4,9 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use mecha_core::{ConnKey, OpId, Ticket};
-use mecha_resp::Resp;
+use mecha_resp::{Resp, TopicKind};
 
-use super::wire::Kind;
 use crate::ReplySink;
 
 /// A subscription of ours on one server.
@@ -40,7 +39,7 @@ impl Topic {
 pub(super) struct Pending {
     pub(super) ticket: Ticket,
     pub(super) op: OpId,
-    pub(super) kind: Kind,
+    pub(super) kind: TopicKind,
     /// What is answered if all goes well.
     pub(super) answer: Vec<u8>,
     /// The names that it has added.
@@ -60,9 +59,9 @@ pub(super) struct Listener {
 
 impl Listener {
     /// What the answer to a command about `kind` counts.
-    pub(super) fn count(&self, kind: Kind) -> usize {
+    pub(super) fn count(&self, kind: TopicKind) -> usize {
         let [channels, patterns, shards] = &self.names;
-        if kind == Kind::Shard { shards.len() } else { channels.len() + patterns.len() }
+        if kind == TopicKind::Shard { shards.len() } else { channels.len() + patterns.len() }
     }
 
     fn is_idle(&self) -> bool {
@@ -80,7 +79,7 @@ pub(super) struct Board {
 }
 
 impl Board {
-    pub(super) fn topic(&mut self, kind: Kind, name: &[u8]) -> Option<&mut Topic> {
+    pub(super) fn topic(&mut self, kind: TopicKind, name: &[u8]) -> Option<&mut Topic> {
         self.topics.get_mut(kind as usize)?.get_mut(name)
     }
 
@@ -96,7 +95,7 @@ impl Board {
     }
 
     /// The client listens to `name`. Returns the name if it did not before.
-    pub(super) fn join(&mut self, conn: ConnKey, kind: Kind, name: &[u8]) -> Option<Rc<[u8]>> {
+    pub(super) fn join(&mut self, conn: ConnKey, kind: TopicKind, name: &[u8]) -> Option<Rc<[u8]>> {
         let names = self.listeners.get_mut(&conn)?.names.get_mut(kind as usize)?;
         if names.contains(name) {
             return None;
@@ -111,7 +110,7 @@ impl Board {
     }
 
     /// The client no longer listens to `name`. Returns where it was subscribed to if nobody does.
-    pub(super) fn leave(&mut self, conn: ConnKey, kind: Kind, name: &[u8]) -> Vec<Home> {
+    pub(super) fn leave(&mut self, conn: ConnKey, kind: TopicKind, name: &[u8]) -> Vec<Home> {
         let names = self.listeners.get_mut(&conn).and_then(|listener| listener.names.get_mut(kind as usize));
         if !names.is_some_and(|names| names.remove(name)) {
             return Vec::new();
@@ -137,7 +136,11 @@ impl Board {
     }
 
     /// The topic may be confirmed now: returns the commands that need not wait any longer.
-    pub(super) fn confirmed(&mut self, kind: Kind, name: &[u8]) -> Vec<(Rc<dyn ReplySink<Resp>>, Pending)> {
+    pub(super) fn confirmed(
+        &mut self,
+        kind: TopicKind,
+        name: &[u8],
+    ) -> Vec<(Rc<dyn ReplySink<Resp>>, Pending)> {
         let Some(topic) = self.topic(kind, name).filter(|topic| topic.is_confirmed()) else {
             return Vec::new();
         };
@@ -184,14 +187,14 @@ mod tests {
         let (one, two) = (ConnKey { index: 1, epoch: 0 }, ConnKey { index: 2, epoch: 0 });
         for conn in [one, two] {
             board.listener(conn, &sink, 0);
-            assert!(board.join(conn, Kind::Channel, b"c").is_some());
-            assert!(board.join(conn, Kind::Channel, b"c").is_none(), "once is enough");
+            assert!(board.join(conn, TopicKind::Channel, b"c").is_some());
+            assert!(board.join(conn, TopicKind::Channel, b"c").is_none(), "once is enough");
         }
         let home = Home { at: 3, token: 1, is_confirmed: true };
-        board.topic(Kind::Channel, b"c").unwrap().homes.push(home);
-        assert!(board.leave(one, Kind::Channel, b"c").is_empty());
-        assert!(board.leave(one, Kind::Channel, b"c").is_empty());
-        assert_eq!(board.leave(two, Kind::Channel, b"c").len(), 1);
+        board.topic(TopicKind::Channel, b"c").unwrap().homes.push(home);
+        assert!(board.leave(one, TopicKind::Channel, b"c").is_empty());
+        assert!(board.leave(one, TopicKind::Channel, b"c").is_empty());
+        assert_eq!(board.leave(two, TopicKind::Channel, b"c").len(), 1);
         board.tidy(one);
         board.tidy(two);
         assert!(board.listeners.is_empty() && board.bytes == 0 && board.topics.iter().all(HashMap::is_empty));
@@ -203,8 +206,8 @@ mod tests {
         let (mut board, conn) = (Board::default(), ConnKey::default());
         board.listener(conn, &sink, 0);
         for name in [b"a", b"b"] {
-            board.join(conn, Kind::Pattern, name);
-            let topic = board.topic(Kind::Pattern, name).unwrap();
+            board.join(conn, TopicKind::Pattern, name);
+            let topic = board.topic(TopicKind::Pattern, name).unwrap();
             topic.homes = vec![
                 Home { at: 0, token: 1, is_confirmed: true },
                 Home { at: 1, token: 2, is_confirmed: false },
@@ -214,16 +217,16 @@ mod tests {
         board.listeners.get_mut(&conn).unwrap().pending = Some(Pending {
             ticket: Ticket::default(),
             op: OpId(1),
-            kind: Kind::Pattern,
+            kind: TopicKind::Pattern,
             answer: Vec::new(),
             fresh: Vec::new(),
             waits_for: 2,
         });
-        assert!(board.confirmed(Kind::Pattern, b"a").is_empty());
+        assert!(board.confirmed(TopicKind::Pattern, b"a").is_empty());
         for name in [b"a", b"b"] {
-            board.topic(Kind::Pattern, name).unwrap().homes[1].is_confirmed = true;
+            board.topic(TopicKind::Pattern, name).unwrap().homes[1].is_confirmed = true;
         }
-        assert!(board.confirmed(Kind::Pattern, b"a").is_empty());
-        assert_eq!(board.confirmed(Kind::Pattern, b"b").len(), 1);
+        assert!(board.confirmed(TopicKind::Pattern, b"a").is_empty());
+        assert_eq!(board.confirmed(TopicKind::Pattern, b"b").len(), 1);
     }
 }

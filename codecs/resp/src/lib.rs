@@ -42,6 +42,7 @@ mod response;
 mod scripts;
 mod session;
 mod slot;
+mod topics;
 mod value;
 
 use mecha_core::{
@@ -62,6 +63,7 @@ pub use request::{Request, RequestDecoder};
 pub use response::{Reply, ReplyDecoder};
 pub use session::{Progress, Session, Transaction, normalise, replace};
 pub use slot::key_slot;
+pub use topics::{TopicKind, confirm, subscribes};
 pub use value::Value;
 
 /// What makes `WAIT`, right behind it on a connection of its own, wait for all that was written before: a server remembers

@@ -5,10 +5,10 @@
 
 use mecha_core::{ConnKey, OpId, Outcome, Session as _};
 use mecha_resp::reply::Writer;
-use mecha_resp::{Session, op, op_info};
+use mecha_resp::{Session, TopicKind, op, op_info, subscribes};
 
 use super::support::{Support, resp_support};
-use crate::exchange::{Counts, Door, Kind};
+use crate::exchange::{Counts, Door};
 use crate::kv::{Plan, PlanCx};
 
 const HELP: &[&str] = &[
@@ -57,22 +57,9 @@ pub(super) fn published(op: OpId, words: &[Vec<u8>], cx: &PlanCx<'_>) -> Option<
     Some(Publish { door: cx.door?.clone(), is_shard: op == op::SPUBLISH, channel, message })
 }
 
-/// The kind of names that a command is about, and whether it adds them.
-fn meaning(op: OpId) -> Option<(Kind, bool)> {
-    Some(match op {
-        op::SUBSCRIBE => (Kind::Channel, true),
-        op::UNSUBSCRIBE => (Kind::Channel, false),
-        op::PSUBSCRIBE => (Kind::Pattern, true),
-        op::PUNSUBSCRIBE => (Kind::Pattern, false),
-        op::SSUBSCRIBE => (Kind::Shard, true),
-        op::SUNSUBSCRIBE => (Kind::Shard, false),
-        _ => return None,
-    })
-}
-
 /// Whether it subscribes or unsubscribes, which no transaction can.
 pub(super) fn is_about(op: OpId) -> bool {
-    meaning(op).is_some()
+    subscribes(op).is_some()
 }
 
 /// Answers what a client that listens may not say, or is answered otherwise than others.
@@ -118,7 +105,7 @@ pub(super) fn answer(
     let arg = |at: usize| words.get(at).map(Vec::as_slice).unwrap_or_default();
     let names = words.get(2..).unwrap_or_default();
     let is_shard = matches!(op, op::SPUBLISH | op::PUBSUB_SHARDCHANNELS | op::PUBSUB_SHARDNUMSUB);
-    let kind = if is_shard { Kind::Shard } else { Kind::Channel };
+    let kind = if is_shard { TopicKind::Shard } else { TopicKind::Channel };
     let Some(door) = cx.door else {
         if is_about(op) || matches!(op, op::PUBLISH | op::SPUBLISH) {
             Writer::new(out, session.proto).error(&super::unsupported(op, cx.back));
@@ -148,10 +135,10 @@ pub(super) fn answer(
                 writer.int(door.audience(kind, name) as i64);
             }
         }
-        op::PUBSUB_NUMPAT => writer.int(door.heard(Kind::Pattern, None).len() as i64),
+        op::PUBSUB_NUMPAT => writer.int(door.heard(TopicKind::Pattern, None).len() as i64),
         op::PUBSUB_HELP => super::server::help("PUBSUB", HELP, &mut writer),
         _ => {
-            let (kind, adds) = meaning(op)?;
+            let (kind, adds) = subscribes(op)?;
             let given = words.get(1..).unwrap_or_default();
             let outcome = change(door, cx.conn, kind, adds, given, session, out);
             return Some(Plan::Answered(outcome));
@@ -177,7 +164,7 @@ pub(super) fn speaks(session: &Session, cx: &PlanCx<'_>) {
 fn change(
     door: &Door,
     conn: ConnKey,
-    kind: Kind,
+    kind: TopicKind,
     adds: bool,
     given: &[Vec<u8>],
     session: &mut Session,
@@ -185,14 +172,8 @@ fn change(
 ) -> Outcome {
     let proto = session.proto;
     let mut confirm = |name: Option<&[u8]>, counts: Counts| {
-        out.extend_from_slice(if proto > 2 { b">3\r\n" } else { b"*3\r\n" });
-        let mut writer = Writer::new(out, proto);
-        writer.bulk(command(kind, adds));
-        match name {
-            Some(name) => writer.bulk(name),
-            None => writer.null(),
-        }
-        writer.int(if kind == Kind::Shard { counts.shard } else { counts.common } as i64);
+        let count = if kind == TopicKind::Shard { counts.shard } else { counts.common };
+        mecha_resp::confirm(kind, adds, name, count, proto, out);
     };
     let mut outcome = Outcome::Ok;
     if adds {
@@ -221,15 +202,4 @@ fn change(
         Writer::new(out, proto).error("ERR mecha: clients listen to too many channels");
     }
     outcome
-}
-
-fn command(kind: Kind, adds: bool) -> &'static [u8] {
-    match (kind, adds) {
-        (Kind::Channel, true) => b"subscribe",
-        (Kind::Channel, false) => b"unsubscribe",
-        (Kind::Pattern, true) => b"psubscribe",
-        (Kind::Pattern, false) => b"punsubscribe",
-        (Kind::Shard, true) => b"ssubscribe",
-        (Kind::Shard, false) => b"sunsubscribe",
-    }
 }

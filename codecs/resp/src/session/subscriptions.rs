@@ -11,6 +11,7 @@ use super::look::{Seen, Step};
 use crate::args;
 use crate::ops::{op, op_info};
 use crate::reply::Writer;
+use crate::topics::{confirm, subscribes};
 
 /// How many names the client listens to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,15 +45,7 @@ impl Subscriptions {
 
 /// Whether the command subscribes or unsubscribes.
 pub(super) fn is_about(op: OpId) -> bool {
-    matches!(
-        op,
-        op::PSUBSCRIBE
-            | op::PUNSUBSCRIBE
-            | op::SSUBSCRIBE
-            | op::SUBSCRIBE
-            | op::SUNSUBSCRIBE
-            | op::UNSUBSCRIBE
-    )
+    subscribes(op).is_some()
 }
 
 // === impl Session ===
@@ -124,16 +117,8 @@ impl Session {
 
 /// The answers to a client that has no subscription: one for each channel, or one without.
 pub(super) fn unsubscribe(seen: &Seen<'_>, proto: u8, out: &mut Vec<u8>) {
-    let mut one = |channel: Option<&[u8]>| {
-        out.extend_from_slice(if proto >= 3 { b">3\r\n" } else { b"*3\r\n" });
-        let mut writer = Writer::new(out, proto);
-        writer.bulk(op_info(seen.op).name.as_bytes());
-        match channel {
-            Some(channel) => writer.bulk(channel),
-            None => writer.null(),
-        }
-        writer.int(0);
-    };
+    let Some((kind, adds)) = subscribes(seen.op) else { return };
+    let mut one = |channel: Option<&[u8]>| confirm(kind, adds, channel, 0, proto, out);
     if seen.argc == 1 {
         one(None);
     }

@@ -8,11 +8,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use mecha_core::{Batch, ConnKey, Decode, Framed, Limits, Peer, Protocol, Ticket, Verdict};
 use mecha_memcached::Memcached;
-use mecha_resp::{Resp, Session};
+use mecha_resp::{Resp, Session, TopicKind};
 
 use super::reply::Reply;
 use crate::embedded::{Desk, Late, Post, Store, serve};
-use crate::exchange::{Door, Kind, Parcel};
+use crate::exchange::{Door, Parcel};
 use crate::kv::{Answers, BackFrames, Started};
 use crate::memcached_back::tests::is_process;
 use crate::translator::{Options, Taken, Translator};
@@ -86,7 +86,7 @@ impl Ours {
 
     /// How many channels somebody listens to.
     pub(super) fn channels(&self) -> usize {
-        [Kind::Channel, Kind::Shard]
+        [TopicKind::Channel, TopicKind::Shard]
             .map(|kind| self.door.heard(kind, None).len())
             .into_iter()
             .max()
