@@ -37,6 +37,8 @@ impl Mecha {
 
     /// What it holds once it has served every kind of call, and is left alone.
     pub(crate) fn warmed_up(&self) -> Levels {
+        // A worker that has not seen yet that its clients have left would get none of these.
+        self.settles();
         let mut clients: Vec<_> =
             (0..16).map(|number| Tagged::new(self.port, &format!("warm:{number}"))).collect();
         for _ in 0..20 {
