@@ -1,22 +1,21 @@
 //! Doors for Kafka: one port where any broker will do, and one for each broker.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use mecha_clusters::{Brokers, CurrentLogin, LoginSource};
-use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, OauthSpec, Snapshot, UserSpec};
+use mecha_config::{ConfigError, FilterSpec, ListenerSpec, OauthSpec, Snapshot, UserSpec};
 use mecha_filters::BuildCx;
 use mecha_transport::Address;
 use mecha_users::{Issuer, NoCommands, limiting};
 
-use super::opaque::OpaqueDoor;
+use super::opaque::OpaquePlan;
 use super::policies::Policies;
 use super::{Door, DoorPlan, ProtocolEntry, Scope, Shared};
 use crate::discovery::watch_brokers;
 use crate::session::kafka::{Clients, Credentials, Host, OPS, Placement, SingleAddress, VirtualCluster};
-use crate::session::opaque::{Destination, OpaqueListener};
 
 /// The row of the catalog for Kafka.
 pub struct KafkaEntry {
@@ -53,17 +52,13 @@ impl ProtocolEntry for KafkaEntry {
         previous: Option<&dyn DoorPlan>,
     ) -> Result<Box<dyn DoorPlan>, Vec<ConfigError>> {
         let previous = previous.and_then(|plan| (plan as &dyn Any).downcast_ref::<KafkaPlan>());
-        let policies = Policies::plan(
-            listener,
-            snapshot,
-            shared,
-            previous.map(|plan| &plan.policies),
-            (self.name, &OPS),
-        )?;
+        let known = previous.map(|plan| &plan.opaque.policies);
+        let policies = Policies::plan(listener, snapshot, shared, known, (self.name, &OPS))?;
         let Some(cluster) = snapshot.clusters.get(listener.cluster).cloned() else { return Err(Vec::new()) };
         // Ports stay with their brokers, and clients with theirs.
         let known = previous.filter(|plan| {
-            plan.listener.brokers == listener.brokers && plan.cluster.is_same_but_login(&cluster)
+            plan.opaque.listener.brokers == listener.brokers
+                && plan.opaque.cluster.is_same_but_login(&cluster)
         });
         let brokers = known.map_or_else(Arc::default, |plan| Arc::clone(&plan.brokers));
         let placement = known.map_or_else(Arc::default, |plan| Arc::clone(&plan.placement));
@@ -74,16 +69,8 @@ impl ProtocolEntry for KafkaEntry {
             None
         };
         let (listener, shared) = (listener.clone(), Arc::clone(shared));
-        Ok(Box::new(KafkaPlan {
-            protocol: self.name,
-            listener,
-            cluster,
-            policies,
-            brokers,
-            placement,
-            clients,
-            shared,
-        }))
+        let opaque = OpaquePlan { protocol: self.name, ops: &OPS, listener, cluster, policies, shared };
+        Ok(Box::new(KafkaPlan { opaque, brokers, placement, clients }))
     }
 }
 
@@ -129,14 +116,10 @@ fn shown(rule: &str) -> &str {
 }
 
 struct KafkaPlan {
-    protocol: &'static str,
-    listener: ListenerSpec,
-    cluster: ClusterSpec,
-    policies: Policies,
+    opaque: OpaquePlan,
     brokers: Arc<Brokers>,
     placement: Arc<Placement>,
     clients: Option<Arc<Clients>>,
-    shared: Arc<Shared>,
 }
 
 impl DoorPlan for KafkaPlan {
@@ -154,29 +137,31 @@ impl DoorPlan for KafkaPlan {
         if is_watched {
             return Ok(());
         }
-        let tls = self.shared.trusts.get(&self.cluster.name).map(|(_, tls)| Arc::clone(tls));
-        watch_brokers(&self.brokers, &self.cluster, tls, self.login())
+        let OpaquePlan { cluster, shared, .. } = &self.opaque;
+        let tls = shared.trusts.get(&cluster.name).map(|(_, tls)| Arc::clone(tls));
+        watch_brokers(&self.brokers, cluster, tls, self.login())
     }
 
     fn open(&self, scope: &mut Scope) -> Rc<dyn Door> {
-        let spec = self.listener.brokers.clone().unwrap_or_default();
+        let OpaquePlan { protocol, listener, cluster, shared, .. } = &self.opaque;
+        let spec = listener.brokers.clone().unwrap_or_default();
         let is_single = spec.is_single();
         let cluster = VirtualCluster {
-            streams: scope.streams(&self.cluster, self.protocol, &self.shared),
+            streams: scope.streams(cluster, protocol, shared),
             credentials: Rc::new(Credentials::new(self.login())),
             clients: self.clients.clone(),
             offers: RefCell::default(),
             brokers: Arc::clone(&self.brokers),
             named: spec.host.clone().filter(|_| spec.is_by_name).map(Host::new),
             host: spec.host,
-            max_frame: u32::try_from(self.listener.max_frame).unwrap_or(u32::MAX),
+            max_frame: u32::try_from(listener.max_frame).unwrap_or(u32::MAX),
             clock: scope.environment.clock,
         };
         if is_single {
             let placement = Arc::clone(&self.placement);
-            self.door(scope, SingleAddress { cluster, placement })
+            self.opaque.door(scope, Rc::new(SingleAddress { cluster, placement }))
         } else {
-            self.door(scope, cluster)
+            self.opaque.door(scope, Rc::new(cluster))
         }
     }
 }
@@ -184,25 +169,7 @@ impl DoorPlan for KafkaPlan {
 impl KafkaPlan {
     /// Who mecha is to the brokers.
     fn login(&self) -> CurrentLogin {
-        self.shared.logins.get(&self.cluster.name).map(LoginSource::current).unwrap_or_default()
-    }
-
-    fn door<D: Destination>(&self, scope: &mut Scope, upstream: D) -> Rc<dyn Door> {
-        let name = &self.listener.name;
-        let mut policies = self.policies.open();
-        policies.extend(Policies::of_cluster(&self.cluster, &self.shared));
-        let metrics = scope.listener_metrics(&self.shared.registry, name, self.protocol, &OPS);
-        let listener = OpaqueListener {
-            name: name.clone(),
-            upstream: Rc::new(upstream),
-            policies: RefCell::new(policies),
-            // Made with the plan, for every listener that it has.
-            places: self.shared.places.get(name).cloned().unwrap_or_default(),
-            metrics,
-            idle_timeout_micros: self.listener.idle_timeout.map_or(0, |timeout| timeout.as_micros() as u64),
-            is_retired: Cell::new(false),
-            successor: RefCell::default(),
-        };
-        OpaqueDoor::open(scope, listener, self.listener.max_connections)
+        let OpaquePlan { cluster, shared, .. } = &self.opaque;
+        shared.logins.get(&cluster.name).map(LoginSource::current).unwrap_or_default()
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
-use mecha_core::Peer;
+use mecha_core::{OpInfo, Peer};
 use mecha_filters::BuildCx;
 use mecha_transport::Accepted;
 
@@ -51,16 +51,18 @@ impl ProtocolEntry for OpaqueEntry {
         let policies = Policies::plan(listener, snapshot, shared, previous, (self.name, &OPS))?;
         let Some(cluster) = snapshot.clusters.get(listener.cluster).cloned() else { return Err(Vec::new()) };
         let (listener, shared) = (listener.clone(), Arc::clone(shared));
-        Ok(Box::new(OpaquePlan { protocol: self.name, listener, cluster, policies, shared }))
+        Ok(Box::new(OpaquePlan { protocol: self.name, ops: &OPS, listener, cluster, policies, shared }))
     }
 }
 
-struct OpaquePlan {
-    protocol: &'static str,
-    listener: ListenerSpec,
-    cluster: ClusterSpec,
-    policies: Policies,
-    shared: Arc<Shared>,
+/// What is built of every door whose bytes are passed on.
+pub(super) struct OpaquePlan {
+    pub(super) protocol: &'static str,
+    pub(super) ops: &'static [OpInfo],
+    pub(super) listener: ListenerSpec,
+    pub(super) cluster: ClusterSpec,
+    pub(super) policies: Policies,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl DoorPlan for OpaquePlan {
@@ -82,7 +84,8 @@ impl DoorPlan for OpaquePlan {
 }
 
 impl OpaquePlan {
-    fn door<D: Destination>(&self, scope: &mut Scope, upstream: Rc<D>) -> Rc<dyn Door> {
+    /// Opens it on the worker of `scope`, with this behind it.
+    pub(super) fn door<D: Destination>(&self, scope: &mut Scope, upstream: Rc<D>) -> Rc<dyn Door> {
         let mut policies = self.policies.open();
         policies.extend(Policies::of_cluster(&self.cluster, &self.shared));
         let name = &self.listener.name;
@@ -92,7 +95,7 @@ impl OpaquePlan {
             policies: RefCell::new(policies),
             // Made with the plan, for every listener that it has.
             places: self.shared.places.get(name).cloned().unwrap_or_default(),
-            metrics: scope.listener_metrics(&self.shared.registry, name, self.protocol, &OPS),
+            metrics: scope.listener_metrics(&self.shared.registry, name, self.protocol, self.ops),
             idle_timeout_micros: self.listener.idle_timeout.map_or(0, |timeout| timeout.as_micros() as u64),
             is_retired: Cell::new(false),
             successor: RefCell::default(),

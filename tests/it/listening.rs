@@ -2,25 +2,11 @@
 
 use std::time::Duration;
 
-use super::support::{Client, Mecha, Process, eventually, frame, memcached};
-
-/// A door with two workers on each back that has no messages of its own.
-fn doors() -> Vec<(Option<Process>, Mecha)> {
-    let door = |to: &str| {
-        Mecha::configured(&format!(
-            "workers: 2\nclusters:\n  back: {{ to: \"{to}\" }}\nlisteners:\n  - {{ listen: \"redis://127.0.0.1:0\", to: back }}\n"
-        ))
-    };
-    let mut doors = vec![(None, door("embedded://"))];
-    if let Some((process, port)) = memcached() {
-        doors.push((Some(process), door(&format!("memcached://127.0.0.1:{port}"))));
-    }
-    doors
-}
+use super::support::{Client, Mecha, eventually, frame, translated_doors};
 
 #[test]
 fn a_message_reaches_everybody_who_listens_on_any_worker_once() {
-    for (_process, mecha) in doors() {
+    for (_process, mecha) in translated_doors() {
         let mut speaker = mecha.client();
         let mut listeners: Vec<Client> = (0..12).map(|_| mecha.client()).collect();
         for (at, listener) in listeners.iter_mut().enumerate() {
@@ -59,7 +45,7 @@ fn a_message_reaches_everybody_who_listens_on_any_worker_once() {
 
 #[test]
 fn what_a_transaction_publishes_is_heard_when_it_takes_effect_and_not_before() {
-    for (process, mecha) in doors() {
+    for (process, mecha) in translated_doors() {
         let (mut speaker, mut other, mut listener) = (mecha.client(), mecha.client(), mecha.client());
         assert!(listener.call("PSUBSCRIBE n*").starts_with("*3\r\n"));
         for (call, reply) in [

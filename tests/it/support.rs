@@ -19,6 +19,7 @@ pub(crate) use redis_cluster::RedisCluster;
 pub(crate) use sentinels::{NAME, Sentinels};
 pub(crate) use servers::{
     Mecha, Process, free_port, memcached, memcached_on, memcached_with, redis, redis_on, redis_with, signal,
+    translated_doors,
 };
 pub(crate) use tagged::Tagged;
 

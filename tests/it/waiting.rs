@@ -3,21 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::support::{Client, Mecha, Process, eventually, frame, memcached};
-
-/// A door with two workers on each back that makes clients wait.
-fn doors() -> Vec<(Option<Process>, Mecha)> {
-    let door = |to: &str| {
-        Mecha::configured(&format!(
-            "workers: 2\nclusters:\n  back: {{ to: \"{to}\" }}\nlisteners:\n  - {{ listen: \"redis://127.0.0.1:0\", to: back }}\n"
-        ))
-    };
-    let mut doors = vec![(None, door("embedded://"))];
-    if let Some((process, port)) = memcached() {
-        doors.push((Some(process), door(&format!("memcached://127.0.0.1:{port}"))));
-    }
-    doors
-}
+use super::support::{Client, Mecha, eventually, frame, translated_doors};
 
 /// `b` among the flags: the client waits.
 fn waits(other: &mut Client, id: &str) -> bool {
@@ -39,7 +25,7 @@ fn wait(client: &mut Client, other: &mut Client, line: &str) -> String {
 
 #[test]
 fn a_client_that_waits_gets_what_another_pushes_on_any_worker() {
-    for (_process, mecha) in doors() {
+    for (_process, mecha) in translated_doors() {
         // So many that both workers have some.
         let mut others: Vec<Client> = (0..8).map(|_| mecha.client()).collect();
         let mut client = mecha.client();
@@ -60,7 +46,7 @@ fn a_client_that_waits_gets_what_another_pushes_on_any_worker() {
 
 #[test]
 fn what_is_sent_behind_a_call_that_waits_is_done_behind_it() {
-    for (_process, mecha) in doors() {
+    for (_process, mecha) in translated_doors() {
         let (mut client, mut other) = (mecha.client(), mecha.client());
         wait(
             &mut client,
@@ -82,7 +68,7 @@ fn what_is_sent_behind_a_call_that_waits_is_done_behind_it() {
 
 #[test]
 fn waiting_ends_in_time_and_when_another_client_says_so() {
-    for (_process, mecha) in doors() {
+    for (_process, mecha) in translated_doors() {
         let (mut client, mut other) = (mecha.client(), mecha.client());
         let start = Instant::now();
         assert_eq!(client.call("BRPOP nothing 0.3"), "*-1\r\n");
@@ -101,7 +87,7 @@ fn waiting_ends_in_time_and_when_another_client_says_so() {
 
 #[test]
 fn a_client_that_has_gone_takes_nothing() {
-    for (_process, mecha) in doors() {
+    for (_process, mecha) in translated_doors() {
         let (mut gone, mut client, mut other) = (mecha.client(), mecha.client(), mecha.client());
         let first = wait(&mut gone, &mut other, "BLPOP queue 0");
         wait(&mut client, &mut other, "BLPOP queue 0");
@@ -139,7 +125,7 @@ fn those_who_wait_for_one_key_of_the_store_are_served_in_the_order_in_which_they
 /// A queue of jobs between many: none is lost, none is done twice.
 #[test]
 fn workers_on_a_queue_take_each_job_once() {
-    for (_process, mecha) in doors() {
+    for (_process, mecha) in translated_doors() {
         const JOBS: usize = 240;
         let (stop, taken) = (std::sync::atomic::AtomicBool::new(false), std::sync::Mutex::new(Vec::new()));
         std::thread::scope(|scope| {

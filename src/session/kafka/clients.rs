@@ -110,6 +110,5 @@ impl Accounts for Asking<'_> {
 
 /// Seconds since 1970.
 pub(super) fn seconds() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
+    mecha_transport::unix_ms() / 1000
 }

@@ -111,6 +111,20 @@ pub(crate) fn memcached() -> Option<(Process, u16)> {
     memcached_with(&[])
 }
 
+/// A door with two workers on each back that has no clients of its own who wait or listen, and what is behind it.
+pub(crate) fn translated_doors() -> Vec<(Option<Process>, Mecha)> {
+    let door = |to: &str| {
+        Mecha::configured(&format!(
+            "workers: 2\nclusters:\n  back: {{ to: \"{to}\" }}\nlisteners:\n  - {{ listen: \"redis://127.0.0.1:0\", to: back }}\n"
+        ))
+    };
+    let mut doors = vec![(None, door("embedded://"))];
+    if let Some((process, port)) = memcached() {
+        doors.push((Some(process), door(&format!("memcached://127.0.0.1:{port}"))));
+    }
+    doors
+}
+
 /// A memcached with more options.
 pub(crate) fn memcached_with(more: &[&str]) -> Option<(Process, u16)> {
     let is_up = |port, id| {
