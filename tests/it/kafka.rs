@@ -1,7 +1,10 @@
 //! Kafka's own clients and brokers, and mecha between them.
 
+mod faults;
+mod idle;
 mod large;
 mod oauth;
+mod replay;
 mod sasl;
 mod single;
 mod tls;

@@ -7,6 +7,7 @@
 //! process that started it, however that ends: it hangs on a pipe.
 
 use std::fmt::Write as _;
+use std::io::{Read, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -51,7 +52,11 @@ struct Gate {
     port: u16,
     strangers: Arc<Mutex<Vec<String>>>,
     passed: Arc<AtomicUsize>,
+    tape: Tape,
 }
+
+/// What mecha has sent on each connection since somebody wanted to know.
+type Tape = Arc<Mutex<Option<Vec<Vec<u8>>>>>;
 
 /// The broker that tests share; `None`, with a note, where Kafka is not there and not demanded.
 pub(crate) fn kafka() -> Option<&'static Kafka> {
@@ -144,6 +149,14 @@ impl Tool {
         Self { ended, id, words }
     }
 
+    /// What it has printed until this signal ended it.
+    #[track_caller]
+    pub(crate) fn ended_by(self, signal: &str) -> String {
+        super::signal(self.id, signal);
+        let output = self.ended.recv_timeout(TOOL).expect("it does not end").unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// What it printed, when it has ended. It must succeed.
     #[track_caller]
     pub(crate) fn printed(self) -> String {
@@ -226,6 +239,22 @@ impl Kafka {
         self.nodes.iter().map(|node| node.gate.passed.load(Ordering::Relaxed)).sum()
     }
 
+    /// Where brokers listen themselves, past their gates.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        self.nodes.iter().map(|node| node.port).collect()
+    }
+
+    /// What mecha sends to brokers is kept from now on.
+    pub(crate) fn record(&self) {
+        self.nodes.iter().for_each(|node| *node.gate.tape.lock().unwrap() = Some(Vec::new()));
+    }
+
+    /// What has been kept, for each connection that mecha has made since; nothing more is.
+    pub(crate) fn recorded(&self) -> Vec<Vec<u8>> {
+        let taken = self.nodes.iter().filter_map(|node| node.gate.tape.lock().unwrap().take());
+        taken.flatten().collect()
+    }
+
     /// Nobody but mecha has come to a broker.
     #[track_caller]
     pub(crate) fn assert_hidden(&self) {
@@ -237,6 +266,37 @@ impl Kafka {
     /// Kills a broker as a crash would.
     pub(crate) fn kill(&mut self, id: usize) {
         self.nodes[id - 1].process = None;
+    }
+
+    /// Ends a broker as its keeper would, once it has given everything to the others.
+    pub(crate) fn stop(&mut self, id: usize) {
+        let java = self.java(id);
+        super::signal(java, "TERM");
+        let start = Instant::now();
+        // Its parent is told, and waits on for the end of its input.
+        while !std::fs::read_to_string(format!("/proc/{java}/stat"))
+            .map_or(true, |stat| stat.contains(") Z "))
+        {
+            assert!(start.elapsed() < START, "Kafka does not end");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.nodes[id - 1].process = None;
+    }
+
+    /// A broker that is there, and does nothing, until it is sent `CONT`.
+    pub(crate) fn pause(&self, id: usize) {
+        super::signal(self.java(id), "STOP");
+    }
+
+    pub(crate) fn resume(&self, id: usize) {
+        super::signal(self.java(id), "CONT");
+    }
+
+    /// The process of a broker: the one child of its shell.
+    fn java(&self, id: usize) -> u32 {
+        let shell = self.nodes[id - 1].process.as_ref().unwrap().0.id();
+        let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap();
+        children.split_whitespace().next().unwrap().parse().unwrap()
     }
 
     /// Starts a broker that was killed, and waits for it.
@@ -327,37 +387,58 @@ impl Gate {
     fn before(broker: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let gate = Self { port, strangers: Arc::default(), passed: Arc::default() };
+        let gate = Self { port, strangers: Arc::default(), passed: Arc::default(), tape: Arc::default() };
         let (strangers, passed) = (Arc::clone(&gate.strangers), Arc::clone(&gate.passed));
+        let tape = Arc::clone(&gate.tape);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let Ok(peer) = stream.peer_addr() else { continue };
                 // If there is none, it has gone already.
                 let Some((name, words)) = process(peer.port(), port) else { continue };
+                let mut track = None;
                 if name == "mecha" {
                     passed.fetch_add(1, Ordering::Relaxed);
+                    track = tape.lock().unwrap().as_mut().map(|tracks| {
+                        tracks.push(Vec::new());
+                        (Arc::clone(&tape), tracks.len() - 1)
+                    });
                 } else if !words.contains("\0kafka.Kafka\0") {
                     // The brokers talk to each other; nobody else has a reason to be here.
                     strangers.lock().unwrap().push(words);
                     continue;
                 }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", broker)) else { continue };
-                std::thread::spawn(move || join(&stream, &server));
+                std::thread::spawn(move || join(&stream, &server, track));
             }
         });
         gate
     }
 }
 
-/// Passes bytes both ways until both ends have ended.
-fn join(client: &TcpStream, server: &TcpStream) {
+/// Passes bytes both ways until both ends have ended; with a track, what the client sends is kept there.
+fn join(client: &TcpStream, server: &TcpStream, track: Option<(Tape, usize)>) {
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let one_way = |mut from: &TcpStream, mut to: &TcpStream| {
         let _ = std::io::copy(&mut from, &mut to);
         let _ = to.shutdown(std::net::Shutdown::Write);
     };
+    let kept = |mut from: &TcpStream, mut to: &TcpStream, (tape, at): (Tape, usize)| {
+        let mut room = vec![0; 64 << 10];
+        while let Ok(count @ 1..) = from.read(&mut room) {
+            if let Some(tracks) = tape.lock().unwrap().as_mut() {
+                tracks[at].extend(&room[..count]);
+            }
+            if to.write_all(&room[..count]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(std::net::Shutdown::Write);
+    };
     std::thread::scope(|scope| {
-        scope.spawn(|| one_way(client, server));
+        scope.spawn(|| match track {
+            Some(track) => kept(client, server, track),
+            None => one_way(client, server),
+        });
         one_way(server, client);
     });
 }
