@@ -14,11 +14,11 @@ const LEVELS: [(&str, u8); 13] = [
     ("mecha-transport", 2),
     ("mecha-config", 2),
     ("mecha-telemetry", 2),
-    ("mecha-filters", 3),
     ("mecha-translate", 3),
     ("mecha-clusters", 3),
     ("mecha-users", 3),
-    ("mecha", 4),
+    ("mecha-filters", 4),
+    ("mecha", 5),
 ];
 
 /// Crates that may not name a runtime.

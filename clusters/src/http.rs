@@ -29,7 +29,7 @@ use self::pool::{Pool, Seat};
 use crate::{Stream, Streams};
 
 pub use self::link::{Counted, OnThisThread, Upgraded};
-pub use self::outbound::Outbound;
+pub use self::outbound::{BodyError, Outbound};
 pub use self::wire::{Meter, Wire};
 
 /// What servers speak.
@@ -321,7 +321,7 @@ fn as_http2(request: &mut Request<Outbound>) {
 fn copy(request: &Request<Outbound>) -> Request<Outbound> {
     let mut same = Request::new(match request.body() {
         Outbound::Whole(bytes) => Outbound::Whole(bytes.clone()),
-        Outbound::Empty | Outbound::Streamed(_) => Outbound::Empty,
+        Outbound::Changed(_) | Outbound::Empty | Outbound::Streamed(_) => Outbound::Empty,
     });
     *same.method_mut() = request.method().clone();
     *same.uri_mut() = request.uri().clone();

@@ -25,6 +25,8 @@ pub struct HttpRouteSpec {
     pub query: Vec<(String, String)>,
     /// What becomes of them.
     pub action: HttpActionSpec,
+    /// Filters behind those of the listener.
+    pub filters: Vec<crate::FilterSpec>,
     /// What changes in requests.
     pub request: HttpEditSpec,
     /// What changes in answers.

@@ -142,7 +142,7 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
             "mirror": mirror,
             "migrate": migrate,
         },
-    }, http::route(&target)] } });
+    }, http::route(&target, &filter)] } });
     let oauth = json!({ "type": "object", "additionalProperties": false, "required": ["jwks_file"], "description": "Whose tokens say who clients of Kafka are: docs/kafka.md.", "properties": {
                         "jwks_file": text("File with the issuer's public keys (JWKS)."),
                         "issuer": text("What tokens must be from (anybody who has a key)."),

@@ -142,7 +142,7 @@ pub enum Refusal {
     RateLimited,
     /// The upstream did not answer in time.
     TimedOut,
-    /// What several shards have answered is more than mecha holds.
+    /// What several shards have answered is more than mecha holds, or a body is longer than it may be.
     TooLarge,
     /// The listener has as many clients as it may have.
     TooManyClients,
@@ -242,7 +242,7 @@ impl Refusal {
             Self::NoRoute => "no endpoint can take this command",
             Self::RateLimited => "rate limit exceeded",
             Self::TimedOut => "backend did not answer in time",
-            Self::TooLarge => "what the shards have answered is too large to be put together",
+            Self::TooLarge => "it is too large",
             Self::TooManyClients => "max number of clients reached",
             Self::TooManyLogins => "too many failed logins from your address, try again later",
             Self::TooManyPins => "too many dedicated upstream connections",

@@ -2,7 +2,7 @@
 //!
 //! A *policy* sees only the neutral [`mecha_core::Call`] and works for every protocol; a *typed filter* sees one
 //! protocol's frames. Both are configured by name, and both are registered in lists that can be read: [`POLICIES`] here,
-//! the typed ones in [`resp`] and [`memcached`]. A kind carries its help, an example and the function that understands
+//! the typed ones in [`resp`], [`memcached`] and [`http`]. A kind carries its help, an example and the function that understands
 //! its options, so the reference that `mecha filters` prints is made from the code.
 //!
 //! A kind builds one *factory* for the process, which holds what all workers share (atomics, nothing else); the factory
@@ -11,6 +11,7 @@
 mod access_log;
 mod circuit_breaker;
 mod deny_commands;
+pub mod http;
 mod log_sink;
 pub mod memcached;
 mod rate_limit;
@@ -118,7 +119,7 @@ mod tests {
         listed(
             "src",
             policies,
-            &["lib", "log_sink", "select", "memcached", "resp", "deny_commands", "testing"],
+            &["lib", "log_sink", "select", "http", "memcached", "resp", "deny_commands", "testing"],
         );
         let typed: Vec<_> = super::resp::FILTERS
             .iter()
@@ -126,6 +127,7 @@ mod tests {
             .filter(|name| *name != "deny_commands")
             .collect();
         listed("src/resp", typed, &["channels", "replies"]);
+        listed("src/http", super::http::FILTERS.iter().map(|kind| kind.name).collect(), &[]);
     }
 
     /// What a filter's decoder says when it meets an option that nobody has: it names all that there are.
@@ -147,7 +149,8 @@ mod tests {
         let resp = super::resp::FILTERS.iter().map(|kind| (kind.name, kind.help, decoded(kind.build)));
         let memcached =
             super::memcached::FILTERS.iter().map(|kind| (kind.name, kind.help, decoded(kind.build)));
-        for (name, help, decoded) in policies.chain(resp).chain(memcached) {
+        let http = super::http::FILTERS.iter().map(|kind| (kind.name, kind.help, decoded(kind.build)));
+        for (name, help, decoded) in policies.chain(resp).chain(memcached).chain(http) {
             let mut documented: Vec<_> = help.options.iter().map(|option| option.name).collect();
             documented.sort_unstable();
             assert_eq!(decoded, documented, "{name}");

@@ -1,5 +1,6 @@
 //! Doors of HTTP.
 
+mod filters;
 mod routes;
 
 use std::any::Any;
@@ -11,15 +12,17 @@ use mecha_clusters::http::HttpVersion;
 use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot};
 use mecha_core::{Asked, Begins, Peer, Policy, Protocol, Refusal};
 use mecha_filters::BuildCx;
+use mecha_filters::http::Fetch;
 use mecha_http::Http;
 use mecha_transport::Accepted;
 
+use self::filters::Factories;
 pub use self::routes::check_http_route;
 use super::policies::Policies;
 use super::{Door, DoorPlan, EngineView, ProtocolEntry, Scope, Shared};
 use crate::catalog;
 use crate::session::ConnectionInfo;
-use crate::session::http::{Forward, HttpEngine, HttpListener, Patience, Target};
+use crate::session::http::{Asker, Forward, HttpEngine, HttpListener, Patience, Target};
 use crate::worker::Seat;
 
 /// A row of the catalog for HTTP of any version.
@@ -42,11 +45,15 @@ impl ProtocolEntry for HttpEntry {
     }
 
     fn filters(&self) -> Vec<(&'static str, mecha_filters::Help)> {
-        Vec::new()
+        mecha_filters::http::FILTERS.iter().map(|kind| (kind.name, kind.help)).collect()
     }
 
     fn check_filter(&self, spec: &FilterSpec, cx: &BuildCx<'_>) -> Vec<ConfigError> {
-        Policies::check(spec, Http::NAME, &BuildCx { ops: Http::ops(), ..*cx })
+        let cx = BuildCx { ops: Http::ops(), ..*cx };
+        match filters::kind(&spec.name) {
+            Some(kind) => (kind.build)(&spec.options, &cx).err().unwrap_or_default(),
+            None => Policies::check(spec, Http::NAME, &cx),
+        }
     }
 
     fn plan(
@@ -57,10 +64,40 @@ impl ProtocolEntry for HttpEntry {
         previous: Option<&dyn DoorPlan>,
     ) -> Result<Box<dyn DoorPlan>, Vec<ConfigError>> {
         let previous = previous.and_then(|plan| (plan as &dyn Any).downcast_ref::<HttpPlan>());
-        let previous = previous.map(|plan| &plan.policies);
-        let policies = Policies::plan(listener, snapshot, shared, previous, (Http::NAME, Http::ops()))?;
-        let clusters = snapshot.clusters.clone();
-        Ok(Box::new(HttpPlan { listener: listener.clone(), clusters, policies, shared: Arc::clone(shared) }))
+        let mut errors = Vec::new();
+        let scope = format!("listener:{}", listener.name);
+        let cx = BuildCx {
+            registry: &shared.registry,
+            scope: &scope,
+            workers: snapshot.workers,
+            ops: Http::ops(),
+            log: &shared.log,
+        };
+        let known = previous.map(|plan| &plan.filters);
+        let filters = Factories::plan(&listener.filters, known, &snapshot.clusters, &cx, &mut errors);
+        let mut routes = Vec::new();
+        for route in &listener.http_routes {
+            for spec in route.filters.iter().filter(|spec| filters::kind(&spec.name).is_none()) {
+                let error =
+                    spec.options.error("", format!("`{}` cannot stand on a route of HTTP", spec.name));
+                errors
+                    .push(error.hint(
+                        "on the listener it is for all requests, on a cluster for those that go there",
+                    ));
+            }
+            let known =
+                previous.and_then(|plan| Some(&plan.routes.iter().find(|(name, _)| *name == route.name)?.1));
+            let filters = Factories::plan(&route.filters, known, &snapshot.clusters, &cx, &mut errors);
+            routes.push((route.name.clone(), filters));
+        }
+        let mut policies = listener.clone();
+        policies.filters.retain(|spec| filters::kind(&spec.name).is_none());
+        let known = previous.map(|plan| &plan.policies);
+        let policies = Policies::plan(&policies, snapshot, shared, known, (Http::NAME, Http::ops()));
+        let policies = policies.map_err(|more| errors.extend(more)).ok();
+        let Some(policies) = policies.filter(|_| errors.is_empty()) else { return Err(errors) };
+        let (listener, clusters) = (listener.clone(), snapshot.clusters.clone());
+        Ok(Box::new(HttpPlan { listener, clusters, policies, filters, routes, shared: Arc::clone(shared) }))
     }
 }
 
@@ -69,6 +106,9 @@ struct HttpPlan {
     /// As the listener's indices count them.
     clusters: Vec<ClusterSpec>,
     policies: Policies,
+    filters: Factories,
+    /// Those of each route, by its name.
+    routes: Vec<(String, Factories)>,
     shared: Arc<Shared>,
 }
 
@@ -102,15 +142,27 @@ impl DoorPlan for HttpPlan {
             ticked.push(Rc::downgrade(&target));
             Some(target)
         };
-        let routes = self.listener.http_routes.iter();
-        let routes = routes.filter_map(|spec| routes::open(spec, |at| target(&spec.name, at))).collect();
+        let specs = self.listener.http_routes.iter();
+        let mut routes: Vec<_> =
+            specs.filter_map(|spec| routes::open(spec, |at| target(&spec.name, at))).collect();
         let forward = Forward {
             targets: target("default", self.listener.cluster).into_iter().map(|target| (target, 1)).collect(),
             ..Forward::default()
         };
+        let mut fetch = |name: &str| {
+            let cluster = self.clusters.iter().find(|cluster| cluster.name == name)?;
+            let servers = scope.http_servers(cluster, version_of(cluster), &self.shared);
+            Some(Rc::new(Asker(servers)) as Rc<dyn Fetch>)
+        };
+        for (route, (_, factories)) in routes.iter_mut().zip(&self.routes) {
+            route.filters = factories.open(&mut fetch);
+        }
+        let filters = self.filters.open(&mut fetch);
+        let filters = filters::places(&self.listener.filters).into_iter().zip(filters).collect();
         let listener = Rc::new(HttpListener {
             name: name.clone(),
             routes,
+            filters,
             forward,
             is_tls: self.listener.tls.is_some(),
             policies: RefCell::new(self.policies.open()),

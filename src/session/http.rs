@@ -8,7 +8,9 @@
 //! What a client may take its time with is bounded by looking at all clients a few times a second (`Link::look`), so that
 //! no request starts a timer.
 
+mod changed;
 mod exchange;
+mod filters;
 mod guarded;
 mod link;
 mod outgoing;
@@ -26,12 +28,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mecha_clusters::http::{HttpServers, OnThisThread, Upgraded};
 use mecha_core::{Peer, Policy};
+use mecha_filters::http::HttpFilter;
 use mecha_telemetry::{CloseReason, ListenerMetrics};
 use mecha_transport::{Clock, Outbox, ReadHalf, WriteHalf};
 use slab::Slab;
 
 use super::opaque::{Passage, Relay};
 use super::{ConnectionInfo, Place, Places};
+pub use filters::Asker;
 pub use route::{Action, Forward, HttpRoute, Redirect, Retry, RetryOn, Target};
 
 use guarded::Guarded;
@@ -71,6 +75,8 @@ pub struct HttpListener {
     pub is_tls: bool,
     /// What each passes first.
     pub policies: RefCell<Vec<Box<dyn Policy>>>,
+    /// Filters that look into requests, each with the number of policies that stand before it.
+    pub filters: Vec<(usize, Box<dyn HttpFilter>)>,
     /// Who may be here, over all workers.
     pub places: Arc<Places>,
     /// Counters.

@@ -1,6 +1,7 @@
 //! HTTP doors: what reaches servers, what reaches clients, and what reaches nobody.
 
 mod client;
+mod filters;
 mod framing;
 mod pairs;
 mod routes;

@@ -5,6 +5,7 @@
 
 mod client;
 mod fake;
+mod issuer;
 mod kafka;
 mod levels;
 mod redis_cluster;
@@ -14,6 +15,7 @@ mod tagged;
 
 pub(crate) use client::{Client, frame};
 pub(crate) use fake::Fake;
+pub(crate) use issuer::Issuer;
 pub(crate) use kafka::{Kafka, Tool, kafka, secured, tool, tool_where};
 pub(crate) use redis_cluster::RedisCluster;
 pub(crate) use sentinels::{NAME, Sentinels};

@@ -108,6 +108,14 @@ impl Issuer {
     /// # Errors
     /// See [`TokenError`].
     pub fn verify(&self, token: &str, now: u64) -> Result<Bearer, TokenError> {
+        self.open(token, now).map(|(bearer, _)| bearer)
+    }
+
+    /// As [`Issuer::verify`], with everything that the token says.
+    ///
+    /// # Errors
+    /// See [`TokenError`].
+    pub fn open(&self, token: &str, now: u64) -> Result<(Bearer, Value), TokenError> {
         if token.len() > MAX_TOKEN {
             return Err(TokenError::Malformed);
         }
@@ -147,7 +155,8 @@ impl Issuer {
             Some(name)
                 if self.name.as_ref().is_none_or(is_from) && self.audience.as_ref().is_none_or(is_for) =>
             {
-                Ok(Bearer { name: name.into(), until })
+                let bearer = Bearer { name: name.into(), until };
+                Ok((bearer, claims))
             }
             _ => Err(TokenError::Claims),
         }

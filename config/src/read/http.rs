@@ -78,6 +78,7 @@ impl Reader<'_> {
                 HttpActionSpec::default()
             }
         };
+        route.filters = self.filters(fields.take("filters"), Some(&listener.protocol));
         route.request = self.http_edit(fields.take("request"));
         route.response = self.http_edit(fields.take("response"));
         self.finish(fields);

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::option;
 
-/// One entry of `routes`. `target` is what `to` takes.
-pub(super) fn route(target: &Value) -> Value {
+/// One entry of `routes`. `target` is what `to` takes, `filters` a list of filters.
+pub(super) fn route(target: &Value, filters: &Value) -> Value {
     let about = |mut schema: Value, description: &str| {
         schema["description"] = description.into();
         schema
@@ -63,6 +63,7 @@ pub(super) fn route(target: &Value) -> Value {
             "status": { "type": "integer", "minimum": 200, "maximum": 599, "description": "The status (200)." },
             "body": text("The body (none)."),
         })),
+        "filters": filters,
         "request": edit("Fields of requests that change."),
         "response": edit("Fields of answers that change."),
     } })

@@ -111,6 +111,7 @@ pub(super) fn open(
     Some(HttpRoute {
         conditions: conditions(spec).ok()?,
         action,
+        filters: Vec::new(),
         request: edits("request", &spec.request).ok()?,
         response: edits("response", &spec.response).ok()?,
     })

@@ -2,23 +2,27 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::ops::{Range, RangeFrom};
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use mecha_clusters::http::{Answer, Failure, Outbound};
 use mecha_core::{Call, ConnKey, Cx, Outcome, Policy, Protocol, Refusal, Ticket, Verdict};
+use mecha_filters::http::HttpCx;
 use mecha_http::answer::{self, Reader};
 use mecha_http::edit::Edits;
 use mecha_http::fields::{self, Direction};
 use mecha_http::routes::Matched;
 use mecha_http::{Http, ops};
 
+use super::changed::Inbound;
+use super::filters::{Ended, Followers};
 use super::link::Link;
 use super::outgoing::{Open, Outgoing, Passed};
 use super::route::{self, Action, Forward, Retry, Target};
@@ -44,13 +48,27 @@ fn closing(mut answer: Response<Outgoing>) -> Response<Outgoing> {
 }
 
 async fn answer(engine: &HttpEngine, link: &Rc<Link>, request: Asked, is_http2: bool) -> Response<Outgoing> {
+    let is_head = request.method() == Method::HEAD;
+    let mut followers = Followers::default();
+    let answer = filtered(engine, link, request, is_http2, &mut followers).await;
+    followers.answered(answer, is_head)
+}
+
+async fn filtered(
+    engine: &HttpEngine,
+    link: &Rc<Link>,
+    request: Asked,
+    is_http2: bool,
+    followers: &mut Followers,
+) -> Response<Outgoing> {
     let mut call = open(engine, link, &request);
     let listener = Rc::clone(&call.listener);
     let started_micros = call.started_micros;
     let reader = if call.op == ops::GRPC { Reader::Grpc } else { Reader::Http };
     let cx = Cx { now_micros: started_micros, peer: &link.peer };
     let neutral = Http::call(&call.op, call.ticket);
-    let of_listener = match admit(&listener.policies, neutral, &cx) {
+    let first = listener.filters.first().map_or(usize::MAX, |(place, _)| *place);
+    let mut of_listener = match admit(&listener.policies, 0..first, neutral, &cx) {
         Ok(within) => within,
         Err(why) => return refused(call, why, reader),
     };
@@ -63,11 +81,38 @@ async fn answer(engine: &HttpEngine, link: &Rc<Link>, request: Asked, is_http2: 
     if head.method == Method::CONNECT {
         return refused(call, Refusal::Unsupported, reader);
     }
+    let http_cx = HttpCx {
+        peer: &link.peer,
+        is_tls: listener.is_tls,
+        now_micros: started_micros,
+        length: body.size_hint().exact(),
+    };
+    let mut body = Some(Inbound::Plain(body));
+    for (at, (place, filter)) in listener.filters.iter().enumerate() {
+        let next = listener.filters.get(at + 1).map_or(usize::MAX, |(next, _)| *next);
+        // Boxed, so that requests without filters take no more memory for them.
+        let passed = Box::pin(followers.pass(&**filter, &mut head, &mut body, &http_cx)).await;
+        if let Err(ended) = passed {
+            // Those that stand behind it are told how it ended, and not that it came.
+            skip(&listener.policies, *place.., neutral, &cx);
+            return at_filter(call, ended, reader);
+        }
+        match admit(&listener.policies, *place..next, neutral, &cx) {
+            Ok(within) => of_listener = of_listener.into_iter().chain(within).min(),
+            Err(why) => return refused(call, why, reader),
+        }
+    }
     let found = route::find(&listener.routes, &head);
     let (edits, matched) = match found {
         Some((route, matched)) => (Some((&route.request, &route.response)), matched),
         None => (None, Matched::default()),
     };
+    for filter in found.iter().flat_map(|(route, _)| &route.filters) {
+        let passed = Box::pin(followers.pass(&**filter, &mut head, &mut body, &http_cx)).await;
+        if let Err(ended) = passed {
+            return at_filter(call, ended, reader);
+        }
+    }
     let forward = match found.map(|(route, _)| &route.action) {
         None => &listener.forward,
         Some(Action::Forward(forward)) => forward,
@@ -83,7 +128,7 @@ async fn answer(engine: &HttpEngine, link: &Rc<Link>, request: Asked, is_http2: 
         }
     };
     let Some(target) = forward.target() else { return refused(call, Refusal::NoRoute, reader) };
-    let of_target = match admit(&target.policies, neutral, &cx) {
+    let of_target = match admit(&target.policies, 0..usize::MAX, neutral, &cx) {
         Ok(within) => within,
         Err(why) => return refused(call, why, reader),
     };
@@ -100,6 +145,8 @@ async fn answer(engine: &HttpEngine, link: &Rc<Link>, request: Asked, is_http2: 
     if let Some((request, _)) = edits {
         request.apply(&mut head.headers);
     }
+    // It is there: only transforms have taken it, and put another one in its place.
+    let Some(body) = body else { return refused(call, Refusal::Unsupported, reader) };
     let sending = send(forward, target, head, body, link);
     let sent = match within {
         None => sending.await,
@@ -114,7 +161,12 @@ async fn answer(engine: &HttpEngine, link: &Rc<Link>, request: Asked, is_http2: 
             return refused(call, Refusal::TimedOut, reader);
         }
         Err(Failure::Server(why)) => return refused(call, why, reader),
-        Err(Failure::Request) => return own(answer::bad_request("the request's body is broken")),
+        Err(Failure::Request) => {
+            return match followers.broken.get() {
+                Some(why) => refused(call, why, reader),
+                None => own(answer::bad_request("the request's body is broken")),
+            };
+        }
     };
     let (mut head, body) = response.into_parts();
     call.outcome = ops::grpc_outcome(&head.headers).unwrap_or_else(|| Http::outcome(&head.status));
@@ -155,16 +207,18 @@ fn open(engine: &HttpEngine, link: &Rc<Link>, request: &Asked) -> Open {
     }
 }
 
-/// Asks policies. Returns how long the answer may take, if they say so.
+/// Asks some policies. Returns how long the answer may take, if they say so.
 fn admit(
     policies: &RefCell<Vec<Box<dyn Policy>>>,
+    which: Range<usize>,
     call: Call,
     cx: &Cx<'_>,
 ) -> Result<Option<Duration>, Refusal> {
     let mut policies = policies.borrow_mut();
-    if policies.is_empty() {
+    let end = which.end.min(policies.len());
+    let Some(policies) = policies.get_mut(which.start..end).filter(|policies| !policies.is_empty()) else {
         return Ok(None);
-    }
+    };
     let mut calls = [call];
     policies.iter_mut().for_each(|policy| policy.on_calls(&mut calls, cx));
     let [call] = calls;
@@ -172,6 +226,29 @@ fn admit(
         Verdict::Refuse(why) => Err(why),
         Verdict::Answered(_) | Verdict::Forward => {
             Ok((call.timeout_ms > 0).then(|| Duration::from_millis(call.timeout_ms.into())))
+        }
+    }
+}
+
+/// Shows policies a request that was answered before it came to them.
+fn skip(policies: &RefCell<Vec<Box<dyn Policy>>>, which: RangeFrom<usize>, call: Call, cx: &Cx<'_>) {
+    let mut calls = [Call { verdict: Verdict::Refuse(Refusal::Filtered), ..call }];
+    let mut policies = policies.borrow_mut();
+    let policies = policies.get_mut(which).unwrap_or_default();
+    policies.iter_mut().for_each(|policy| policy.on_calls(&mut calls, cx));
+}
+
+/// The answer to a request that has come to its end at a filter.
+fn at_filter(mut call: Open, ended: Ended, reader: Reader) -> Response<Outgoing> {
+    match ended {
+        Ended::Answered(answer) => {
+            call.outcome = Http::outcome(&answer.status());
+            own(answer)
+        }
+        Ended::Refused(why, fields) => {
+            let mut answer = refused(call, why, reader);
+            answer.headers_mut().extend(fields);
+            answer
         }
     }
 }
@@ -201,14 +278,14 @@ async fn send(
     forward: &Forward,
     target: &Rc<Target>,
     head: Parts,
-    body: Incoming,
+    body: Inbound,
     link: &Link,
 ) -> Result<Answer, Failure> {
     let key = key_of(link);
     let has_body = !body.is_end_stream();
     let is_idempotent = ops::info(ops::op(&head.method, &head.headers)).idempotent;
     let Some(retry) = &forward.retry else {
-        let body = if has_body { Outbound::Streamed(body) } else { Outbound::Empty };
+        let body = if has_body { outbound(body) } else { Outbound::Empty };
         return target.servers.send(Request::from_parts(head, body), &key, is_idempotent && !has_body).await;
     };
     retry.note();
@@ -216,10 +293,7 @@ async fn send(
     let bytes = match body {
         Held::Streamed(body) => {
             // What has begun to flow cannot flow again.
-            return target
-                .servers
-                .send(Request::from_parts(head, Outbound::Streamed(body)), &key, false)
-                .await;
+            return target.servers.send(Request::from_parts(head, outbound(body)), &key, false).await;
         }
         Held::Whole(bytes) => bytes,
     };
@@ -243,14 +317,21 @@ async fn send(
     Err(Failure::Server(Refusal::UpstreamUnreachable))
 }
 
+fn outbound(body: Inbound) -> Outbound {
+    match body {
+        Inbound::Changed(body) => Outbound::Changed(Box::pin(body)),
+        Inbound::Plain(body) => Outbound::Streamed(body),
+    }
+}
+
 /// A body that can be sent again, or not.
 enum Held {
-    Streamed(Incoming),
+    Streamed(Inbound),
     Whole(Bytes),
 }
 
 /// Takes the whole body, if it says beforehand that it is small enough: nobody may be waiting for an answer to its beginning.
-async fn hold(body: Incoming, retry: &Retry) -> Result<Held, Failure> {
+async fn hold(body: Inbound, retry: &Retry) -> Result<Held, Failure> {
     match body.size_hint().exact() {
         Some(length) if length <= retry.max_body => {
             let whole = body.collect().await.map_err(|_| Failure::Request)?;

@@ -6,16 +6,19 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use mecha_clusters::http::Lease;
+use mecha_clusters::http::{BodyError, Lease};
 use mecha_core::{Cx, Done, OpId, Outcome, Refusal, Ticket};
 use mecha_transport::Clock;
 
 use super::HttpListener;
+use super::changed::Changed;
 use super::link::Link;
 use super::route::Target;
 
 /// The body of an answer.
 pub(super) enum Outgoing {
+    /// As filters make it.
+    Changed(Box<Changed<Outgoing>>),
     /// Ours.
     Own(Bytes),
     /// A server's, as it comes.
@@ -69,13 +72,14 @@ impl Drop for Passed {
 
 impl Body for Outgoing {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
+            Self::Changed(body) => Pin::new(body).poll_frame(cx),
             Self::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Passed(passed) => {
@@ -93,13 +97,14 @@ impl Body for Outgoing {
                     }
                     Poll::Pending => {}
                 }
-                polled
+                polled.map_err(BodyError::from)
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
+            Self::Changed(body) => body.is_end_stream(),
             Self::Own(bytes) => bytes.is_empty(),
             Self::Passed(passed) => passed.body.is_end_stream(),
         }
@@ -107,6 +112,7 @@ impl Body for Outgoing {
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Changed(_) => SizeHint::default(),
             Self::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Passed(passed) => passed.body.size_hint(),
         }

@@ -11,6 +11,7 @@ use hyper::http::request::Parts;
 use hyper::{Response, StatusCode, Uri};
 use mecha_clusters::http::{Failure, HttpServers};
 use mecha_core::{Policy, Refusal};
+use mecha_filters::http::HttpFilter;
 use mecha_http::edit::{Edits, with_path, with_prefix};
 use mecha_http::routes::{Conditions, Matched, host_in};
 use mecha_telemetry::RouteMetrics;
@@ -24,6 +25,8 @@ pub struct HttpRoute {
     pub conditions: Conditions,
     /// What becomes of them.
     pub action: Action,
+    /// Filters behind those of the listener.
+    pub filters: Vec<Box<dyn HttpFilter>>,
     /// What changes in requests.
     pub request: Edits,
     /// What changes in answers.
