@@ -2,7 +2,7 @@
 //!
 //! A *policy* sees only the neutral [`mecha_core::Call`] and works for every protocol; a *typed filter* sees one
 //! protocol's frames. Both are configured by name, and both are registered in lists that can be read: [`POLICIES`] here,
-//! the typed ones in [`resp`], [`memcached`] and [`http`]. A kind carries its help, an example and the function that understands
+//! the typed ones in [`resp`], [`memcached`], [`http`] and [`kafka`]. A kind carries its help, an example and the function that understands
 //! its options, so the reference that `mecha filters` prints is made from the code.
 //!
 //! A kind builds one *factory* for the process, which holds what all workers share (atomics, nothing else); the factory
@@ -12,6 +12,7 @@ mod access_log;
 mod circuit_breaker;
 mod deny_commands;
 pub mod http;
+pub mod kafka;
 mod log_sink;
 pub mod memcached;
 mod rate_limit;
@@ -119,7 +120,7 @@ mod tests {
         listed(
             "src",
             policies,
-            &["lib", "log_sink", "select", "http", "memcached", "resp", "deny_commands", "testing"],
+            &["lib", "log_sink", "select", "http", "kafka", "memcached", "resp", "deny_commands", "testing"],
         );
         let typed: Vec<_> = super::resp::FILTERS
             .iter()
@@ -127,6 +128,8 @@ mod tests {
             .filter(|name| *name != "deny_commands")
             .collect();
         listed("src/resp", typed, &["channels", "replies"]);
+        let typed = super::kafka::FILTERS.iter().map(|kind| kind.name).collect();
+        listed("src/kafka", typed, &["access"]);
         listed("src/http", super::http::FILTERS.iter().map(|kind| kind.name).collect(), &[]);
     }
 
@@ -150,7 +153,8 @@ mod tests {
         let memcached =
             super::memcached::FILTERS.iter().map(|kind| (kind.name, kind.help, decoded(kind.build)));
         let http = super::http::FILTERS.iter().map(|kind| (kind.name, kind.help, decoded(kind.build)));
-        for (name, help, decoded) in policies.chain(resp).chain(memcached).chain(http) {
+        let kafka = super::kafka::FILTERS.iter().map(|kind| (kind.name, kind.help, decoded(kind.build)));
+        for (name, help, decoded) in policies.chain(resp).chain(memcached).chain(http).chain(kafka) {
             let mut documented: Vec<_> = help.options.iter().map(|option| option.name).collect();
             documented.sort_unstable();
             assert_eq!(decoded, documented, "{name}");

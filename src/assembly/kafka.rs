@@ -8,6 +8,7 @@ use std::sync::Arc;
 use mecha_clusters::{Brokers, CurrentLogin, LoginSource};
 use mecha_config::{ConfigError, FilterSpec, ListenerSpec, OauthSpec, Snapshot, UserSpec};
 use mecha_filters::BuildCx;
+use mecha_filters::kafka::{FILTERS, KafkaFactory, KafkaKind};
 use mecha_transport::Address;
 use mecha_users::{Issuer, NoCommands, limiting};
 
@@ -37,11 +38,15 @@ impl ProtocolEntry for KafkaEntry {
     }
 
     fn filters(&self) -> Vec<(&'static str, mecha_filters::Help)> {
-        Vec::new()
+        FILTERS.iter().map(|kind| (kind.name, kind.help)).collect()
     }
 
     fn check_filter(&self, spec: &FilterSpec, cx: &BuildCx<'_>) -> Vec<ConfigError> {
-        Policies::check(spec, self.name, &BuildCx { ops: &OPS, ..*cx })
+        let cx = BuildCx { ops: &OPS, ..*cx };
+        match kind(&spec.name) {
+            Some(kind) => (kind.build)(&spec.options, &cx).err().unwrap_or_default(),
+            None => Policies::check(spec, self.name, &cx),
+        }
     }
 
     fn plan(
@@ -52,8 +57,11 @@ impl ProtocolEntry for KafkaEntry {
         previous: Option<&dyn DoorPlan>,
     ) -> Result<Box<dyn DoorPlan>, Vec<ConfigError>> {
         let previous = previous.and_then(|plan| (plan as &dyn Any).downcast_ref::<KafkaPlan>());
+        let filters = filters(listener, snapshot, shared, previous.map(|plan| &plan.filters))?;
         let known = previous.map(|plan| &plan.opaque.policies);
-        let policies = Policies::plan(listener, snapshot, shared, known, (self.name, &OPS))?;
+        let mut others = listener.clone();
+        others.filters.retain(|spec| kind(&spec.name).is_none());
+        let policies = Policies::plan(&others, snapshot, shared, known, (self.name, &OPS))?;
         let Some(cluster) = snapshot.clusters.get(listener.cluster).cloned() else { return Err(Vec::new()) };
         // Ports stay with their brokers, and clients with theirs.
         let known = previous.filter(|plan| {
@@ -70,8 +78,35 @@ impl ProtocolEntry for KafkaEntry {
         };
         let (listener, shared) = (listener.clone(), Arc::clone(shared));
         let opaque = OpaquePlan { protocol: self.name, ops: &OPS, listener, cluster, policies, shared };
-        Ok(Box::new(KafkaPlan { opaque, brokers, placement, clients }))
+        Ok(Box::new(KafkaPlan { opaque, filters, brokers, placement, clients }))
     }
+}
+
+/// A filter that looks into requests, with what it was made of.
+type BuiltFilter = (FilterSpec, Arc<dyn KafkaFactory>);
+
+fn kind(name: &str) -> Option<&'static KafkaKind> {
+    FILTERS.iter().find(|kind| kind.name == name).copied()
+}
+
+/// Builds the filters that look into requests, or takes them over from `known`.
+fn filters(
+    listener: &ListenerSpec,
+    snapshot: &Snapshot,
+    shared: &Shared,
+    known: Option<&Vec<BuiltFilter>>,
+) -> Result<Vec<BuiltFilter>, Vec<ConfigError>> {
+    let scope = format!("listener:{}", listener.name);
+    let (registry, log) = (&shared.registry, &shared.log);
+    let cx = BuildCx { registry, scope: &scope, workers: snapshot.workers, ops: &OPS, log };
+    let mut known = known.cloned().unwrap_or_default();
+    let mut errors = Vec::new();
+    let typed: Vec<_> = listener.filters.iter().filter(|spec| kind(&spec.name).is_some()).cloned().collect();
+    let built = super::build_all(&typed, &mut known, &mut errors, |spec| {
+        let kind = kind(&spec.name).ok_or_else(Vec::new)?;
+        (kind.build)(&spec.options, &cx).map(Arc::from)
+    });
+    if errors.is_empty() { Ok(typed.into_iter().zip(built).collect()) } else { Err(errors) }
 }
 
 /// Who clients may be.
@@ -117,6 +152,7 @@ fn shown(rule: &str) -> &str {
 
 struct KafkaPlan {
     opaque: OpaquePlan,
+    filters: Vec<BuiltFilter>,
     brokers: Arc<Brokers>,
     placement: Arc<Placement>,
     clients: Option<Arc<Clients>>,
@@ -155,6 +191,7 @@ impl DoorPlan for KafkaPlan {
             named: spec.host.clone().filter(|_| spec.is_by_name).map(Host::new),
             host: spec.host,
             max_frame: u32::try_from(listener.max_frame).unwrap_or(u32::MAX),
+            filters: self.filters.iter().map(|(_, factory)| Arc::clone(factory)).collect(),
             clock: scope.environment.clock,
         };
         if is_single {

@@ -10,6 +10,7 @@ mod login;
 mod placement;
 mod reception;
 mod single;
+mod stage;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use mecha_clusters::{Brokers, Door, Knock, Streams};
 use mecha_core::{Cx, OpClass, OpId, OpInfo, Peer, Refusal};
+use mecha_filters::kafka::KafkaFactory;
 use mecha_kafka::schema::Versions;
 use mecha_kafka::table::{ApiKey, Class, apis};
 use mecha_telemetry::{CloseReason, ClusterMetrics};
@@ -34,6 +36,7 @@ pub use self::login::{Credentials, Opened};
 pub use self::placement::Placement;
 use self::reception::Reception;
 pub use self::single::SingleAddress;
+use self::stage::{Stage, Staged};
 use super::opaque::{Destination, Greeted, OpaqueListener, Relay};
 
 /// What clients of Kafka do: connect, and then what the protocol's table has, in its order.
@@ -121,6 +124,8 @@ pub struct VirtualCluster {
     pub named: Option<Host>,
     /// Bytes of the largest request.
     pub max_frame: u32,
+    /// What requests and answers pass, from the client on.
+    pub filters: Vec<Arc<dyn KafkaFactory>>,
     /// The process'.
     pub clock: Clock,
 }
@@ -134,6 +139,12 @@ impl VirtualCluster {
             Conversation::new(Arc::clone(&self.brokers), host, self.max_frame, self.clock, offered);
         // Who clients are is settled, or brokers know mecha instead.
         conversation.logged_in(self.credentials.is_some() || self.clients.is_some())
+    }
+
+    /// The filters of one client; `None` if there are none.
+    fn stage(&self, client: &Peer) -> Option<Box<Stage>> {
+        let filters: Vec<_> = self.filters.iter().map(|factory| factory.open(client)).collect();
+        (!filters.is_empty()).then(|| Box::new(Stage::new(filters, self.max_frame)))
     }
 
     /// Connects to this broker, or to any, and logs in where that is wanted.
@@ -163,6 +174,7 @@ impl VirtualCluster {
             && self.host == other.host
             && self.named.is_some() == other.named.is_some()
             && self.max_frame == other.max_frame
+            && self.filters.iter().map(Arc::as_ptr).eq(other.filters.iter().map(Arc::as_ptr))
             && self.clients.as_ref().map(Arc::as_ptr) == other.clients.as_ref().map(Arc::as_ptr)
     }
 }
@@ -240,7 +252,7 @@ pub type Rows = Rc<HashMap<ApiKey, Versions>>;
 
 impl Destination for VirtualCluster {
     type Opened = Opened;
-    type Passage = Relay<Conversation>;
+    type Passage = Relay<Staged>;
 
     async fn open(
         &self,
@@ -267,7 +279,8 @@ impl Destination for VirtualCluster {
 
     fn pass(self: &Rc<Self>, client: &Peer, halves: (ReadHalf, WriteHalf), opened: Opened) -> Self::Passage {
         let conversation = self.conversation(client, |_, versions| versions);
-        Relay::new(halves, opened.stream, conversation.renewing(opened.renewal))
+        let staged = Staged::new(conversation.renewing(opened.renewal), self.stage(client));
+        Relay::new(halves, opened.stream, staged)
     }
 
     async fn greet(&self, client: &Peer, halves: &mut (ReadHalf, WriteHalf)) -> Result<Greeted, CloseReason> {

@@ -307,6 +307,7 @@ impl Echo {
 impl Code {
     pub const UNKNOWN_SERVER_ERROR: Self = Self(-1);
     pub const NONE: Self = Self(0);
+    pub const CORRUPT_MESSAGE: Self = Self(2);
     pub const UNKNOWN_TOPIC_OR_PARTITION: Self = Self(3);
     pub const LEADER_NOT_AVAILABLE: Self = Self(5);
     pub const NOT_LEADER_OR_FOLLOWER: Self = Self(6);
@@ -330,6 +331,7 @@ impl Code {
     pub const SASL_AUTHENTICATION_FAILED: Self = Self(58);
     pub const INVALID_RECORD: Self = Self(87);
     pub const THROTTLING_QUOTA_EXCEEDED: Self = Self(89);
+    pub const INVALID_REGULAR_EXPRESSION: Self = Self(128);
 }
 
 impl Code {

@@ -23,7 +23,7 @@ mod pattern;
 pub use pattern::{own_pattern, pattern};
 
 use crate::guard;
-use crate::schema::{Field, Kind, Message, Role};
+use crate::schema::{Field, Kind, Message, Role, Versions};
 use crate::table::ApiKey;
 use crate::wire::{Malformed, put_string, put_uvarint, uvarint};
 
@@ -48,6 +48,25 @@ pub struct Note {
     coordinator: i8,
     /// Whether the group that was joined is of consumers; `None` before any was.
     is_of_consumers: Option<bool>,
+}
+
+impl Note {
+    /// It as a number, for whoever keeps numbers.
+    #[must_use]
+    pub fn bits(self) -> u64 {
+        let group = self.is_of_consumers.map_or(0, |is_of_consumers| 1 + u64::from(is_of_consumers));
+        u64::from(self.coordinator as u8) | group << 8
+    }
+
+    /// That which has this number.
+    #[must_use]
+    pub fn of_bits(bits: u64) -> Self {
+        let is_of_consumers = match bits >> 8 {
+            0 => None,
+            group => Some(group == 2),
+        };
+        Self { coordinator: bits as u8 as i8, is_of_consumers }
+    }
 }
 
 /// Why names were not replaced.
@@ -81,6 +100,13 @@ const RESOURCE_GROUP: i8 = 32;
 #[must_use]
 pub fn is_understood(key: ApiKey, version: i16) -> bool {
     UNDERSTOOD.iter().any(|(known, last)| *known == key.0 && version <= *last) && key.versions().has(version)
+}
+
+/// Versions of which [`is_understood`] is true.
+#[must_use]
+pub fn understood(key: ApiKey) -> Versions {
+    let last = UNDERSTOOD.iter().find(|(known, _)| *known == key.0);
+    last.map_or(Versions::NONE, |(_, last)| key.versions().and(Versions { first: 0, last: *last }))
 }
 
 /// Replaces the names in the body of a request, and appends the new body to `out`.

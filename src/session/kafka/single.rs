@@ -103,7 +103,8 @@ impl Destination for SingleAddress {
         halves: (ReadHalf, WriteHalf),
         (opened, broker): Self::Opened,
     ) -> Router {
-        let mut router = Router::new(Rc::clone(self), client.clone(), halves);
+        let stage = self.cluster.stage(client);
+        let mut router = Router::new(Rc::clone(self), client.clone(), halves, stage);
         router.opened(opened, broker);
         router
     }

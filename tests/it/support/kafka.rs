@@ -157,6 +157,16 @@ impl Tool {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// What it has said when it has failed, as it must.
+    #[track_caller]
+    pub(crate) fn failed(self) -> String {
+        let output = self.ended.recv_timeout(TOOL).expect("it does not end").unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(!output.status.success(), "{} succeeds: {said}", self.words);
+        said
+    }
+
     /// What it printed, when it has ended. It must succeed.
     #[track_caller]
     pub(crate) fn printed(self) -> String {

@@ -14,6 +14,7 @@ use super::Opened;
 use super::SingleAddress;
 use super::dispatch::Dispatch;
 use super::link::{Came, Link};
+use crate::session::kafka::stage::Stage;
 use crate::session::opaque::{Goes, Passage, Passed};
 
 /// Bytes that the client has not read above which no more answers are taken.
@@ -32,6 +33,9 @@ pub struct Router {
     head: Option<RequestHead>,
     /// Bytes of the client that were not taken.
     held: Vec<u8>,
+    /// Filters, if there are any, and what has not passed them, of the client and for it.
+    stage: Option<Box<Stage>>,
+    staged: [Vec<u8>; 2],
     dispatch: Dispatch,
     passed: Passed,
     is_ended: bool,
@@ -41,13 +45,20 @@ pub struct Router {
 }
 
 impl Router {
-    pub(super) fn new(at: Rc<SingleAddress>, peer: Peer, client: (ReadHalf, WriteHalf)) -> Self {
+    pub(super) fn new(
+        at: Rc<SingleAddress>,
+        peer: Peer,
+        client: (ReadHalf, WriteHalf),
+        stage: Option<Box<Stage>>,
+    ) -> Self {
         Self {
             client,
             out: Outbox::default(),
             requests: Scanner::new(at.cluster.max_frame),
             head: None,
             held: Vec::new(),
+            stage,
+            staged: [Vec::new(), Vec::new()],
             dispatch: Dispatch::new(at, peer),
             passed: Passed::default(),
             is_ended: false,
@@ -62,12 +73,43 @@ impl Router {
     }
 
     /// Requests that were answered since this was last asked.
-    pub(super) fn take_done(&mut self, take: impl FnMut(&[Done])) {
+    pub(super) fn take_done(&mut self, mut take: impl FnMut(&[Done])) {
+        if let Some(stage) = &mut self.stage {
+            stage.take_done(&mut take);
+        }
         self.dispatch.take_done(take);
     }
 
     fn takes_more(&self) -> bool {
         !self.requests.is_between() || self.dispatch.takes_more() && !self.is_draining
+    }
+
+    /// Takes what the client sent, past filters if there are any.
+    fn came(&mut self, bytes: &[u8]) -> Result<(), CloseReason> {
+        let Some(stage) = &mut self.stage else { return self.take(bytes) };
+        let [mut up, down] = std::mem::take(&mut self.staged);
+        up.clear();
+        stage.up(bytes, &mut up)?;
+        let taken = self.take(&up);
+        self.staged = [up, down];
+        taken
+    }
+
+    /// Shows filters what is for the client.
+    fn show(&mut self) -> Result<(), CloseReason> {
+        let (Some(stage), [_, down]) = (&mut self.stage, &mut self.staged) else { return Ok(()) };
+        let shown = if down.is_empty() { Ok(()) } else { stage.down(down, self.out.buffer()) };
+        down.clear();
+        shown
+    }
+
+    /// Appends the answers whose turn it is and that are there. Whether there were any.
+    fn leave(&mut self) -> Result<bool, CloseReason> {
+        let [_, down] = &mut self.staged;
+        let to = if self.stage.is_some() { down } else { self.out.buffer() };
+        let has_left = self.dispatch.leave(to)?;
+        self.show()?;
+        Ok(has_left)
     }
 
     /// Takes requests from what the client sent; what cannot be taken now is held.
@@ -109,10 +151,12 @@ impl Router {
 
     /// Reads from the client. Whether anything came.
     fn read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<bool, CloseReason> {
-        if !self.takes_more() {
+        // What has begun before filters is awaited whole.
+        let has_begun = self.stage.as_ref().is_some_and(|stage| stage.has_begun());
+        if !self.takes_more() && !has_begun {
             return Ok(false);
         }
-        if self.has_held_request() {
+        if self.takes_more() && self.has_held_request() {
             self.take(&[])?;
             return Ok(true);
         }
@@ -129,7 +173,7 @@ impl Router {
             Poll::Ready(Ok(())) => {
                 self.is_ended = buffer.filled().is_empty();
                 if !self.is_ended {
-                    self.take(buffer.filled())?;
+                    self.came(buffer.filled())?;
                 }
                 Ok(true)
             }
@@ -166,13 +210,15 @@ impl Router {
         }
         if link.is_holding() {
             let held = link.take_held();
-            return self.answers(at, &held).map(|()| true);
+            self.answers(at, &held)?;
+            return self.show().map(|()| true);
         }
         match link.read(cx, scratch) {
             Ok(Came::Nothing) => Ok(false),
             Ok(Came::Bytes(len)) => {
                 let came = scratch.get(..len).unwrap_or_default();
-                self.answers(at, came).map(|()| true)
+                self.answers(at, came)?;
+                self.show().map(|()| true)
             }
             // One that owes nothing may leave.
             Ok(Came::End) | Err(_) if link.asked.is_empty() && link.is_between() && link.unsent() == 0 => {
@@ -187,7 +233,8 @@ impl Router {
     fn answers(&mut self, at: usize, came: &[u8]) -> Result<(), CloseReason> {
         let mut rest = came;
         loop {
-            let Self { client, out, dispatch, passed, .. } = self;
+            let Self { client, out, dispatch, passed, stage, staged: [_, down], .. } = self;
+            let to = if stage.is_some() { &mut *down } else { out.buffer() };
             let Some(link) = dispatch.links.get_mut(at) else { return Err(CloseReason::Bug) };
             let Some(number) = link.asked.front().copied() else {
                 if rest.is_empty() {
@@ -209,25 +256,29 @@ impl Router {
                 if let Some(body) = link.take_gathered() {
                     link.asked.pop_front();
                     dispatch.answers.gathered(number, body);
-                    dispatch.leave(out.buffer())?;
+                    dispatch.leave(to)?;
                 }
                 continue;
             }
-            let Some(piece) = link.piece(rest, out.buffer())? else {
+            let Some(piece) = link.piece(rest, to)? else {
                 link.hold(rest);
                 return Ok(());
             };
             if let Goes::AsIs(len) = piece.goes {
                 let bytes = rest.get(..len).unwrap_or_default();
-                let written = if out.is_empty() { client.1.try_write(bytes).unwrap_or(0) } else { 0 };
-                passed.down += written;
-                out.extend(bytes.get(written..).unwrap_or_default());
+                if stage.is_some() {
+                    down.extend_from_slice(bytes);
+                } else {
+                    let written = if out.is_empty() { client.1.try_write(bytes).unwrap_or(0) } else { 0 };
+                    passed.down += written;
+                    out.extend(bytes.get(written..).unwrap_or_default());
+                }
             }
             rest = rest.get(piece.taken..).unwrap_or_default();
             if piece.is_last {
                 link.asked.pop_front();
                 dispatch.answers.passed();
-                dispatch.leave(out.buffer())?;
+                dispatch.leave(if stage.is_some() { &mut *down } else { out.buffer() })?;
             }
         }
     }
@@ -251,7 +302,7 @@ impl Router {
         if self.is_gone {
             return Ok(self.deliver(cx, scratch));
         }
-        let mut has_happened = self.dispatch.leave(self.out.buffer())?;
+        let mut has_happened = self.leave()?;
         let links: Vec<usize> = self.dispatch.links.iter().map(|(at, _)| at).collect();
         for at in links {
             let Some(link) = self.dispatch.links.get_mut(at) else { continue };
@@ -276,7 +327,9 @@ impl Router {
             return self.dispatch.links.is_empty();
         }
         let is_idle = self.dispatch.answers.is_empty() && self.out.is_empty() && self.dispatch.unsent() == 0;
-        is_idle && (self.is_ended || self.is_draining && self.requests.is_between())
+        let is_between =
+            || self.requests.is_between() && self.stage.as_ref().is_none_or(|stage| stage.is_between());
+        is_idle && (self.is_ended || self.is_draining && is_between())
     }
 }
 

@@ -1,0 +1,237 @@
+//! Typed filters of Kafka.
+//!
+//! A filter sees the bodies that it wants, whole, and is one connection's own: what it must remember of a request comes
+//! back to it with the response. Requests are refused in their own responses, with Kafka's errors, in their turn.
+//!
+//! Where names of topics matter ([`Names`]), so do the identities that newer versions name them by: those are told only with the
+//! name, and so only to who may know it.
+
+mod access;
+mod headers;
+mod produce_limit;
+mod topic_prefix;
+
+use mecha_core::Peer;
+use mecha_kafka::errors::Code;
+use mecha_kafka::names;
+use mecha_kafka::schema::Versions;
+use mecha_kafka::table::ApiKey;
+
+use crate::{Build, Help};
+
+/// Every filter of this protocol, in alphabetical order.
+pub const FILTERS: &[&KafkaKind] =
+    &[&access::ALLOW, &access::DENY, &headers::KIND, &produce_limit::KIND, &topic_prefix::KIND];
+
+/// A filter of Kafka that can be configured.
+pub struct KafkaKind {
+    /// As the configuration spells it.
+    pub name: &'static str,
+    /// For people.
+    pub help: Help,
+    /// Understands the options.
+    pub build: Build<dyn KafkaFactory>,
+}
+
+/// Makes one filter for each connection.
+pub trait KafkaFactory: Send + Sync {
+    /// Called once for each client, who is known by then.
+    fn open(&self, peer: &Peer) -> Box<dyn KafkaFilter>;
+}
+
+/// What a filter wants to see of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wants {
+    /// Nothing.
+    Nothing,
+    /// The request.
+    Request,
+    /// The request and the response.
+    Both,
+}
+
+/// A request or a response, the rest of its header included.
+#[derive(Debug)]
+pub struct Body<'b> {
+    /// The API.
+    pub key: ApiKey,
+    /// Its version.
+    pub version: i16,
+    /// The bytes behind the correlation id, which may be changed.
+    pub bytes: &'b mut Vec<u8>,
+    /// Room to write them anew; what is in there is of no account.
+    pub room: &'b mut Vec<u8>,
+    /// Of a request: what the filter will want to know about it when the response comes. Of a response: that.
+    pub note: u64,
+}
+
+/// Why a request is not passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// It is no request: the connection ends.
+    Malformed,
+    /// The client is told so.
+    With(Code, &'static str),
+}
+
+/// A response cannot be passed on, nor can anything behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broken;
+
+/// A filter, for one connection.
+pub trait KafkaFilter {
+    /// Versions of an API that clients may be told of, of these.
+    fn serves(&self, key: ApiKey, versions: Versions) -> Versions {
+        let _ = key;
+        versions
+    }
+
+    /// What it has to see.
+    fn wants(&self, key: ApiKey, version: i16) -> Wants;
+
+    /// Looks at a request.
+    ///
+    /// # Errors
+    /// It is not passed on.
+    fn on_request(&mut self, request: &mut Body<'_>) -> Result<(), Refused>;
+
+    /// Looks at the response to a request that it let pass.
+    ///
+    /// # Errors
+    /// It cannot be passed on.
+    fn on_response(&mut self, response: &mut Body<'_>) -> Result<(), Broken> {
+        let _ = response;
+        Ok(())
+    }
+}
+
+/// What a client is called: its user, or the first name in its certificate, or the common name of that.
+fn who(peer: &Peer) -> Option<&str> {
+    peer.user.as_deref().or_else(|| {
+        let identity = peer.identity.as_deref()?;
+        let common = || identity.subject.split(',').find_map(|part| part.trim().strip_prefix("CN="));
+        identity.names.first().map(String::as_str).or_else(common)
+    })
+}
+
+/// Whether responses of this version name nothing that a name belongs to, and may be large.
+fn is_nameless(key: ApiKey, version: i16) -> bool {
+    match key {
+        ApiKey::FETCH | ApiKey::PRODUCE => version >= 13,
+        ApiKey::SHARE_FETCH | ApiKey::SHARE_ACKNOWLEDGE => true,
+        _ => false,
+    }
+}
+
+/// Goes over all names of an exchange, and replaces them.
+#[derive(Debug, Default)]
+struct Names {
+    /// Of the last request, for the next one.
+    note: names::Note,
+}
+
+impl Names {
+    fn wants(key: ApiKey, version: i16) -> Wants {
+        match key {
+            ApiKey::API_VERSIONS => Wants::Nothing,
+            // From here on they name topics by their identities.
+            ApiKey::FETCH if version >= 13 => Wants::Nothing,
+            _ if is_nameless(key, version) => Wants::Request,
+            _ => Wants::Both,
+        }
+    }
+
+    fn request(&mut self, request: &mut Body<'_>, map: &mut names::Map<'_>) -> Result<(), names::Failure> {
+        request.room.clear();
+        let (key, version) = (request.key, request.version);
+        names::request(key, version, request.bytes, &mut self.note, map, request.room)?;
+        request.note = self.note.bits();
+        std::mem::swap(request.bytes, request.room);
+        Ok(())
+    }
+
+    fn response(&mut self, response: &mut Body<'_>, map: &mut names::Map<'_>) -> Result<(), Broken> {
+        response.room.clear();
+        let mut note = names::Note::of_bits(response.note);
+        let (key, version) = (response.key, response.version);
+        names::response(key, version, response.bytes, &mut note, map, response.room).map_err(|failure| {
+            tracing::error!(api = key.name(), version, ?failure, "names in a response cannot be replaced");
+            Broken
+        })?;
+        std::mem::swap(response.bytes, response.room);
+        Ok(())
+    }
+}
+
+/// How a client is told that there is no such name for it.
+fn refused(failure: names::Failure, of: fn(names::Name) -> (Code, &'static str)) -> Refused {
+    match failure {
+        names::Failure::Foreign(name) => {
+            let (code, message) = of(name);
+            Refused::With(code, message)
+        }
+        names::Failure::Malformed(_) => Refused::Malformed,
+        names::Failure::NotUnderstood => {
+            Refused::With(Code::UNSUPPORTED_VERSION, "nobody here knows where all names are in this request")
+        }
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    //! What the tests of these filters share.
+
+    use mecha_kafka::guard;
+    use mecha_kafka::protocol::Request;
+
+    use super::*;
+    use crate::testing::{PEER, options, with_cx};
+
+    pub(super) fn open(kind: &KafkaKind, example: &str) -> Box<dyn KafkaFilter> {
+        open_for(kind, example, &PEER)
+    }
+
+    pub(super) fn open_for(kind: &KafkaKind, example: &str, peer: &Peer) -> Box<dyn KafkaFilter> {
+        let built = with_cx(&mecha_telemetry::Registry::new(), |cx| (kind.build)(&options(example), cx));
+        built.unwrap_or_else(|errors| panic!("{errors:?}")).open(peer)
+    }
+
+    /// What a kind says against an example.
+    pub(super) fn wrong(kind: &KafkaKind, example: &str) -> String {
+        let built = with_cx(&mecha_telemetry::Registry::new(), |cx| (kind.build)(&options(example), cx));
+        let errors = built.err().expect("options are wrong");
+        errors.iter().map(|error| format!("{}: {}\n", error.path, error.message)).collect()
+    }
+
+    /// Sends a request past a filter: what comes out, with the note.
+    pub(super) fn ask<R: Request>(
+        filter: &mut dyn KafkaFilter,
+        version: i16,
+        request: &R,
+    ) -> Result<(R, u64), Refused> {
+        let mut body = bytes::BytesMut::new();
+        guard::encode_request(Some("test"), request, version, &mut body).unwrap();
+        let (mut bytes, mut room) = (body.to_vec(), vec![1, 2, 3]);
+        let key = ApiKey(R::KEY);
+        let mut body = Body { key, version, bytes: &mut bytes, room: &mut room, note: 0 };
+        filter.on_request(&mut body)?;
+        let note = body.note;
+        let (client, request) = guard::request::<R>(version, bytes.into()).unwrap();
+        assert_eq!(client.as_deref(), Some("test"));
+        Ok((request, note))
+    }
+
+    /// Sends a response past a filter.
+    pub(super) fn answer<R: Request>(
+        filter: &mut dyn KafkaFilter,
+        version: i16,
+        (response, note): (&R::Response, u64),
+    ) -> R::Response {
+        let mut body = bytes::BytesMut::new();
+        guard::encode_response::<R>(response, version, &mut body).unwrap();
+        let (mut bytes, mut room) = (body.to_vec(), Vec::new());
+        let key = ApiKey(R::KEY);
+        filter.on_response(&mut Body { key, version, bytes: &mut bytes, room: &mut room, note }).unwrap();
+        guard::response::<R>(version, bytes.into()).unwrap()
+    }
+}
