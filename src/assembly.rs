@@ -14,7 +14,7 @@ mod opaque;
 mod policies;
 mod routed;
 mod scope;
-mod sharding;
+pub(crate) mod sharding;
 mod tls;
 mod users;
 
@@ -32,11 +32,13 @@ use mecha_translate::{Exchange, Store};
 
 use crate::catalog;
 use crate::discovery::Discovery;
+use crate::health::Checks;
 use crate::session::Places;
 use migrate::Migrations;
 
 pub use door::{Door, DoorPlan, EngineView};
 pub use framed::{Back, FramedEntry, ProtocolEntry, announced, embedded, kv, native, scattered};
+pub(crate) use http::http_version;
 pub use http::{HttpEntry, check_http_route};
 pub use kafka::KafkaEntry;
 pub use opaque::OpaqueEntry;
@@ -79,6 +81,8 @@ pub struct Shared {
     pub started: Started,
     /// Whom clusters that speak TLS trust.
     pub(crate) trusts: tls::Trusts,
+    /// Checks of servers, by cluster.
+    pub checks: HashMap<String, Checks>,
 }
 
 /// A configuration that has been understood.
@@ -106,6 +110,17 @@ pub struct PlannedDoor {
     targets: Vec<ClusterSpec>,
 }
 
+impl Shared {
+    /// Starts whatever looks for servers, and at them, unless that has been done.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn watch(&self) -> std::io::Result<()> {
+        self.discoveries.values().try_for_each(Discovery::start)?;
+        self.checks.values().try_for_each(Checks::start)
+    }
+}
+
 impl Plan {
     /// Builds every filter and store. What `previous` has and the snapshot wants unchanged is taken over: whole doors,
     /// the data of embedded stores, and the state of filters that stand before the same cluster.
@@ -124,6 +139,7 @@ impl Plan {
         let mut cluster_policies = HashMap::new();
         let mut discoveries = HashMap::new();
         let mut trusts = tls::Trusts::new();
+        let mut checks = HashMap::new();
         for cluster in &snapshot.clusters {
             if cluster.protocol == catalog::EMBEDDED {
                 let known = previous.and_then(|plan| plan.shared.stores.get(&cluster.name));
@@ -146,6 +162,12 @@ impl Plan {
                 let tls = trusts.get(&cluster.name).map(|(_, tls)| Arc::clone(tls));
                 let discovery = known.unwrap_or_else(|| Discovery::new(cluster.clone(), tls));
                 discoveries.insert(cluster.name.clone(), discovery);
+            }
+            let known = previous.and_then(|plan| plan.shared.checks.get(&cluster.name));
+            let known = known.filter(|known| known.spec.is_same_but_login(cluster)).cloned();
+            let tls = trusts.get(&cluster.name).map(|(_, tls)| Arc::clone(tls));
+            if let Some(wanted) = known.or_else(|| Checks::new(cluster, tls, &registry)) {
+                checks.insert(cluster.name.clone(), wanted);
             }
             let scope = format!("cluster:{}", cluster.name);
             let cx = BuildCx {
@@ -205,6 +227,7 @@ impl Plan {
             migrations,
             started,
             trusts,
+            checks,
         });
         let mut doors = Vec::new();
         for listener in &snapshot.listeners {

@@ -26,7 +26,7 @@ use mecha_transport::tls::ClientTls;
 use mecha_transport::{Address, Clock};
 
 pub use self::kafka::watch_brokers;
-use self::query::Manners;
+pub(crate) use self::query::{Manners, Query};
 use self::vigil::Vigil;
 use crate::assembly::address_of;
 

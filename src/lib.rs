@@ -12,6 +12,7 @@ pub mod assembly;
 pub mod catalog;
 pub mod cli;
 pub mod discovery;
+pub mod health;
 pub mod intercept;
 pub mod mesh;
 mod process;

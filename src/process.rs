@@ -139,9 +139,7 @@ fn run(
         orders: None,
         admin: None,
     };
-    for discovery in plan.shared.discoveries.values() {
-        discovery.start().map_err(|error| format!("cannot start finding servers: {error}"))?;
-    }
+    plan.shared.watch().map_err(|error| format!("cannot start looking at servers: {error}"))?;
     let wiring = Wiring::default();
     for index in 0..snapshot.workers.max(1) {
         let (worker, thread) = worker::start(index, clock, wiring.clone())

@@ -46,6 +46,7 @@ impl<P: Framed> ByHand<P> {
             scratch: Rc::clone(&environment.scratch),
             backoff: RefCell::new(Backoff::new(Duration::from_secs(1), Duration::from_secs(1))),
             gate: RefCell::new(RateGate::new(1)),
+            pulse: None,
             down_until_micros: Cell::new(0),
             lost_since_micros: Cell::new(0),
             news: None,

@@ -27,6 +27,7 @@ pub use self::ejection::{EjectOptions, Gutter};
 use self::learning::Learning;
 use self::parking::{Parked, Parking};
 use crate::CurrentLogin;
+use crate::Health;
 use crate::detour::{Detour, Follow, PATIENCE_MICROS};
 use crate::news::{Cause, Subscription};
 use crate::pubsub::Watches;
@@ -52,6 +53,8 @@ pub struct ClusterOptions {
     pub backoff: (Duration, Duration),
     /// Connection attempts per second and endpoint.
     pub connect_rate: u32,
+    /// What checks say of its servers, if there are any.
+    pub health: Option<Arc<Health>>,
     /// Dedicated connections at one time.
     pub max_pins: usize,
     /// Unanswered calls per connection.
@@ -168,6 +171,7 @@ impl<P: Framed> Cluster<P> {
             environment: environment.clone(),
             backoff: options.backoff,
             connect_rate: options.connect_rate,
+            health: options.health,
             connections: options.connections.max(1),
             news: subscription.clone(),
         };

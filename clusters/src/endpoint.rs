@@ -9,6 +9,7 @@ use mecha_core::Refusal;
 use mecha_telemetry::ClusterMetrics;
 use mecha_transport::{Address, Clock};
 
+use crate::health::Pulse;
 use crate::news::{Cause, Subscription};
 use crate::{Backoff, ConnectionOptions, RateGate, Timers};
 
@@ -41,6 +42,8 @@ pub(crate) struct Endpoint {
     pub(crate) eject: OnceCell<(u32, Weak<dyn Eject>)>,
     /// The longest life of what is stored there, in seconds; 0 is no limit.
     pub(crate) max_ttl_secs: Cell<u32>,
+    /// What checks say of it, if there are any.
+    pub(crate) pulse: Option<Pulse>,
     /// It has refused a version of the protocol that connections wanted.
     pub(crate) lacks_version: Cell<bool>,
 }
@@ -143,9 +146,14 @@ impl Endpoint {
         if self.is_denied.get() { Refusal::UpstreamDenied } else { Refusal::UpstreamUnreachable }
     }
 
-    /// Whether the server is being left alone after a failure.
+    /// Whether the server is being left alone after a failure, or because it fails its checks.
     pub(crate) fn is_down(&self) -> bool {
         let until = self.down_until_micros.get();
-        until != 0 && self.clock.micros() < until
+        until != 0 && self.clock.micros() < until || self.is_ill()
+    }
+
+    /// Whether the server is left out because it fails its checks.
+    pub(crate) fn is_ill(&self) -> bool {
+        self.pulse.as_ref().is_some_and(Pulse::is_out)
     }
 }

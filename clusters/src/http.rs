@@ -163,8 +163,8 @@ impl HttpServers {
         let count = self.streams.len();
         let order = || (0..count).map(|step| (first + step) % count);
         // The first one is the choice even when it is down, if all are; those that are up come before it otherwise.
-        let up = order().filter(|at| *at == first || !self.streams.is_down(*at));
-        let down = order().filter(|at| *at != first && self.streams.is_down(*at));
+        let up = order().filter(|at| !self.streams.is_down(*at));
+        let down = order().filter(|at| self.streams.is_down(*at));
         for at in up.chain(down) {
             match self.send_to(at, &mut request, is_safe).await {
                 Ok(answer) => return Ok(answer),
@@ -213,6 +213,7 @@ impl HttpServers {
             };
             match result {
                 Ok(response) => {
+                    self.streams.note(at, response.status().is_server_error());
                     self.metrics.replied(1);
                     return Ok(Answer { response, lease });
                 }
@@ -222,7 +223,10 @@ impl HttpServers {
                     None if error.error().is_user() => return Err(Failure::Request),
                     None => match spare {
                         Some(spare) => *request = Some(spare),
-                        None => return Err(gone),
+                        None => {
+                            self.streams.note(at, true);
+                            return Err(gone);
+                        }
                     },
                 },
             }

@@ -20,6 +20,7 @@ mod cluster;
 mod connection;
 mod detour;
 mod endpoint;
+mod health;
 pub mod http;
 mod login;
 pub mod news;
@@ -43,6 +44,7 @@ pub use brokers::{Broker, Brokers, Door, Knock};
 pub use by_hand::ByHand;
 pub use cluster::{Cluster, ClusterOptions, EjectOptions, Environment, Frame, Gutter, Servers};
 pub use connection::{Connection, ConnectionOptions, State};
+pub use health::Health;
 pub use login::{CurrentLogin, LoginSource};
 pub use reads::{ReadFrom, ReadPolicy};
 pub use routes::{
@@ -52,6 +54,6 @@ pub use routes::{
 pub use scatter::{Announced, Announcement, Bond, Gathered, Plan, Rules, Scattered, Way};
 pub use scripts::ScriptStore;
 pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};
-pub use streams::{Stream, StreamOptions, StreamSeat, Streams};
+pub use streams::{OutlierOptions, Stream, StreamOptions, StreamSeat, Streams};
 pub use timers::Timers;
 pub use uncounted::{NoFrame, Uncounted};

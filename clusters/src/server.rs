@@ -14,7 +14,7 @@ use crate::connection::Kind;
 use crate::detour::Follow;
 use crate::endpoint::Endpoint;
 use crate::news::Subscription;
-use crate::{Backoff, Connection, ConnectionOptions, RateGate, State};
+use crate::{Backoff, Connection, ConnectionOptions, Health, RateGate, State};
 
 /// Dedicated connections kept for the next client that needs one, per endpoint.
 const IDLE_PINS: usize = 16;
@@ -31,12 +31,15 @@ pub(crate) struct Blueprint {
     pub(crate) connections: usize,
     /// Where servers are found, and to whom it is told that one is lost.
     pub(crate) news: Option<Subscription>,
+    /// What checks say, if there are any.
+    pub(crate) health: Option<Arc<Health>>,
 }
 
 impl Blueprint {
     pub(crate) fn endpoint(&self, address: Address) -> Rc<Endpoint> {
         Rc::new(Endpoint {
             cluster: self.cluster.clone(),
+            pulse: self.health.as_ref().and_then(|health| health.pulse(&address)),
             address,
             options: Rc::clone(&self.options),
             metrics: Arc::clone(&self.metrics),
@@ -145,6 +148,8 @@ impl<P: Framed> Server<P> {
         });
         match connection.state() {
             State::BackingOff => Err(self.endpoint.refusal()),
+            // It is there and does not do its work: what is sent to it would wait.
+            State::Open if self.endpoint.is_ill() => Err(self.endpoint.refusal()),
             State::Connecting | State::Idle if self.endpoint.is_lost() => {
                 // With calls coming in, it would have been tried.
                 if connection.try_to_open() {

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ use tokio::time::Instant;
 
 use crate::CurrentLogin;
 use crate::cluster::Environment;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Eject, Endpoint};
 use crate::server::Blueprint;
-use crate::{Balancer, ConnectionOptions, Node, Sharding};
+use crate::{Balancer, ConnectionOptions, Health, Node, Sharding};
 
 /// What the configuration says about such a cluster.
 pub struct StreamOptions {
@@ -41,7 +41,25 @@ pub struct StreamOptions {
     pub tls: Option<Arc<ClientTls>>,
     /// How servers are told who the client is, if they are.
     pub proxy: Option<ProxyVersion>,
+    /// What checks say of them, if there are any.
+    pub health: Option<Arc<Health>>,
+    /// When they are left out, if ever.
+    pub outlier: Option<OutlierOptions>,
 }
+
+/// When servers that fail their clients are left out.
+#[derive(Clone, Copy, Debug)]
+pub struct OutlierOptions {
+    /// Failures in a row.
+    pub failures: u32,
+    /// How long the first time; as much more each time.
+    pub eject_for: Duration,
+    /// Share of servers that may be left out at a time; one may be in any case, if there is another.
+    pub max_share: f64,
+}
+
+/// Times in a row after which a server is left out no longer than the last time.
+const MAX_TIMES: u32 = 10;
 
 /// The servers of one cluster, on one worker.
 pub struct Streams {
@@ -52,6 +70,7 @@ pub struct Streams {
     balancer: Balancer,
     turn: Cell<usize>,
     proxy: Option<ProxyVersion>,
+    outlier: Option<OutlierOptions>,
     metrics: Arc<ClusterMetrics>,
 }
 
@@ -59,6 +78,8 @@ struct Server {
     endpoint: Rc<Endpoint>,
     /// Connections now.
     open: Rc<Cell<usize>>,
+    /// Until when it is left out for its failures, by the worker's clock (0: it is not), and how often it was of late.
+    out: Cell<(u64, u32)>,
 }
 
 /// A connection to one of the servers.
@@ -105,10 +126,24 @@ impl Streams {
             connect_rate: 1,
             connections: 1,
             news: None,
+            health: options.health,
         };
-        let server = |address| Server { endpoint: blueprint.endpoint(address), open: Rc::default() };
-        Rc::new(Self {
-            servers: options.servers.into_iter().map(server).collect(),
+        let server = |address| Server {
+            endpoint: blueprint.endpoint(address),
+            open: Rc::default(),
+            out: Cell::default(),
+        };
+        let servers: Vec<_> = options.servers.into_iter().map(server).collect();
+        Rc::new_cyclic(|me: &Weak<Self>| Self {
+            servers: servers
+                .into_iter()
+                .inspect(|server| {
+                    if let Some(outlier) = options.outlier {
+                        server.endpoint.tell_failures(outlier.failures, Weak::clone(me) as Weak<dyn Eject>);
+                    }
+                })
+                .collect(),
+            outlier: options.outlier,
             named: RefCell::default(),
             balancer: Balancer::new(options.sharding, &options.nodes),
             turn: Cell::new(fastrand::usize(..1 << 16)),
@@ -129,7 +164,7 @@ impl Streams {
         let first = self.choose(&key_of(client)).ok_or(Refusal::NoRoute)?;
         let count = self.servers.len();
         let order = || (0..count).map(|step| (first + step) % count);
-        let is_up = |at: &usize| self.servers.get(*at).is_some_and(|server| !server.endpoint.is_down());
+        let is_up = |at: &usize| !self.is_down(*at);
         // Those that have failed lately come last, but they do come: one that is up again is worth more than none.
         let (up, down): (Vec<_>, Vec<_>) = order().partition(is_up);
         for server in up.into_iter().chain(down).filter_map(|at| self.servers.get(at)) {
@@ -142,6 +177,7 @@ impl Streams {
                 },
             };
             if let Some(stream) = connected {
+                server.endpoint.answered();
                 return Ok(stream);
             }
         }
@@ -176,7 +212,7 @@ impl Streams {
         // Servers come and go, and nobody says so.
         named.retain(|_, server| server.open.get() > 0);
         let endpoint = self.blueprint.endpoint(address.clone());
-        let server = Rc::new(Server { endpoint, open: Rc::default() });
+        let server = Rc::new(Server { endpoint, open: Rc::default(), out: Cell::default() });
         named.insert(address.clone(), Rc::clone(&server));
         server
     }
@@ -208,7 +244,28 @@ impl Streams {
 
     /// Whether this one is left alone after failures.
     pub(crate) fn is_down(&self, at: usize) -> bool {
-        self.servers.get(at).is_none_or(|server| server.endpoint.is_down())
+        self.servers.get(at).is_none_or(|server| server.endpoint.is_down() || self.is_out(server))
+    }
+
+    /// Whether a server is left out because it has failed its clients.
+    fn is_out(&self, server: &Server) -> bool {
+        let (until, times) = server.out.get();
+        if until == 0 || server.endpoint.clock.micros() < until {
+            return until != 0;
+        }
+        server.out.set((0, times));
+        self.metrics.readmitted();
+        false
+    }
+
+    /// Takes note of what a request has come to at this one.
+    pub(crate) fn note(&self, at: usize, has_failed: bool) {
+        let Some(server) = self.servers.get(at).filter(|_| self.outlier.is_some()) else { return };
+        if has_failed {
+            server.endpoint.count_failure();
+        } else {
+            server.endpoint.answered();
+        }
     }
 
     /// Connects to this one, for nobody in particular.
@@ -253,7 +310,8 @@ impl Streams {
     /// State of each server for people: address, whether it has failed lately, connections.
     pub fn describe(&self) -> Vec<(String, bool, usize)> {
         let row = |server: &Server| {
-            (server.endpoint.address.to_string(), server.endpoint.is_down(), server.open.get())
+            let is_down = server.endpoint.is_down() || self.is_out(server);
+            (server.endpoint.address.to_string(), is_down, server.open.get())
         };
         let mut rows: Vec<_> = self.servers.iter().map(row).collect();
         for (address, is_down, open) in self.named.borrow().values().map(|server| row(server)) {
@@ -264,6 +322,29 @@ impl Streams {
             }
         }
         rows
+    }
+}
+
+impl Eject for Streams {
+    fn eject(&self, endpoint: &Endpoint) {
+        let Some(outlier) = self.outlier else { return };
+        let out = self.servers.iter().filter(|server| self.is_out(server)).count();
+        let most = ((self.servers.len() as f64 * outlier.max_share) as usize).max(1);
+        let Some(server) = self.servers.iter().find(|server| std::ptr::eq(&*server.endpoint, endpoint))
+        else {
+            return;
+        };
+        // Somebody has to serve, and who is out already goes on as it is.
+        if out >= most || out + 1 >= self.servers.len() || self.is_out(server) {
+            return;
+        }
+        let (_, times) = server.out.get();
+        let times = (times + 1).min(MAX_TIMES);
+        let until = endpoint.clock.micros() + outlier.eject_for.as_micros() as u64 * u64::from(times);
+        server.out.set((until, times));
+        self.metrics.ejected();
+        let (cluster, address) = (&endpoint.cluster, &endpoint.address);
+        tracing::warn!(cluster, server = %address, "server fails its clients, and is left out");
     }
 }
 

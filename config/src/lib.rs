@@ -13,6 +13,7 @@ mod brokers;
 mod detect;
 mod error;
 mod flags;
+mod health;
 mod http;
 mod node;
 mod options;
@@ -35,6 +36,7 @@ pub use brokers::{BROKER_ID, BrokersSpec};
 pub use detect::DetectSpec;
 pub use error::{ConfigError, edit_distance};
 pub use flags::{Overrides, TlsFlags, demo_snapshot, from_flags};
+pub use health::{HealthCheckKind, HealthCheckSpec, OutlierSpec};
 pub use http::{
     HttpActionSpec, HttpComplaint, HttpEditSpec, HttpForwardSpec, HttpRedirectSpec, HttpRetrySpec,
     HttpRouteSpec,
@@ -221,6 +223,10 @@ pub struct ClusterSpec {
     pub members: Vec<Member>,
     /// When servers are left out; never if there is nothing here.
     pub eject: Option<EjectSpec>,
+    /// How servers are checked, if they are.
+    pub health_check: Option<HealthCheckSpec>,
+    /// When servers that are alike are left out; never if there is nothing here.
+    pub outlier: Option<OutlierSpec>,
     /// Shared connections per endpoint and worker.
     pub connections: u32,
     /// Time for one connection attempt.

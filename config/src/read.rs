@@ -24,6 +24,7 @@ use crate::{ConfigError, Known, LogFormat, LogSpec, Snapshot};
 mod cluster;
 mod fields;
 mod filters;
+mod health;
 mod http;
 mod listener;
 mod reads;

@@ -91,6 +91,23 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
             "gutter": text("memcached:// servers that take the keys of those that are left out (the others do)."),
             "gutter_ttl": duration("The longest life of what is stored there (10s)."),
         } },
+        "health_check": { "type": "object", "additionalProperties": false, "description": "Asks every server now and then, and leaves out those that do not answer as they should: docs/health.md.", "properties": {
+            "kind": { "enum": ["grpc", "http", "protocol", "tcp"], "description": "What is asked (http with `path`, grpc with `service`, else what clients of the protocol ask first; HTTP servers are connected to)." },
+            "path": text("What is asked of HTTP servers, as in /healthz."),
+            "host": text("What Host says (the server's address)."),
+            "expect": text("The status, or the first and the last, that is right (200-299)."),
+            "service": text("The service that servers of gRPC are asked about (the server)."),
+            "interval": duration("Time between two checks of a server (5s)."),
+            "timeout": duration("Time for the answer (1s)."),
+            "unhealthy_after": count("Failures in a row after which a server is left out (3)."),
+            "healthy_after": count("Successes in a row after which it is back (2)."),
+            "panic_below": { "type": "number", "minimum": 0, "maximum": 1, "description": "With a smaller share of servers that are well nobody is left out (0.5)." },
+        } },
+        "outlier": { "type": "object", "additionalProperties": false, "description": "Leaves servers of HTTP and TCP out that fail their clients: docs/health.md.", "properties": {
+            "failures": count("Failures in a row after which a server is left out (5)."),
+            "eject_for": duration("How long the first time; twice as long the second time, and so on (30s)."),
+            "max_share": { "type": "number", "minimum": 0, "maximum": 1, "description": "Share of servers that may be left out at a time; one may be in any case (0.5)." },
+        } },
         "connections": count("Shared connections per server and worker (1)."),
         "connect_timeout": duration("Time for one connection attempt (1s)."),
         "backoff": { "type": "object", "additionalProperties": false, "properties": {

@@ -113,7 +113,7 @@ struct HttpPlan {
 }
 
 /// What the servers of a cluster speak.
-fn version_of(cluster: &ClusterSpec) -> HttpVersion {
+pub(crate) fn http_version(cluster: &ClusterSpec) -> HttpVersion {
     match &*cluster.protocol {
         catalog::HTTP2 => HttpVersion::Http2,
         Http::NAME if cluster.tls.is_some() => HttpVersion::Negotiated,
@@ -134,7 +134,7 @@ impl DoorPlan for HttpPlan {
         let mut ticked = Vec::new();
         let mut target = |route: &str, at: usize| {
             let cluster = self.clusters.get(at)?;
-            let servers = scope.http_servers(cluster, version_of(cluster), &self.shared);
+            let servers = scope.http_servers(cluster, http_version(cluster), &self.shared);
             let count = || scope.route_metrics(&self.shared.registry, name, route, &cluster.name);
             let metrics = is_routed.then(count);
             let policies = RefCell::new(Policies::of_cluster(cluster, &self.shared));
@@ -151,7 +151,7 @@ impl DoorPlan for HttpPlan {
         };
         let mut fetch = |name: &str| {
             let cluster = self.clusters.iter().find(|cluster| cluster.name == name)?;
-            let servers = scope.http_servers(cluster, version_of(cluster), &self.shared);
+            let servers = scope.http_servers(cluster, http_version(cluster), &self.shared);
             Some(Rc::new(Asker(servers)) as Rc<dyn Fetch>)
         };
         for (route, (_, factories)) in routes.iter_mut().zip(&self.routes) {

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use mecha_clusters::http::{HttpOptions, HttpServers, HttpVersion};
 use mecha_clusters::{
-    Cluster, ClusterOptions, HashTag, LoginSource, ReadFrom, ReadPolicy, Servers, StreamOptions, Streams,
+    Cluster, ClusterOptions, HashTag, LoginSource, OutlierOptions, ReadFrom, ReadPolicy, Servers,
+    StreamOptions, Streams,
 };
 use mecha_config::ClusterSpec;
 use mecha_core::{Found, Framed, Limits, OpInfo, Protocol};
@@ -154,6 +155,12 @@ impl Scope {
                 mecha_config::ProxyProtocol::V1 => ProxyVersion::V1,
                 mecha_config::ProxyProtocol::V2 => ProxyVersion::V2,
             }),
+            health: shared.checks.get(&spec.name).map(|checks| Arc::clone(&checks.health)),
+            outlier: spec.outlier.map(|outlier| OutlierOptions {
+                failures: outlier.failures,
+                eject_for: outlier.eject_for,
+                max_share: outlier.max_share,
+            }),
         };
         let streams = Streams::new(options, metrics, &self.environment);
         self.by_name.insert(key, (spec.clone(), Rc::clone(&streams) as _));
@@ -237,6 +244,7 @@ impl Scope {
             connect_timeout: spec.connect_timeout,
             backoff: (spec.backoff.initial, spec.backoff.max),
             connect_rate: spec.connect_rate,
+            health: shared.checks.get(&spec.name).map(|checks| Arc::clone(&checks.health)),
             max_pins: spec.max_pins as usize,
             max_pending: spec.max_pending as usize,
             eject: spec.eject.as_ref().map(sharding::eject),

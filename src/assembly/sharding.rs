@@ -10,6 +10,11 @@ pub(super) fn of(spec: &ClusterSpec, tag: Option<HashTag>) -> Sharding {
     Sharding { balance: balance(spec.balance), hash: hash(spec.hash), tag: hash_tag(spec.hash_tag, tag) }
 }
 
+/// Servers that are alike, one after the other.
+pub(crate) fn any() -> Sharding {
+    Sharding { balance: Balance::RoundRobin, hash: KeyHash::default(), tag: None }
+}
+
 /// The servers of `spec` as rings see them.
 pub(super) fn nodes(spec: &ClusterSpec) -> Vec<Node> {
     nodes_of(&spec.members)

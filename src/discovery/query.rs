@@ -13,19 +13,19 @@ use mecha_transport::{Address, ReadHalf, WriteHalf};
 use tokio::io::AsyncReadExt;
 
 /// The largest answer: far above that of a cluster whose every slot is a range of its own.
-pub(super) const MAX_ANSWER: usize = 16 << 20;
+pub(crate) const MAX_ANSWER: usize = 16 << 20;
 
 /// How whoever is asked wants to be talked to.
 #[derive(Clone, Default)]
-pub(super) struct Manners {
+pub(crate) struct Manners {
     /// Whom to trust; `None` without TLS.
-    pub(super) tls: Option<Arc<ClientTls>>,
+    pub(crate) tls: Option<Arc<ClientTls>>,
     /// Who mecha is to them.
-    pub(super) login: LoginSpec,
+    pub(crate) login: LoginSpec,
 }
 
 /// A connection for questions.
-pub(super) struct Query {
+pub(crate) struct Query {
     read: ReadHalf,
     write: WriteHalf,
     unread: Vec<u8>,
@@ -33,7 +33,7 @@ pub(super) struct Query {
 
 impl Query {
     /// Connects within `timeout`, and says who it is.
-    pub(super) async fn to(address: &Address, timeout: Duration, manners: &Manners) -> io::Result<Self> {
+    pub(crate) async fn to(address: &Address, timeout: Duration, manners: &Manners) -> io::Result<Self> {
         let (read, write) = mecha_transport::connect(address, timeout, manners.tls.as_deref()).await?;
         let mut query = Self { read, write, unread: Vec::new() };
         let login = &manners.login;
@@ -48,12 +48,12 @@ impl Query {
     }
 
     /// Its two halves.
-    pub(super) fn halves(&mut self) -> (&mut ReadHalf, &WriteHalf) {
+    pub(crate) fn halves(&mut self) -> (&mut ReadHalf, &WriteHalf) {
         (&mut self.read, &self.write)
     }
 
     /// Asks, and returns the answer's frame.
-    pub(super) async fn ask(&mut self, words: &[&str], timeout: Duration) -> io::Result<Vec<u8>> {
+    pub(crate) async fn ask(&mut self, words: &[&str], timeout: Duration) -> io::Result<Vec<u8>> {
         let mut request = Vec::new();
         mecha_resp::write_request(words.iter().map(|word| word.as_bytes()), &mut request);
         let asking = async {
@@ -64,7 +64,7 @@ impl Query {
     }
 
     /// Sends all of `bytes`, however long that takes.
-    pub(super) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut rest = bytes;
         while !rest.is_empty() {
             std::future::poll_fn(|cx| self.read.poll_write_ready(cx)).await?;
@@ -78,12 +78,12 @@ impl Query {
     }
 
     /// Fills `bytes` with what the server sends, however long that takes.
-    pub(super) async fn fill(&mut self, bytes: &mut [u8]) -> io::Result<()> {
+    pub(crate) async fn fill(&mut self, bytes: &mut [u8]) -> io::Result<()> {
         self.read.read_exact(bytes).await.map(drop)
     }
 
     /// The next frame that the server sends, however long that takes.
-    pub(super) async fn frame(&mut self) -> io::Result<Vec<u8>> {
+    pub(crate) async fn frame(&mut self) -> io::Result<Vec<u8>> {
         let limits = Limits { stream_above: MAX_ANSWER, max_frame: MAX_ANSWER, ..Limits::default() };
         let mut decoder = Resp::reply_decoder(limits, 0);
         let mut heads = Vec::new();

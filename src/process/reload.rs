@@ -212,9 +212,8 @@ impl Running {
         let (registry, started) = (old.shared.registry.clone(), old.shared.started);
         let plan = Plan::new(Arc::new(snapshot), registry, started, Some(old))
             .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
-        for discovery in plan.shared.discoveries.values() {
-            discovery.start().map_err(|error| vec![format!("cannot start finding servers: {error}")])?;
-        }
+        let watched = plan.shared.watch();
+        watched.map_err(|error| vec![format!("cannot start looking at servers: {error}")])?;
         mark_outgoing(&plan.snapshot);
         let (mut bound, mut addresses) = (Vec::new(), Sockets::new());
         for listener in &plan.snapshot.listeners {

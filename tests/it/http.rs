@@ -1,6 +1,6 @@
 //! HTTP doors: what reaches servers, what reaches clients, and what reaches nobody.
 
-mod client;
+pub(crate) mod client;
 mod filters;
 mod framing;
 mod pairs;

@@ -20,6 +20,7 @@ mod failover;
 mod faults;
 mod faults_return;
 mod handshakes;
+mod health;
 mod hostile;
 mod http;
 mod intercept;

@@ -31,6 +31,8 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         hash: KeyHash::default(),
         hash_tag: HashTag::default(),
         eject: None,
+        health_check: None,
+        outlier: None,
         connections: 1,
         connect_timeout: Duration::from_secs(1),
         backoff: Backoff { initial: Duration::from_millis(50), max: Duration::from_secs(5) },
@@ -142,6 +144,7 @@ impl Reader<'_> {
     fn cluster_keys(&mut self, fields: &mut Fields<'_>, cluster: &mut ClusterSpec) {
         self.sharding_keys(fields, cluster);
         self.reads_keys(fields, cluster);
+        self.health_keys(fields, cluster);
         set(&mut cluster.refresh, self.period(fields.take("refresh"), Duration::from_millis(100)));
         set(&mut cluster.park, self.period(fields.take("park"), Duration::ZERO));
         set(&mut cluster.connections, self.count(fields.take("connections"), 1024));
