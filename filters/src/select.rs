@@ -36,7 +36,8 @@ impl Selection {
             let stem = format!("{lower}|");
             let mut is_known = false;
             for (row, op) in ops.iter().enumerate().skip(1) {
-                if op.name == lower || op.name.starts_with(&stem) {
+                // Names of commands are the same in any case, but not always written in small letters.
+                if op.name.eq_ignore_ascii_case(&lower) || op.name.starts_with(&stem) {
                     is_known = true;
                     selection.set(row);
                 }

@@ -191,6 +191,7 @@ impl DoorPlan for KafkaPlan {
             named: spec.host.clone().filter(|_| spec.is_by_name).map(Host::new),
             host: spec.host,
             max_frame: u32::try_from(listener.max_frame).unwrap_or(u32::MAX),
+            judges: RefCell::default(),
             filters: self.filters.iter().map(|(_, factory)| Arc::clone(factory)).collect(),
             clock: scope.environment.clock,
         };

@@ -88,11 +88,13 @@ impl OpaquePlan {
     pub(super) fn door<D: Destination>(&self, scope: &mut Scope, upstream: Rc<D>) -> Rc<dyn Door> {
         let mut policies = self.policies.open();
         policies.extend(Policies::of_cluster(&self.cluster, &self.shared));
+        let policies = Rc::new(RefCell::new(policies));
+        upstream.judged_by(&policies);
         let name = &self.listener.name;
         let listener = OpaqueListener {
             name: name.clone(),
             upstream,
-            policies: RefCell::new(policies),
+            policies,
             // Made with the plan, for every listener that it has.
             places: self.shared.places.get(name).cloned().unwrap_or_default(),
             metrics: scope.listener_metrics(&self.shared.registry, name, self.protocol, self.ops),

@@ -37,7 +37,7 @@ pub use self::placement::Placement;
 use self::reception::Reception;
 pub use self::single::SingleAddress;
 use self::stage::{Stage, Staged};
-use super::opaque::{Destination, Greeted, OpaqueListener, Relay};
+use super::opaque::{Destination, Greeted, Judges, OpaqueListener, Relay};
 
 /// What clients of Kafka do: connect, and then what the protocol's table has, in its order.
 pub static OPS: LazyLock<Vec<OpInfo>> = LazyLock::new(|| {
@@ -126,6 +126,8 @@ pub struct VirtualCluster {
     pub max_frame: u32,
     /// What requests and answers pass, from the client on.
     pub filters: Vec<Arc<dyn KafkaFactory>>,
+    /// Policies that are asked about each request, if there are any.
+    pub judges: RefCell<Option<Judges>>,
     /// The process'.
     pub clock: Clock,
 }
@@ -144,7 +146,10 @@ impl VirtualCluster {
     /// The filters of one client; `None` if there are none.
     fn stage(&self, client: &Peer) -> Option<Box<Stage>> {
         let filters: Vec<_> = self.filters.iter().map(|factory| factory.open(client)).collect();
-        (!filters.is_empty()).then(|| Box::new(Stage::new(filters, self.max_frame)))
+        let judges = self.judges.borrow().clone();
+        let is_wanted = !filters.is_empty() || judges.is_some();
+        let policies = judges.map(|judges| (judges, client.clone(), self.clock));
+        is_wanted.then(|| Box::new(Stage::new(filters, policies, self.max_frame)))
     }
 
     /// Connects to this broker, or to any, and logs in where that is wanted.
@@ -174,6 +179,9 @@ impl VirtualCluster {
             && self.host == other.host
             && self.named.is_some() == other.named.is_some()
             && self.max_frame == other.max_frame
+            // Policies may be others.
+            && self.judges.borrow().is_none()
+            && other.judges.borrow().is_none()
             && self.filters.iter().map(Arc::as_ptr).eq(other.filters.iter().map(Arc::as_ptr))
             && self.clients.as_ref().map(Arc::as_ptr) == other.clients.as_ref().map(Arc::as_ptr)
     }
@@ -293,6 +301,10 @@ impl Destination for VirtualCluster {
 
     fn report(relay: &mut Self::Passage, listener: &OpaqueListener<Self>) {
         relay.between.take_done(|done| listener.metrics.done(done));
+    }
+
+    fn judged_by(&self, judges: &Judges) {
+        self.judges.replace(Some(Rc::clone(judges)).filter(|judges| !judges.borrow().is_empty()));
     }
 
     fn is_same(self: &Rc<Self>, other: &Rc<Self>) -> bool {

@@ -46,6 +46,9 @@ pub struct Greeted {
     pub until_micros: Option<u64>,
 }
 
+/// The policies of one listener, on one worker.
+pub type Judges = Rc<RefCell<Vec<Box<dyn Policy>>>>;
+
 /// Where the connections of a listener's clients go.
 #[expect(async_fn_in_trait, reason = "it is awaited by the engine of this crate, on the worker's own thread")]
 pub trait Destination: 'static {
@@ -97,6 +100,11 @@ pub trait Destination: 'static {
         let _ = (passage, listener);
     }
 
+    /// Policies are asked about connections by others; whoever sees more may ask them about that. Told once.
+    fn judged_by(&self, judges: &Judges) {
+        let _ = judges;
+    }
+
     /// Whether the clients of the one may go on as clients of the other.
     fn is_same(self: &Rc<Self>, other: &Rc<Self>) -> bool {
         Rc::ptr_eq(self, other)
@@ -135,7 +143,7 @@ pub struct OpaqueListener<D = Streams> {
     /// Where connections go.
     pub upstream: Rc<D>,
     /// What each passes first.
-    pub policies: RefCell<Vec<Box<dyn Policy>>>,
+    pub policies: Judges,
     /// Who may be here, over all workers.
     pub places: Arc<Places>,
     /// Counters.

@@ -247,10 +247,10 @@ fn is_answered(head: RequestHead, body: &[u8]) -> bool {
 }
 
 /// How a client of Kafka is told why it is led nowhere: so that it comes again where that helps.
-fn reason(why: Refusal, key: ApiKey) -> Reason<'static> {
+pub(super) fn reason(why: Refusal, key: ApiKey) -> Reason<'static> {
     let (code, message) = match why {
         Refusal::RateLimited | Refusal::TooManyClients => {
-            (Code::THROTTLING_QUOTA_EXCEEDED, "too many connections: try again later")
+            (Code::THROTTLING_QUOTA_EXCEEDED, "too many: try again later")
         }
         Refusal::Denied | Refusal::Filtered => (Code::denied(key), "a rule of mecha forbids it"),
         _ => {

@@ -36,7 +36,7 @@ use mecha_transport::{ReadHalf, WriteHalf};
 use self::router::Router;
 use super::placement::Placement;
 use super::{Opened, VirtualCluster};
-use crate::session::opaque::{Destination, Greeted, OpaqueListener};
+use crate::session::opaque::{Destination, Greeted, Judges, OpaqueListener};
 
 /// The brokers of one listener that has one address for all, on one worker.
 pub struct SingleAddress {
@@ -119,6 +119,10 @@ impl Destination for SingleAddress {
 
     fn report(router: &mut Router, listener: &OpaqueListener<Self>) {
         router.take_done(|done| listener.metrics.done(done));
+    }
+
+    fn judged_by(&self, judges: &Judges) {
+        self.cluster.judged_by(judges);
     }
 
     fn is_same(self: &Rc<Self>, other: &Rc<Self>) -> bool {

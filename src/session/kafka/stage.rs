@@ -12,18 +12,20 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use mecha_core::{Done, Outcome, Refusal, Ticket};
+use mecha_core::{Call, Cx, Done, OpClass, Outcome, Peer, Refusal, Ticket, Verdict};
 use mecha_filters::kafka::{Body, KafkaFilter, Refused, Wants};
 use mecha_kafka::api_versions;
-use mecha_kafka::errors::{Reason, refuse};
+use mecha_kafka::errors::{Code, Reason, codes, refuse};
 use mecha_kafka::frame::{Item, RequestHead, ResponseHead, Scanner, Want};
 use mecha_kafka::pending::Acks;
 use mecha_kafka::table::ApiKey;
 use mecha_telemetry::CloseReason;
+use mecha_transport::Clock;
 
 use super::conversation::Conversation;
-use super::op_of;
-use crate::session::opaque::{Between, Goes};
+use super::reception::reason;
+use super::{OPS, op_of};
+use crate::session::opaque::{Between, Goes, Judges};
 
 /// Bytes of a request or a response that a filter wants to see.
 const MAX_WHOLE: u32 = 64 << 20;
@@ -31,15 +33,16 @@ const MAX_WHOLE: u32 = 64 << 20;
 /// Bytes of memory that are kept for bodies.
 const KEPT: usize = 16 << 10;
 
-/// The filters of one client.
+/// The filters and policies of one client.
 pub(super) struct Stage {
     filters: Vec<Box<dyn KafkaFilter>>,
+    policies: Option<Policies>,
     requests: Scanner<RequestHead>,
     responses: Scanner<ResponseHead>,
     /// Bytes that were not taken, of the client and of brokers: less than a head.
     held: [Vec<u8>; 2],
-    /// The request that is awaited whole.
-    head: Option<RequestHead>,
+    /// The request that is awaited whole, since when, and why policies refuse it.
+    head: Option<(RequestHead, u64, Option<Refusal>)>,
     /// The answer that is awaited whole.
     coming: Option<(ResponseHead, Asked)>,
     asked: VecDeque<Asked>,
@@ -50,12 +53,20 @@ pub(super) struct Stage {
     done: Vec<Done>,
 }
 
+/// What is asked about each request, and by whom; the time.
+type Policies = (Judges, Peer, Clock);
+
+/// Bytes of an answer that is looked at for errors.
+const MAX_JUDGED: u32 = 64 << 10;
+
 /// A request that waits for its answer.
 struct Asked {
     key: ApiKey,
     version: i16,
     correlation: i32,
     what: What,
+    /// 0 if no policy was asked.
+    since_micros: u64,
 }
 
 enum What {
@@ -69,9 +80,14 @@ enum What {
 
 impl Stage {
     /// At the beginning of a connection.
-    pub(super) fn new(filters: Vec<Box<dyn KafkaFilter>>, max_frame: u32) -> Self {
+    pub(super) fn new(
+        filters: Vec<Box<dyn KafkaFilter>>,
+        policies: Option<Policies>,
+        max_frame: u32,
+    ) -> Self {
         Self {
             filters,
+            policies,
             requests: Scanner::new(max_frame),
             responses: Scanner::new(i32::MAX as u32),
             held: [Vec::new(), Vec::new()],
@@ -144,10 +160,13 @@ impl Stage {
             match item {
                 Item::Head(head) => {
                     let RequestHead { key, version, correlation, body } = head;
+                    let (since_micros, refusal) = self.judge(key);
                     // Whether there will be an answer to one that produces, only its body says.
-                    if key != ApiKey::PRODUCE && self.wants(key, version) == Wants::Nothing {
+                    let is_seen = key == ApiKey::PRODUCE || self.wants(key, version) != Wants::Nothing;
+                    if !is_seen && refusal.is_none() {
                         head.write(out);
-                        self.asked.push_back(Asked { key, version, correlation, what: What::Passes });
+                        let what = What::Passes;
+                        self.asked.push_back(Asked { key, version, correlation, what, since_micros });
                         continue;
                     }
                     if body > MAX_WHOLE {
@@ -160,25 +179,67 @@ impl Stage {
                         return Err(CloseReason::Protocol);
                     }
                     requests.want(Want::Whole);
-                    self.head = Some(head);
+                    self.head = Some((head, since_micros, refusal));
                 }
                 Item::Piece { len, .. } => out.extend_from_slice(rest.get(..len).unwrap_or_default()),
                 Item::Whole(body) => {
-                    let head = self.head.take().ok_or(CloseReason::Bug)?;
-                    self.request(head, body, out)?;
+                    let (head, since_micros, refusal) = self.head.take().ok_or(CloseReason::Bug)?;
+                    self.request((head, since_micros), refusal, body, out)?;
                 }
                 Item::More => return Ok(at),
             }
         }
     }
 
+    /// Asks policies about a request that begins: when that was, and why it may not pass.
+    fn judge(&self, key: ApiKey) -> (u64, Option<Refusal>) {
+        let Some((judges, peer, clock)) = &self.policies else { return (0, None) };
+        let (op, now_micros) = (op_of(key), clock.micros());
+        let class = OPS.get(usize::from(op.0)).map_or(OpClass::Session, |info| info.class);
+        // Without them nobody could even be told.
+        if key == ApiKey::API_VERSIONS || class == OpClass::Session {
+            return (0, None);
+        }
+        let mut calls = [Call { op, class, ..Call::default() }];
+        let cx = Cx { now_micros, peer };
+        judges.borrow_mut().iter_mut().for_each(|policy| policy.on_calls(&mut calls, &cx));
+        let [call] = calls;
+        let refusal = match call.verdict {
+            Verdict::Refuse(why) => Some(why),
+            Verdict::Answered(_) | Verdict::Forward => None,
+        };
+        (now_micros.max(1), refusal)
+    }
+
+    /// Tells policies how a request ended that they were asked about.
+    fn ended(&self, key: ApiKey, since_micros: u64, outcome: Outcome) {
+        let Some((judges, peer, clock)) = self.policies.as_ref().filter(|_| since_micros > 0) else { return };
+        let now_micros = clock.micros();
+        let micros = u32::try_from(now_micros.saturating_sub(since_micros)).unwrap_or(u32::MAX);
+        let done = [Done { ticket: Ticket::default(), op: op_of(key), outcome, micros }];
+        let cx = Cx { now_micros, peer };
+        judges.borrow_mut().iter_mut().rev().for_each(|policy| policy.on_done(&done, &cx));
+    }
+
     /// A request came that is there as a whole.
-    fn request(&mut self, head: RequestHead, body: &[u8], out: &mut Vec<u8>) -> Result<(), CloseReason> {
+    fn request(
+        &mut self,
+        (head, since_micros): (RequestHead, u64),
+        refusal: Option<Refusal>,
+        body: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), CloseReason> {
         let RequestHead { key, version, correlation, .. } = head;
         let is_answered = key != ApiKey::PRODUCE || {
             let mut acks = Acks::new(version, head.body).map_err(|_| CloseReason::Protocol)?;
             acks.push(body).map_err(|_| CloseReason::Protocol)?.ok_or(CloseReason::Protocol)? != 0
         };
+        if let Some(why) = refusal {
+            self.ended(key, since_micros, Outcome::Refused(why));
+            let Reason { code, message, .. } = reason(why, key);
+            let refused = Refused::With(code, message.unwrap_or_default());
+            return self.refuse((head, body), (refused, why), is_answered, out);
+        }
         self.body.clear();
         self.body.shrink_to(KEPT);
         self.room.shrink_to(KEPT);
@@ -194,15 +255,18 @@ impl Stage {
             self.notes.push_back(request.note);
             if let Err(refused) = judged {
                 self.notes.truncate(before);
-                return self.refuse((head, body), refused, is_answered, out);
+                self.ended(key, since_micros, Outcome::Refused(Refusal::Denied));
+                return self.refuse((head, body), (refused, Refusal::Denied), is_answered, out);
             }
         }
         RequestHead { body: self.body.len() as u32, ..head }.write(out);
         out.extend_from_slice(&self.body);
         if is_answered {
-            self.asked.push_back(Asked { key, version, correlation, what: What::Seen });
+            let what = What::Seen;
+            self.asked.push_back(Asked { key, version, correlation, what, since_micros });
         } else {
             self.notes.truncate(before);
+            self.ended(key, since_micros, Outcome::Ok);
         }
         Ok(())
     }
@@ -211,7 +275,7 @@ impl Stage {
     fn refuse(
         &mut self,
         (head, body): (RequestHead, &[u8]),
-        refused: Refused,
+        (refused, why): (Refused, Refusal),
         is_answered: bool,
         out: &mut Vec<u8>,
     ) -> Result<(), CloseReason> {
@@ -221,7 +285,7 @@ impl Stage {
             return Err(CloseReason::Protocol);
         };
         tracing::debug!(api = key.name(), code = code.0, message, "a request is refused");
-        let outcome = Outcome::Refused(Refusal::Denied);
+        let outcome = Outcome::Refused(why);
         self.done.push(Done { ticket: Ticket::default(), op: op_of(key), outcome, micros: 0 });
         let reason = Reason { code, message: Some(message), throttle_millis: 0 };
         let mut answer = Vec::new();
@@ -234,7 +298,8 @@ impl Stage {
         RequestHead { key: ApiKey::API_VERSIONS, version: 0, correlation, body: ANYBODY.len() as u32 }
             .write(out);
         out.extend_from_slice(&ANYBODY);
-        self.asked.push_back(Asked { key, version, correlation, what: What::Refused(answer) });
+        let what = What::Refused(answer);
+        self.asked.push_back(Asked { key, version, correlation, what, since_micros: 0 });
         Ok(())
     }
 
@@ -276,10 +341,13 @@ impl Stage {
                         What::Refused(_) => true,
                         What::Seen => self.wants(asked.key, asked.version) == Wants::Both,
                     };
-                    if !is_wanted {
+                    // Errors of brokers matter to policies, but not so much as to hold records up.
+                    let is_judged = asked.since_micros > 0 && head.body <= MAX_JUDGED;
+                    if !is_wanted && !is_judged {
                         if matches!(asked.what, What::Seen) {
                             self.notes.drain(..self.filters.len().min(self.notes.len()));
                         }
+                        self.ended(asked.key, asked.since_micros, Outcome::Ok);
                         head.write(out);
                         continue;
                     }
@@ -309,9 +377,16 @@ impl Stage {
         body: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<(), CloseReason> {
-        let Asked { key, version, .. } = asked;
+        let Asked { key, version, since_micros, .. } = asked;
+        if since_micros > 0 {
+            self.ended(key, since_micros, outcome(key, version, body));
+        }
         match asked.what {
             What::Refused(answer) => self.body = answer,
+            What::Passes if key != ApiKey::API_VERSIONS => {
+                self.body.clear();
+                self.body.extend_from_slice(body);
+            }
             What::Passes => {
                 let mut narrowed = BytesMut::new();
                 let mut limit = |key: ApiKey, versions| {
@@ -349,6 +424,20 @@ impl Stage {
         let [_, held] = &self.held;
         if held.is_empty() && self.coming.is_none() { self.responses.unseen() } else { 0 }
     }
+}
+
+/// What an answer has come to: what brokers say of themselves is an error of theirs, anything else of the client's.
+fn outcome(key: ApiKey, version: i16, body: &[u8]) -> Outcome {
+    let mut outcome = Outcome::Ok;
+    let read = codes(key, version, body, &mut |code| {
+        outcome = match code {
+            Code::NONE => return,
+            code if code.is_of_broker() => Outcome::ServerError,
+            _ if outcome == Outcome::Ok => Outcome::ClientError,
+            _ => return,
+        };
+    });
+    read.map_or(Outcome::Ok, |()| outcome)
 }
 
 /// A client and one broker, with filters between them if there are any.

@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use super::{bootstrap, field, kcat, records, topic};
-use crate::support::{Kafka, Mecha, Tool, kafka, tool};
+use super::{answer, bootstrap, connect, field, kcat, records, request, topic};
+use crate::support::{Fake, Kafka, Mecha, Tool, kafka, tool};
 
 /// A mecha with these filters before `kafka`: a port for each broker, or one for all.
 fn behind(kafka: &Kafka, is_single: bool, filters: &str) -> Mecha {
@@ -191,4 +191,79 @@ fn records_are_what_they_must_be_and_carry_what_is_added() {
         assert!(line.contains("kind=a,source=shop,traceparent=00-"), "{line}");
     }
     kafka.assert_hidden();
+}
+
+/// The errors that a client gets which asks for the list of groups so often.
+fn list_groups(mecha: &Mecha, times: i32) -> Vec<i16> {
+    let mut stream = connect(mecha);
+    let ask = |correlation| {
+        stream.write_all(&request(16, 0, correlation, &[])).unwrap();
+        let answer = answer(&mut stream);
+        assert_eq!(answer[..4], correlation.to_be_bytes());
+        i16::from_be_bytes([answer[4], answer[5]])
+    };
+    (0..times).map(ask).collect()
+}
+
+#[test]
+fn policies_see_each_request_and_are_heard_in_kafkas_words() {
+    let Some(kafka) = kafka() else { return };
+    let log = std::env::temp_dir().join(format!("mecha-it-kafka-{}.log", std::process::id()));
+    for is_single in [false, true] {
+        let filters = format!(
+            "  - access_log: {{ to: \"{}\" }}\n  - rate_limit: {{ permits: 5, per: 1h, burst: 5, commands: [ListGroups] }}\n",
+            log.display()
+        );
+        let mecha = behind(kafka, is_single, &filters);
+        let errors = list_groups(&mecha, 8);
+        assert_eq!(errors, [0, 0, 0, 0, 0, 89, 89, 89], "{is_single}");
+        // What is not limited goes on, and is written down.
+        assert!(kcat(&mecha, &["-L"], "").contains("broker 1 at"));
+        let seen = |word: &str| {
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            text.lines().filter(|line| line.contains(word)).count()
+        };
+        crate::support::eventually("nobody writes", || seen("ListGroups") >= 8 && seen("Metadata") >= 1);
+        assert!(seen("rate_limited") >= 3);
+        std::fs::remove_file(&log).unwrap();
+    }
+    kafka.assert_hidden();
+}
+
+#[test]
+fn brokers_that_say_they_are_not_well_open_the_circuit() {
+    // Every group is loaded somewhere else.
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = std::sync::Arc::clone(&asked);
+    let broker = Fake::start(move |mut stream, _| {
+        let mut head = [0; 12];
+        while std::io::Read::read_exact(&mut stream, &mut head).is_ok() {
+            let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+            let mut rest = vec![0; length - 8];
+            if std::io::Read::read_exact(&mut stream, &mut rest).is_err() {
+                return;
+            }
+            let error: i16 = match i16::from_be_bytes([head[4], head[5]]) {
+                16 => {
+                    count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    14
+                }
+                18 => 0,
+                _ => return,
+            };
+            let body = [&head[8..12], &error.to_be_bytes()[..], &0i32.to_be_bytes()[..]].concat();
+            let frame = [&(body.len() as u32).to_be_bytes()[..], &body].concat();
+            if stream.write_all(&frame).is_err() {
+                return;
+            }
+        }
+    });
+    let mecha = Mecha::configured(&format!(
+        "workers: 1\nlisteners:\n- listen: \"kafka://127.0.0.1:0\"\n  to: \"kafka://127.0.0.1:{}\"\n  filters:\n  \
+         - circuit_breaker: {{ failures: 3, open_for: 1h }}\n",
+        broker.port
+    ));
+    let errors = list_groups(&mecha, 6);
+    assert_eq!(errors, [14, 14, 14, 15, 15, 15]);
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), 3);
 }
