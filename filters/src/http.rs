@@ -14,6 +14,7 @@ mod body_limit;
 mod compression;
 mod cors;
 mod ext_authz;
+mod grpc_web;
 mod jwt;
 mod traceparent;
 
@@ -36,6 +37,7 @@ pub const FILTERS: &[&HttpKind] = &[
     &compression::KIND,
     &cors::KIND,
     &ext_authz::KIND,
+    &grpc_web::KIND,
     &jwt::KIND,
     &traceparent::KIND,
 ];

@@ -142,6 +142,7 @@ mod tests {
         let hint = unknown.hint.as_deref().unwrap_or_default();
         let mut names: Vec<_> =
             hint.trim_start_matches("there is ").split(", ").map(ToString::to_string).collect();
+        names.retain(|name| name != "none");
         names.sort_unstable();
         names
     }

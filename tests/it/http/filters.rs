@@ -319,3 +319,50 @@ fn grpc_clients_are_turned_away_in_their_own_words() {
     let told = curl(&mecha, "/shop.Cart/Add", &args);
     assert!(told.starts_with("HTTP/2 200") && told.contains("grpc-status: 16"), "{told}");
 }
+
+#[test]
+fn pages_call_grpc_and_read_its_trailers() {
+    use super::client::{Pieces, Version, run, serve};
+    let (tell, port) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        run(async move {
+            let port = serve(Version::Two, |request| {
+                assert_eq!(request.head.headers["content-type"], "application/grpc+proto");
+                assert_eq!(request.head.headers["te"], "trailers");
+                let mut trailers = hyper::HeaderMap::new();
+                trailers.insert("grpc-status", hyper::header::HeaderValue::from_static("0"));
+                let body =
+                    Pieces::of([request.body.slice(..2), request.body.slice(2..)]).with_trailers(trailers);
+                hyper::Response::builder()
+                    .header("content-type", "application/grpc+proto")
+                    .body(body)
+                    .unwrap()
+            })
+            .await;
+            tell.send(port).unwrap();
+            tokio::time::sleep(Duration::from_secs(15)).await;
+        });
+    });
+    let mecha = Mecha::configured(&format!(
+        "workers: 1\nlisteners:\n  - {{ listen: http://127.0.0.1:0, to: 'grpc://127.0.0.1:{}', filters: [grpc_web] }}\n",
+        port.recv().unwrap()
+    ));
+    let ask = |kind: &str, body: &str| {
+        let mut stream = connect(mecha.port);
+        let fields =
+            format!("Host: a\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close", body.len());
+        stream
+            .write_all(format!("POST /shop.Cart/Add HTTP/1.1\r\n{fields}\r\n\r\n{body}").as_bytes())
+            .unwrap();
+        to_end(&mut stream)
+    };
+    let told = ask("application/grpc-web+proto", "\0\0\0\0\u{2}hi");
+    assert!(told.contains("content-type: application/grpc-web+proto\r\n"), "{told}");
+    assert!(told.contains("\0\0\0\0\u{2}hi") || told.contains("\0\0\r\n"), "{told:?}");
+    assert!(told.contains("grpc-status: 0\r\n"), "{told:?}");
+    // The same in base64, as old browsers want it.
+    let told = ask("application/grpc-web-text+proto", "AAAAAAJoaQ==");
+    assert!(told.contains("content-type: application/grpc-web-text+proto\r\n"), "{told}");
+    let text: String = told.split_once("\r\n\r\n").unwrap().1.lines().skip(1).step_by(2).collect();
+    assert_eq!(text.trim_end_matches('='), "AAAAAAJoaYAAAAAQZ3JwYy1zdGF0dXM6IDANCg");
+}
