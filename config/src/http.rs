@@ -2,6 +2,18 @@
 
 use std::time::Duration;
 
+/// What the hash of a request is made of that chooses its server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum HashOn {
+    /// A cookie, which clients without one get for so long, in seconds.
+    Cookie(String, u64),
+    /// A field.
+    Header(String),
+    /// The client's address.
+    #[default]
+    Source,
+}
+
 /// What becomes of the requests that meet all conditions. An empty list is no condition; of a list, one must hold.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HttpRouteSpec {

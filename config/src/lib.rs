@@ -38,7 +38,7 @@ pub use error::{ConfigError, edit_distance};
 pub use flags::{Overrides, TlsFlags, demo_snapshot, from_flags};
 pub use health::{HealthCheckKind, HealthCheckSpec, OutlierSpec};
 pub use http::{
-    HttpActionSpec, HttpComplaint, HttpEditSpec, HttpForwardSpec, HttpRedirectSpec, HttpRetrySpec,
+    HashOn, HttpActionSpec, HttpComplaint, HttpEditSpec, HttpForwardSpec, HttpRedirectSpec, HttpRetrySpec,
     HttpRouteSpec,
 };
 pub use options::Options;
@@ -219,6 +219,8 @@ pub struct ClusterSpec {
     pub hash: KeyHash,
     /// Which part of a key is hashed.
     pub hash_tag: HashTag,
+    /// What is hashed of requests of HTTP.
+    pub hash_on: HashOn,
     /// Names and weights of the servers, in the order of `endpoints`.
     pub members: Vec<Member>,
     /// When servers are left out; never if there is nothing here.

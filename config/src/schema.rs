@@ -79,6 +79,11 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
         "balance": { "enum": balance, "description": "How a call's server is chosen (ketama for several servers)." },
         "hash": { "enum": hash, "description": "How a key becomes a number (fnv1a_64)." },
         "hash_tag": text("Two characters; only what lies between them is hashed. `none` for whole keys ({} for Redis, none for Memcached)."),
+        "hash_on": { "type": "object", "additionalProperties": false, "description": "What is hashed of requests of HTTP where `balance` is by a hash (the client's address).", "properties": {
+            "header": text("A field's value; requests without it go by the client's address."),
+            "cookie": text("A cookie's value; clients without one get one."),
+            "ttl": duration("How long clients keep that cookie (1h)."),
+        } },
         "servers": { "type": "object", "description": "By address as in `to`.", "additionalProperties": {
             "type": "object", "additionalProperties": false, "properties": {
                 "name": text("Its name on the ring (host:port, without the port if it is 11211)."), "weight": count("Its share of the keys (1)."),

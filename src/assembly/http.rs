@@ -138,7 +138,8 @@ impl DoorPlan for HttpPlan {
             let count = || scope.route_metrics(&self.shared.registry, name, route, &cluster.name);
             let metrics = is_routed.then(count);
             let policies = RefCell::new(Policies::of_cluster(cluster, &self.shared));
-            let target = Rc::new(Target { servers, policies, metrics });
+            let hash_on = cluster.hash_on.clone();
+            let target = Rc::new(Target { servers, hash_on, policies, metrics });
             ticked.push(Rc::downgrade(&target));
             Some(target)
         };

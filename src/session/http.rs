@@ -8,6 +8,7 @@
 //! What a client may take its time with is bounded by looking at all clients a few times a second (`Link::look`), so that
 //! no request starts a timer.
 
+mod affinity;
 mod changed;
 mod exchange;
 mod filters;

@@ -9,8 +9,8 @@ use crate::options::join;
 use crate::target::{self, Target};
 use crate::tls::MECHANISMS;
 use crate::{
-    Backoff, Balance, ClusterSpec, Discovery, HashTag, KeyHash, LoginSpec, Member, ProxyProtocol, ReadsSpec,
-    SentinelsSpec, Subscriptions,
+    Backoff, Balance, ClusterSpec, Discovery, HashOn, HashTag, KeyHash, LoginSpec, Member, ProxyProtocol,
+    ReadsSpec, SentinelsSpec, Subscriptions,
 };
 
 /// What a cluster has unless the file says otherwise; flags have nothing else.
@@ -30,6 +30,7 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         balance,
         hash: KeyHash::default(),
         hash_tag: HashTag::default(),
+        hash_on: HashOn::default(),
         eject: None,
         health_check: None,
         outlier: None,

@@ -7,7 +7,7 @@ use super::fields::{Fields, Found, set};
 use crate::error::suggestion;
 use crate::options::join;
 use crate::target;
-use crate::{Balance, ClusterSpec, Discovery, EjectSpec, HashTag, KeyHash, Member};
+use crate::{Balance, ClusterSpec, Discovery, EjectSpec, HashOn, HashTag, KeyHash, Member};
 
 /// The largest weight of a server.
 const MAX_WEIGHT: u32 = 10_000;
@@ -30,8 +30,37 @@ impl Reader<'_> {
             }
         });
         set(&mut cluster.hash_tag, tag);
+        self.hash_on(fields.take("hash_on"), cluster);
         self.members(fields.take("servers"), cluster);
         self.eject(fields.take("auto_eject"), cluster);
+    }
+
+    /// `hash_on: { header: x-user }`, or `{ cookie: route, ttl: 1h }`.
+    fn hash_on(&mut self, found: Found<'_>, cluster: &mut ClusterSpec) {
+        let Some((node, path)) = found else { return };
+        if !["http", "http2"].contains(&&*cluster.protocol) || !cluster.balance.has_key_hash() {
+            let hint = "it belongs to clusters of HTTP with `balance: maglev` or `ketama`".to_string();
+            self.error(node.place, &path, "`hash_on` has no effect here", Some(hint));
+        }
+        let mut fields = self.fields(node, &path);
+        let (header, cookie) = (self.text(fields.take("header")), self.text(fields.take("cookie")));
+        let ttl = self.period(fields.take("ttl"), Duration::from_secs(1));
+        self.finish(fields);
+        let is_name = |name: &String| {
+            !name.is_empty()
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        };
+        cluster.hash_on = match (header, cookie) {
+            (Some(name), None) if is_name(&name) && ttl.is_none() => HashOn::Header(name),
+            (None, Some(name)) if is_name(&name) => {
+                HashOn::Cookie(name, ttl.map_or(3600, |ttl| ttl.as_secs()))
+            }
+            _ => {
+                let hint = "as in `{ header: x-user }`, or `{ cookie: route, ttl: 1h }`".to_string();
+                self.error(node.place, &path, "it is not clear what is hashed", Some(hint));
+                HashOn::Source
+            }
+        };
     }
 
     /// `auto_eject: { failures: 2, retry_after: 30s, gutter: memcached://a:11211, gutter_ttl: 10s }`.

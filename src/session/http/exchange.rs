@@ -21,6 +21,7 @@ use mecha_http::fields::{self, Direction};
 use mecha_http::routes::Matched;
 use mecha_http::{Http, ops};
 
+use super::affinity::Key;
 use super::changed::Inbound;
 use super::filters::{Ended, Followers};
 use super::link::Link;
@@ -147,7 +148,8 @@ async fn filtered(
     }
     // It is there: only transforms have taken it, and put another one in its place.
     let Some(body) = body else { return refused(call, Refusal::Unsupported, reader) };
-    let sending = send(forward, target, head, body, link);
+    let mut key = Key::of(&target.hash_on, &head.headers, &link.peer);
+    let sending = send(forward, target, head, body, key.bytes());
     let sent = match within {
         None => sending.await,
         Some(within) => tokio::time::timeout(within, sending).await.unwrap_or(Err(TIMED_OUT)),
@@ -172,6 +174,7 @@ async fn filtered(
     call.outcome = ops::grpc_outcome(&head.headers).unwrap_or_else(|| Http::outcome(&head.status));
     let becomes = (head.status == StatusCode::SWITCHING_PROTOCOLS).then(|| fields::upgrade(&head.headers));
     fields::end_hop(&mut head.headers, Direction::Response);
+    key.tell(&mut head.headers);
     head.version = hyper::Version::HTTP_11;
     if let Some(protocol) = becomes {
         let Some(protocol) = protocol.filter(|_| is_upgrade) else {
@@ -279,28 +282,27 @@ async fn send(
     target: &Rc<Target>,
     head: Parts,
     body: Inbound,
-    link: &Link,
+    key: &[u8],
 ) -> Result<Answer, Failure> {
-    let key = key_of(link);
     let has_body = !body.is_end_stream();
     let is_idempotent = ops::info(ops::op(&head.method, &head.headers)).idempotent;
     let Some(retry) = &forward.retry else {
         let body = if has_body { outbound(body) } else { Outbound::Empty };
-        return target.servers.send(Request::from_parts(head, body), &key, is_idempotent && !has_body).await;
+        return target.servers.send(Request::from_parts(head, body), key, is_idempotent && !has_body).await;
     };
     retry.note();
     let body = if has_body { hold(body, retry).await? } else { Held::Whole(Bytes::new()) };
     let bytes = match body {
         Held::Streamed(body) => {
             // What has begun to flow cannot flow again.
-            return target.servers.send(Request::from_parts(head, outbound(body)), &key, false).await;
+            return target.servers.send(Request::from_parts(head, outbound(body)), key, false).await;
         }
         Held::Whole(bytes) => bytes,
     };
     let mut last = target;
     for number in 0.. {
         let request = Request::from_parts(head.clone(), Outbound::Whole(bytes.clone()));
-        let sending = last.servers.send(request, &key, is_idempotent);
+        let sending = last.servers.send(request, key, is_idempotent);
         let sent = match retry.per_try {
             None => sending.await,
             Some(per_try) => tokio::time::timeout(per_try, sending).await.unwrap_or(Err(TIMED_OUT)),
@@ -338,15 +340,6 @@ async fn hold(body: Inbound, retry: &Retry) -> Result<Held, Failure> {
             Ok(Held::Whole(whole.to_bytes()))
         }
         _ => Ok(Held::Streamed(body)),
-    }
-}
-
-/// What a hash of the client is made of: its address without the port.
-fn key_of(link: &Link) -> [u8; 16] {
-    match link.peer.addr.map(|addr| addr.ip()) {
-        Some(std::net::IpAddr::V4(ip)) => ip.to_ipv6_mapped().octets(),
-        Some(std::net::IpAddr::V6(ip)) => ip.octets(),
-        None => [0; 16],
     }
 }
 

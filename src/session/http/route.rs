@@ -10,6 +10,7 @@ use hyper::header::{HOST, HeaderValue, LOCATION};
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode, Uri};
 use mecha_clusters::http::{Failure, HttpServers};
+use mecha_config::HashOn;
 use mecha_core::{Policy, Refusal};
 use mecha_filters::http::HttpFilter;
 use mecha_http::edit::{Edits, with_path, with_prefix};
@@ -64,6 +65,8 @@ pub struct Forward {
 pub struct Target {
     /// Its servers.
     pub servers: Rc<HttpServers>,
+    /// What is hashed to choose one, where a hash decides.
+    pub hash_on: HashOn,
     /// Its policies, behind those of the listener.
     pub policies: RefCell<Vec<Box<dyn Policy>>>,
     /// Counts what goes there, on a listener with routes.

@@ -230,3 +230,38 @@ fn a_route_has_a_time_of_its_own() {
     assert!(start.elapsed() < Duration::from_secs(10));
     assert_eq!(body(&ask(&mecha, "GET /", "")), "main");
 }
+
+#[test]
+fn clients_stay_with_a_server_by_a_field_or_by_a_cookie_that_they_get() {
+    let servers = ["one", "two", "three"].map(named);
+    let to: Vec<_> = servers.iter().map(|(server, _)| format!("127.0.0.1:{}", server.port)).collect();
+    let mecha = |hash_on: &str| {
+        Mecha::configured(&format!(
+            "workers: 2\nlisteners:\n  - {{ listen: http://127.0.0.1:0, to: app }}\nclusters:\n  \
+             app: {{ to: 'http://{}', balance: maglev, hash_on: {hash_on} }}\n",
+            to.join(",")
+        ))
+    };
+    let by_field = mecha("{ header: X-User }");
+    let mut seen = std::collections::BTreeSet::new();
+    for user in 0..30 {
+        let fields = format!("x-user: {user}\r\n");
+        let first = ask(&by_field, "GET /", &fields);
+        seen.insert(body(&first).to_string());
+        assert_eq!(body(&ask(&by_field, "GET /", &fields)), body(&first), "{user}");
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    let by_cookie = mecha("{ cookie: route, ttl: 1m }");
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..30 {
+        let first = ask(&by_cookie, "GET /", "");
+        let cookie = first.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+        assert!(cookie.ends_with("; Max-Age=60; Path=/; HttpOnly; SameSite=Lax"), "{cookie}");
+        let fields = format!("Cookie: a=b; {}\r\n", cookie.split(';').next().unwrap());
+        let again = ask(&by_cookie, "GET /", &fields);
+        assert_eq!(body(&again), body(&first));
+        assert!(!again.contains("set-cookie"), "{again}");
+        seen.insert(body(&first).to_string());
+    }
+    assert_eq!(seen.len(), 3, "{seen:?}");
+}
