@@ -301,7 +301,7 @@ impl Plan {
                 || other
                     .detect
                     .as_ref()
-                    .is_some_and(|detect| detect.names().any(|name| name == listener.name))
+                    .is_some_and(|detect| detect.listeners().any(|name| name == listener.name))
         };
         let is_transparent = |other: &&ListenerSpec| other.transparent == Transparent::Redirect;
         self.snapshot.listeners.iter().filter(is_transparent).any(leads)

@@ -22,6 +22,7 @@ use crate::options::Origin;
 use crate::{ConfigError, Known, LogFormat, LogSpec, Snapshot};
 
 mod cluster;
+mod detect;
 mod fields;
 mod filters;
 mod health;

@@ -198,6 +198,7 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
                     "detect": { "type": "object", "additionalProperties": false, "description": "Leads clients to other listeners by what they speak: docs/intercept.md.", "properties": {
                         "to": strings("Names of listeners; each gets the clients that speak its protocol."),
                         "ports": { "type": "object", "additionalProperties": { "type": "string" }, "description": "Ports that were dialled, and the listeners that get all such clients." },
+                        "sni": { "type": "object", "additionalProperties": { "type": "string" }, "description": "Names that clients ask for in TLS handshakes (a.example, *.a.example), and the listeners that get them." },
                         "wait": duration("Time for a client to say what it speaks (100ms)."),
                     } },
                     "transparent": { "enum": ["none", "redirect", "tproxy"], "description": "How connections come here that were made to other addresses: docs/intercept.md (none)." },

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use mecha_telemetry::prometheus::IntCounter;
 use mecha_transport::Accepted;
+use mecha_transport::tls::{Hello, hello};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -20,9 +21,6 @@ const LOOKED_AT: usize = 16 << 10;
 
 /// How long to wait for more bytes than there are: the socket only tells that there are some.
 const STEP: Duration = Duration::from_millis(2);
-
-/// First bytes of a TLS handshake: its type, and the major version (RFC 8446, section 5.1).
-const TLS: [u8; 2] = [0x16, 0x03];
 
 /// What first bytes say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +50,8 @@ pub struct DetectDoor {
     pub wait: Duration,
     /// Ports that were dialled, which say enough.
     pub ports: Vec<(u16, Lead)>,
+    /// Doors by the name that a client asks for in its TLS handshake: a host, or `*.` and what it ends with.
+    pub names: Vec<(String, Lead)>,
     /// Doors by what they speak.
     pub leads: Vec<Lead>,
     /// What bytes say.
@@ -83,11 +83,12 @@ impl DetectDoor {
                 self.count(name);
                 self.leads.iter().find(|lead| lead.protocol == name && lead.prelude.tls.is_none())
             }
-            Said::Tls => {
+            Said::Tls(name) => {
                 self.count("tls");
                 // What it speaks inside is between it and whoever has the certificate: one door can be meant, or none.
                 let mut with_tls = self.leads.iter().filter(|lead| lead.prelude.tls.is_some());
-                with_tls.next().filter(|_| with_tls.next().is_none())
+                let only = with_tls.next().filter(|_| with_tls.next().is_none());
+                name.and_then(|name| self.named(&name)).or(only)
             }
             Said::Unknown => {
                 self.count("unknown");
@@ -99,6 +100,17 @@ impl DetectDoor {
             }
         };
         Ok((Accepted::Tcp(stream.into_std()?, addr), lead))
+    }
+
+    /// The door for a name: that of the very name, or else of the longest end of it.
+    fn named(&self, name: &str) -> Option<&Lead> {
+        let ends = |known: &str| {
+            let end = known.strip_prefix('*')?;
+            (name.len() > end.len() && name.ends_with(end)).then_some(end.len())
+        };
+        let weight = |known: &str| if known == name { Some(usize::MAX) } else { ends(known) };
+        let fitting = self.names.iter().filter_map(|(known, lead)| Some((weight(known)?, lead)));
+        fitting.max_by_key(|(weight, _)| *weight).map(|(_, lead)| lead)
     }
 
     async fn listen(&self, stream: &TcpStream) -> io::Result<Said> {
@@ -113,10 +125,13 @@ impl DetectDoor {
             // A client that has ended has said all that it will.
             let is_over = count == 0 || count == seen && Instant::now() >= deadline;
             let first = bytes.get(..count).unwrap_or_default();
-            if first.starts_with(&TLS) {
-                return Ok(Said::Tls);
-            }
-            let may_be_tls = TLS.starts_with(first);
+            let may_be_tls = match hello(first) {
+                Hello::Whole { name, .. } => return Ok(Said::Tls(name)),
+                // A handshake that never comes to its end is somebody else's to refuse.
+                Hello::Incomplete if is_over && !first.is_empty() => return Ok(Said::Tls(None)),
+                Hello::Incomplete => true,
+                Hello::None => false,
+            };
             match (self.speaks)(first) {
                 Speaks::Protocol(name) => return Ok(Said::Protocol(name)),
                 Speaks::Nothing if !may_be_tls => return Ok(Said::Unknown),
@@ -136,6 +151,7 @@ impl DetectDoor {
 enum Said {
     Nothing,
     Protocol(&'static str),
-    Tls,
+    /// TLS, and whom it asks for.
+    Tls(Option<String>),
     Unknown,
 }

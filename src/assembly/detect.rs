@@ -35,6 +35,7 @@ pub(super) fn door(
     Some(DetectDoor {
         wait: detect.wait,
         ports: detect.ports.iter().filter_map(|(port, name)| Some((*port, lead(name)?))).collect(),
+        names: detect.names.iter().filter_map(|(host, name)| Some((host.clone(), lead(name)?))).collect(),
         leads: detect.to.iter().filter_map(|name| lead(name)).collect(),
         speaks: |bytes| {
             let mut may = false;

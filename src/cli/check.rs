@@ -88,7 +88,8 @@ fn plan(snapshot: &Snapshot, help: &Help, is_long: bool) -> String {
         if let Some(detect) = &listener.detect {
             let ports = detect.ports.iter().map(|(port, name)| format!("port {port} -> {name}"));
             let spoken = detect.to.iter().map(|name| format!("its protocol -> {name}"));
-            let leads: Vec<_> = ports.chain(spoken).collect();
+            let named = detect.names.iter().map(|(host, name)| format!("TLS for {host} -> {name}"));
+            let leads: Vec<_> = ports.chain(named).chain(spoken).collect();
             let _ = writeln!(
                 text,
                 "  detects: {}",

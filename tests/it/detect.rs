@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::support::{Mecha, PATIENCE, eventually, memcached, redis};
+use super::support::{Mecha, PATIENCE, eventually, free_port, memcached, redis};
+use super::tls::Folder;
 
 /// A server that speaks first, as mail servers do, and then repeats what it is told.
 fn greeter() -> u16 {
@@ -93,4 +94,48 @@ fn what_is_none_of_these_and_who_waits_pass_as_bytes() {
         eventually("it is not counted", || (detected(&mecha, what) - count).abs() < 0.5);
     }
     mecha.settles();
+}
+
+#[test]
+fn tls_is_led_by_the_name_that_is_asked_for_and_not_ended_unless_that_is_wanted() {
+    let folder = Folder::new("names");
+    let (one, two, front) = (free_port(), free_port(), free_port());
+    let web = |name: &str, port: u16, host: &str| {
+        folder.issue(name, host);
+        let (cert, key) = (folder.file(&format!("{name}.pem")), folder.file(&format!("{name}.key")));
+        format!(
+            "- {{ name: {name}, listen: \"https://127.0.0.1:{port}\", to: \"http://127.0.0.1:1\", tls: {{ cert: {cert}, key: {key} }}, \
+             routes: [ {{ prefix: /, respond: {{ status: 200, body: {name} }} }} ] }}\n"
+        )
+    };
+    // Who has the certificates is another process.
+    let servers = web("one", one, "one.example") + &web("two", two, "a.b.two.example");
+    let _servers = Mecha::configured(&format!("listeners:\n{servers}workers: 1\n"));
+    let own = web("own", 0, "own.example");
+    let mecha = Mecha::configured(&format!(
+        "listeners:\n\
+         - {{ name: any, listen: \"tcp://127.0.0.1:{front}\", to: \"tcp://127.0.0.1:{}\", detect: {{ wait: 2s, \
+         sni: {{ one.example: first, \"*.two.example\": second, own.example: own }} }} }}\n\
+         - {{ name: first, listen: \"tcp://127.0.0.1:0\", to: \"tcp://127.0.0.1:{one}\" }}\n\
+         - {{ name: second, listen: \"tcp://127.0.0.1:0\", to: \"tcp://127.0.0.1:{two}\" }}\n{own}workers: 2\n",
+        greeter()
+    ));
+    let curl = |host: &str| {
+        let (resolve, url) = (format!("{host}:{front}:127.0.0.1"), format!("https://{host}:{front}/"));
+        let args =
+            ["-s", "--max-time", "20", "--cacert", &folder.file("ca.pem"), "--resolve", &resolve, &url];
+        let output = std::process::Command::new("curl").args(args).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    for (host, name) in [("one.example", "one"), ("a.b.two.example", "two"), ("own.example", "own")] {
+        // The certificate is that of whoever is meant, or curl would say so.
+        assert_eq!(curl(host), (true, name.to_string()), "{host}");
+    }
+    // Nobody has these: they stay with the listener's own server, which speaks no TLS.
+    for host in ["two.example", "xone.example"] {
+        assert!(!curl(host).0, "{host}");
+    }
+    assert_eq!(detected(&mecha, "tls"), 5.0);
+    // A hello in two pieces, and something that only begins like one.
+    said(&mecha, b"\x16\x03\x01\x02\x00not a hello at all", 3, b"220 hello\r\n");
 }

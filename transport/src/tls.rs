@@ -15,6 +15,7 @@ mod client;
 mod engine;
 mod files;
 mod handshake;
+mod hello;
 mod identity;
 mod server;
 mod stream;
@@ -29,6 +30,7 @@ use rustls::crypto::CryptoProvider;
 pub use client::{ClientOptions, ClientTls, ServerHandshake};
 pub use files::{Certificate, Complaint, Reloaded};
 pub use handshake::{HandshakeError, Handshaken, accept, is_tls};
+pub use hello::{Hello, hello};
 pub use server::{ClientAuth, ServerOptions, ServerTls};
 pub use stream::Established;
 

@@ -223,67 +223,6 @@ impl Reader<'_> {
         listener.idle_timeout = self.period(fields.take("idle_timeout"), Duration::from_secs(1));
     }
 
-    /// `detect: { to: [ cache, web ], ports: { 6379: cache }, wait: 100ms }`.
-    fn detect(&mut self, found: Found<'_>, listener: &ListenerSpec) -> Option<DetectSpec> {
-        let Some((node, path)) = found else { return listener.detect.clone() };
-        if listener.protocol != "tcp" {
-            let hint = "`detect` belongs to `auto://` and `tcp://` listeners, which lead clients to others"
-                .to_string();
-            self.error(node.place, &path, "clients of this listener speak its protocol", Some(hint));
-            return None;
-        }
-        let mut spec = DetectSpec::default();
-        let mut fields = self.fields(node, &path);
-        set(&mut spec.wait, self.period(fields.take("wait"), Duration::from_millis(1)));
-        for (node, path) in self.items(fields.take("to")) {
-            spec.to.extend(self.text(Some((node, path))));
-        }
-        if let Some((node, path)) = fields.take("ports") {
-            let crate::node::Kind::Map(pairs) = &node.kind else {
-                let hint = "as in `ports: { 6379: cache }`".to_string();
-                self.error(node.place, &path, "these are no ports with listeners", Some(hint));
-                return None;
-            };
-            for (port, place, node) in pairs {
-                let path = format!("{path}.{port}");
-                let name = self.text(Some((node, path.clone())));
-                match port.parse::<u16>().ok().filter(|port| *port > 0) {
-                    Some(port) => spec.ports.extend(name.map(|name| (port, name))),
-                    None => self.error(
-                        *place,
-                        &path,
-                        format!("`{port}` is no port"),
-                        Some("as in `6379: cache`".into()),
-                    ),
-                }
-            }
-        }
-        self.finish(fields);
-        Some(spec)
-    }
-
-    /// Whether the listeners are there that one leads its clients to.
-    fn detected(&mut self, listener: &ListenerSpec, all: &[ListenerSpec], (node, path): (&Node, &str)) {
-        let Some(detect) = &listener.detect else { return };
-        let names: Vec<_> =
-            all.iter().filter(|other| other.detect.is_none()).map(|other| other.name.as_str()).collect();
-        for name in detect.names().filter(|name| !names.contains(name)) {
-            let message = format!("there is no listener `{name}` to lead clients to");
-            self.error(node.place, &format!("{path}.detect"), message, Some(suggestion(name, &names)));
-        }
-        let mut spoken = Vec::new();
-        for other in all.iter().filter(|other| detect.to.contains(&other.name)) {
-            let what = (other.protocol.as_str(), other.tls.is_some());
-            if spoken.contains(&what) {
-                let message = format!("two of these listeners speak {}", other.protocol);
-                let hint =
-                    "nothing tells their clients apart but the port: `ports: { 6379: NAME }`".to_string();
-                self.error(node.place, &format!("{path}.detect"), message, Some(hint));
-            }
-            spoken.push(what);
-        }
-    }
-
     /// `brokers: { ports: 9093-9099, host: kafka.example }`, `ports: sni`, or `ports: none`.
     fn brokers(&mut self, found: Found<'_>, listener: &mut ListenerSpec) {
         let (Some(brokers), Address::Tcp(own)) = (&mut listener.brokers, &listener.address) else {
