@@ -108,6 +108,8 @@ pub struct HttpRetrySpec {
     pub on: Vec<String>,
     /// For the head of one answer.
     pub per_try: Option<Duration>,
+    /// When another server is asked too, although the first one may yet answer.
+    pub hedge_after: Option<Duration>,
     /// The first wait; it doubles, and half of it is left to chance.
     pub backoff: Duration,
     /// Bodies up to this size are held, in bytes; with a larger one a request is sent once.

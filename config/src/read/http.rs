@@ -140,6 +140,7 @@ impl Reader<'_> {
         let on = self.words(fields.take("on"));
         let on = if on.is_empty() { vec!["connect".into(), "gateway".into(), "reset".into()] } else { on };
         let per_try = self.period(fields.take("per_try_timeout"), Duration::from_millis(1));
+        let hedge_after = self.period(fields.take("hedge_after"), Duration::from_millis(1));
         let backoff =
             self.period(fields.take("backoff"), Duration::ZERO).unwrap_or(Duration::from_millis(25));
         let max_body = self.size(fields.take("max_body"), 0).unwrap_or(64 << 10);
@@ -149,7 +150,7 @@ impl Reader<'_> {
         }
         let budget = self.count(fields.take("budget"), 100).unwrap_or(20);
         self.finish(fields);
-        Some(HttpRetrySpec { attempts, on, per_try, backoff, max_body, budget })
+        Some(HttpRetrySpec { attempts, on, per_try, hedge_after, backoff, max_body, budget })
     }
 
     fn http_redirect(&mut self, found: Found<'_>) -> Option<HttpRedirectSpec> {

@@ -48,6 +48,7 @@ pub(super) fn route(target: &Value, filters: &Value) -> Value {
             "attempts": count("How often at most (1)."),
             "on": statuses,
             "per_try_timeout": duration("For the head of one answer (none)."),
+            "hedge_after": duration("When another server is asked too, although the first one may yet answer; the first answer counts (never)."),
             "backoff": duration("The first wait; it doubles, and half of it is left to chance (25ms)."),
             "max_body": about(option::size(), "Bodies up to this size are held to be sent again (64KiB)."),
             "budget": count("Of a hundred requests, so many may be sent again (20)."),

@@ -133,6 +133,7 @@ fn retry_of(spec: &HttpRetrySpec) -> Option<Retry> {
         attempts: spec.attempts,
         on: RetryOn::new(&spec.on).ok()?,
         per_try: spec.per_try,
+        hedge_after: spec.hedge_after,
         backoff: spec.backoff,
         max_body: spec.max_body,
         budget: spec.budget,

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::ops::{Range, RangeFrom};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -301,8 +302,16 @@ async fn send(
     };
     let mut last = target;
     for number in 0.. {
-        let request = Request::from_parts(head.clone(), Outbound::Whole(bytes.clone()));
-        let sending = last.servers.send(request, key, is_idempotent);
+        let whole = || Request::from_parts(head.clone(), Outbound::Whole(bytes.clone()));
+        let sending = async {
+            match retry.hedge_after.filter(|_| is_idempotent) {
+                None => last.servers.send(whole(), key, is_idempotent).await,
+                Some(after) => {
+                    let other = forward.target().unwrap_or(target);
+                    hedged([last, other], whole, key, || retry.take_hedge(), after).await
+                }
+            }
+        };
         let sent = match retry.per_try {
             None => sending.await,
             Some(per_try) => tokio::time::timeout(per_try, sending).await.unwrap_or(Err(TIMED_OUT)),
@@ -317,6 +326,29 @@ async fn send(
         last = forward.target().unwrap_or(target);
     }
     Err(Failure::Server(Refusal::UpstreamUnreachable))
+}
+
+/// Sends a request to one server, and to another if the first has not answered after a while. The first answer counts, and the
+/// other request is broken off.
+async fn hedged(
+    [one, other]: [&Rc<Target>; 2],
+    request: impl Fn() -> Request<Outbound>,
+    key: &[u8],
+    may_be_sent: impl Fn() -> bool,
+    after: Duration,
+) -> Result<Answer, Failure> {
+    let mut first = pin!(one.servers.send(request(), key, true));
+    if let Ok(sent) = tokio::time::timeout(after, &mut first).await {
+        return sent;
+    }
+    if !may_be_sent() {
+        return first.await;
+    }
+    let mut second = pin!(other.servers.send(request(), key, true));
+    tokio::select! {
+        sent = &mut first => if sent.is_ok() { sent } else { second.await },
+        sent = &mut second => if sent.is_ok() { sent } else { first.await },
+    }
 }
 
 fn outbound(body: Inbound) -> Outbound {

@@ -106,6 +106,8 @@ pub struct Retry {
     pub on: RetryOn,
     /// For the head of one answer.
     pub per_try: Option<Duration>,
+    /// When another server is asked too, although the first one may yet answer.
+    pub hedge_after: Option<Duration>,
     /// The first wait; it doubles, and half of it is left to chance.
     pub backoff: Duration,
     /// Bodies up to this size are held.
@@ -238,6 +240,12 @@ impl Retry {
         is_safe && self.on.statuses.iter().any(is_in)
     }
 
+    /// Takes one attempt of the budget for another server to be asked at the same time. Whether there is one.
+    pub(super) fn take_hedge(&self) -> bool {
+        let left = self.tokens.get().checked_sub(100);
+        left.inspect(|left| self.tokens.set(*left)).is_some()
+    }
+
     /// Takes one attempt of the budget, if there is one, and says how long to wait before it.
     pub(super) fn take(&self, number: u32) -> Option<Duration> {
         if number >= self.attempts || self.tokens.get() < 100 {
@@ -259,6 +267,7 @@ mod tests {
             attempts,
             on,
             per_try: None,
+            hedge_after: None,
             backoff: Duration::from_millis(100),
             max_body: 0,
             budget,

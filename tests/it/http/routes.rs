@@ -265,3 +265,30 @@ fn clients_stay_with_a_server_by_a_field_or_by_a_cookie_that_they_get() {
     }
     assert_eq!(seen.len(), 3, "{seen:?}");
 }
+
+#[test]
+fn another_server_is_asked_when_the_first_takes_long() {
+    let slow = Fake::start(|mut stream, _| {
+        while message(&mut stream).is_some() {
+            std::thread::sleep(Duration::from_millis(1500));
+            if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nslow").is_err() {
+                return;
+            }
+        }
+    });
+    let (quick, heard) = named("quick");
+    let route = format!(
+        "      - {{ prefix: /, to: 'http://127.0.0.1:{},127.0.0.1:{}', retry: {{ hedge_after: 50ms, budget: 100 }} }}\n",
+        slow.port, quick.port
+    );
+    let mecha = mecha(quick.port, &route);
+    let start = Instant::now();
+    for _ in 0..8 {
+        assert_eq!(body(&ask(&mecha, "GET /", "")), "quick");
+    }
+    assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
+    assert!(heard.all().len() >= 8);
+    // What may be done once only waits for whoever was asked.
+    let posted: Vec<_> = (0..2).map(|_| ask(&mecha, "POST /", "Content-Length: 0\r\n")).collect();
+    assert!(posted.iter().any(|answer| body(answer) == "slow"), "{posted:?}");
+}
