@@ -11,6 +11,7 @@
 
 mod basic_auth;
 mod body_limit;
+mod cache;
 mod compression;
 mod cors;
 mod ext_authz;
@@ -34,6 +35,7 @@ use crate::{Build, Help};
 pub const FILTERS: &[&HttpKind] = &[
     &basic_auth::KIND,
     &body_limit::KIND,
+    &cache::KIND,
     &compression::KIND,
     &cors::KIND,
     &ext_authz::KIND,

@@ -3,7 +3,7 @@
 //! A filter sees the bodies that it wants, whole, and is one connection's own: what it must remember of a request comes
 //! back to it with the response. Requests are refused in their own responses, with Kafka's errors, in their turn.
 //!
-//! Where names of topics matter ([`Names`]), so do the identities that newer versions name them by: those are told only with the
+//! Where names of topics matter, so do the identities that newer versions name them by: those are told only with the
 //! name, and so only to who may know it.
 
 mod access;

@@ -67,11 +67,13 @@ impl Followers {
             return answer;
         }
         let (mut head, mut body) = answer.into_parts();
-        let has_body = !is_head
-            && !head.status.is_informational()
-            && !matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         for mut follow in self.followers.into_iter().rev() {
-            if let Some(transform) = follow.on_response(&mut head).filter(|_| has_body) {
+            let transform = follow.on_response(&mut head);
+            // A filter may have made another answer of it.
+            let has_body = !is_head
+                && !head.status.is_informational()
+                && !matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+            if let Some(transform) = transform.filter(|_| has_body) {
                 body = Outgoing::Changed(Box::new(Changed::new(body, transform, Rc::default())));
             }
         }

@@ -366,3 +366,54 @@ fn pages_call_grpc_and_read_its_trailers() {
     let text: String = told.split_once("\r\n\r\n").unwrap().1.lines().skip(1).step_by(2).collect();
     assert_eq!(text.trim_end_matches('='), "AAAAAAJoaYAAAAAQZ3JwYy1zdGF0dXM6IDANCg");
 }
+
+#[test]
+fn answers_are_kept_for_the_next_who_asks_and_asked_about_when_they_are_old() {
+    let heard = Heard::default();
+    let hears = heard.clone();
+    let server = Fake::start(move |mut stream, _| {
+        while let Some(message) = message(&mut stream) {
+            let is_known = message.to_lowercase().contains("if-none-match: \"1\"");
+            let (status, length, body) = if is_known {
+                ("304 Not Modified", String::new(), "")
+            } else {
+                ("200 OK", "content-length: 5\r\n".into(), "hello")
+            };
+            // What is asked for as /old is old at once.
+            let age = if message.starts_with("GET /old ") { 0 } else { 60 };
+            hears.add(message);
+            let answer = format!(
+                "HTTP/1.1 {status}\r\netag: \"1\"\r\ncache-control: max-age={age}\r\n{length}\r\n{body}"
+            );
+            if stream.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    let mecha =
+        mecha(server.port, "cache: { size: 4MiB }\ncompression: { min_size: 1B, types: ['text/*'] }", "");
+    for _ in 0..5 {
+        assert_eq!(curl(&mecha, "/page", &[]), "hello");
+    }
+    assert_eq!(heard.all().len(), 1);
+    let told = curl(&mecha, "/page", &["-i", "--http2-prior-knowledge"]);
+    assert!(
+        told.contains("cache-status: mecha; hit") && told.contains("age: ") && told.ends_with("hello"),
+        "{told}"
+    );
+    let told = curl(&mecha, "/page", &["-i", "-H", "if-none-match: \"1\""]);
+    assert!(told.starts_with("HTTP/1.1 304 ") && !told.contains("hello"), "{told}");
+    assert_eq!(heard.all().len(), 1);
+    assert_eq!(curl(&mecha, "/old", &[]), "hello");
+    for number in 3..6 {
+        let told = curl(&mecha, "/old", &["-i"]);
+        assert!(told.contains("detail=revalidated") && told.ends_with("hello"), "{told}");
+        assert_eq!(heard.all().len(), number);
+    }
+    // What changes it ends it.
+    curl(&mecha, "/page", &["-X", "DELETE"]);
+    assert_eq!(curl(&mecha, "/page", &[]), "hello");
+    let last: Vec<_> =
+        heard.all().iter().skip(5).map(|message| message.split(' ').next().unwrap().to_string()).collect();
+    assert_eq!(last, ["DELETE", "GET"]);
+}
