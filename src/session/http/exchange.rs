@@ -165,7 +165,7 @@ async fn filtered(
         }
         Err(Failure::Server(why)) => return refused(call, why, reader),
         Err(Failure::Request) => {
-            return match followers.broken.get() {
+            return match followers.broken() {
                 Some(why) => refused(call, why, reader),
                 None => own(answer::bad_request("the request's body is broken")),
             };

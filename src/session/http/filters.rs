@@ -22,8 +22,8 @@ const MAX_FETCHED: usize = 1 << 20;
 #[derive(Default)]
 pub(super) struct Followers {
     followers: Vec<Box<dyn Follow>>,
-    /// Why the request's body was broken off, if a filter did that.
-    pub(super) broken: Rc<Cell<Option<Refusal>>>,
+    /// Why the request's body was broken off, if a filter looks at it and did that.
+    broken: Option<Rc<Cell<Option<Refusal>>>>,
 }
 
 /// Why a request ends at a filter.
@@ -47,9 +47,10 @@ impl Followers {
                 Step::Answer(answer) => return Err(Ended::Answered(answer)),
                 Step::Follow(mut follow) => {
                     if let Some(transform) = follow.request_body() {
-                        *body = body.take().map(|body| {
-                            Inbound::Changed(Box::new(Changed::new(body, transform, Rc::clone(&self.broken))))
-                        });
+                        let broken = Rc::clone(self.broken.get_or_insert_default());
+                        *body = body
+                            .take()
+                            .map(|body| Inbound::Changed(Box::new(Changed::new(body, transform, broken))));
                     }
                     self.followers.push(follow);
                     return Ok(());
@@ -59,6 +60,11 @@ impl Followers {
                 Step::Wait(waiting) => waiting.await(head),
             };
         }
+    }
+
+    /// Why the request's body was broken off, if a filter did that.
+    pub(super) fn broken(&self) -> Option<Refusal> {
+        self.broken.as_ref()?.get()
     }
 
     /// Shows them the answer.
