@@ -71,6 +71,10 @@ pub trait HttpFilter {
     fn on_request(&self, head: &mut request::Parts, cx: &HttpCx<'_>) -> Step;
 }
 
+/// Stands beside a head whose client has shown who it is: its answer may be for nobody else.
+#[derive(Clone, Copy, Debug)]
+struct Known;
+
 /// What a filter may know of a request besides its head.
 #[derive(Clone, Copy)]
 pub struct HttpCx<'a> {

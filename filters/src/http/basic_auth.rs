@@ -172,6 +172,7 @@ impl HttpFilter for BasicAuth {
         if let (Some(field), Ok(name)) = (&known.user_header, HeaderValue::try_from(name)) {
             head.headers.insert(field, name);
         }
+        head.extensions.insert(super::Known);
         Step::Pass
     }
 }

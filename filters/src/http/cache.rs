@@ -11,8 +11,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{
-    CONTENT_LENGTH, ETAG, HOST, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH, LAST_MODIFIED,
-    RANGE, SET_COOKIE,
+    AUTHORIZATION, CONTENT_LENGTH, ETAG, HOST, HeaderName, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+    LAST_MODIFIED, RANGE, SET_COOKIE,
 };
 use http::{HeaderMap, Method, Response, StatusCode, request, response};
 use http_cache_semantics::{AfterResponse, BeforeRequest, CacheOptions, CachePolicy};
@@ -23,7 +23,7 @@ use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 use serde::Deserialize;
 
-use super::{Fetch, Follow, HttpCx, HttpFactory, HttpFilter, HttpKind, Step, Transform};
+use super::{Fetch, Follow, HttpCx, HttpFactory, HttpFilter, HttpKind, Known, Step, Transform};
 use crate::{BuildCx, Help};
 
 pub(super) static KIND: HttpKind = HttpKind {
@@ -184,7 +184,11 @@ impl HttpFilter for Keeper {
                 BeforeRequest::Stale { .. } => {}
             }
         }
-        let asked = clone(head);
+        let mut asked = clone(head);
+        if head.extensions.get::<Known>().is_some() {
+            // Whoever has let the client in may have kept its login to itself; the answer is no less for it alone.
+            asked.headers.insert(AUTHORIZATION, HeaderValue::from_static("mecha"));
+        }
         let old = old.map(|(kept, request)| {
             // The server is asked whether it is what is kept, whatever the client has.
             head.headers = request.headers;
@@ -414,6 +418,22 @@ mod tests {
             assert!(ask(&*filter, &path, asking).is_err(), "{answering:?}");
         }
         assert!(refused(&KIND, "- cache: { size: 1MiB, max_object: 2MiB }").contains("larger than"));
+    }
+
+    #[test]
+    fn what_was_answered_to_somebody_who_is_known_is_for_nobody_else() {
+        let filter = open(&KIND, "- cache");
+        for (path, answering, is_kept) in [
+            ("/own", "max-age=60", false),
+            ("/all", "public, max-age=60", true),
+            ("/shared", "s-maxage=60", true),
+        ] {
+            let mut asked = head("GET", path, &[("host", "a.example")]);
+            asked.extensions.insert(Known);
+            let Step::Follow(follow) = filter.on_request(&mut asked, &cx()) else { panic!() };
+            Asked { follow, tag: None }.answered(200, &[("cache-control", answering)], "x");
+            assert_eq!(ask(&*filter, path, &[]).is_ok(), is_kept, "{answering}");
+        }
     }
 
     #[test]

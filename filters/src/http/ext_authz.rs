@@ -178,6 +178,7 @@ impl HttpFilter for Asking {
                             head.headers.append(name.clone(), value.clone());
                         }
                     }
+                    head.extensions.insert(super::Known);
                     Step::Pass
                 }
                 Ok(answer) if answer.status().is_server_error() && rules.is_open_on_failure => Step::Pass,

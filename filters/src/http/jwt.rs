@@ -270,6 +270,7 @@ impl Keys {
         if self.rules.is_stripped {
             head.headers.remove(AUTHORIZATION);
         }
+        head.extensions.insert(super::Known);
         Step::Pass
     }
 }

@@ -159,8 +159,13 @@ fn javas_client_logs_in_anew_through_mecha_while_it_produces() {
 
 /// A mecha that knows `alice` itself, before brokers that know mecha.
 fn with_users(kafka: &Kafka, password: &File) -> Mecha {
+    with_users_and(kafka, password, "")
+}
+
+/// As [`with_users`], with more keys on the listener.
+fn with_users_and(kafka: &Kafka, password: &File, more: &str) -> Mecha {
     Mecha::configured(&format!(
-        "listeners:\n- {{ listen: \"kafka://127.0.0.1:0\", to: brokers }}\n\
+        "listeners:\n- {{ listen: \"kafka://127.0.0.1:0\", to: brokers{more} }}\n\
          clusters:\n  brokers:\n    to: \"{}\"\n    \
          auth: {{ mechanism: SCRAM-SHA-256, username: admin, password: admin-secret }}\n\
          users: {{ alice: {{ rules: \"~* +@all\", password_file: {} }} }}\nworkers: 2\n",
@@ -191,6 +196,27 @@ fn mecha_lets_in_whom_it_knows_and_tells_others_so() {
     assert!(logins("ok") >= 2.0 && logins("failed") >= 2.0, "{}", mecha.get("/metrics"));
     let pages = ["/config", "/metrics", "/clusters", "/connections"].map(|page| mecha.get(page)).concat();
     assert!(!pages.contains("only-mecha-knows") && !pages.contains("admin-secret"), "{pages}");
+    kafka.assert_hidden();
+}
+
+#[test]
+fn a_user_that_has_logged_in_has_names_of_its_own() {
+    let Some(kafka) = secured() else { return };
+    let password = File::with("alice-names", "only-mecha-knows\n");
+    let outside = logging_in(kafka, "mechanism: PLAIN, username: admin, password: admin-secret");
+    let known = words("PLAIN", "only-mecha-knows");
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    for brokers in ["{ host: 127.0.0.1 }", "{ ports: none }"] {
+        let more = format!(", brokers: {brokers}, filters: [ topic_prefix: {{ prefix: '$(user).' }} ]");
+        let mecha = with_users_and(kafka, &password, &more);
+        kcat(&mecha, &[&known[..], &["-P", "-t", "mine"]].concat(), "1\n");
+        let list = kcat(&mecha, &[&known[..], &["-L"]].concat(), "");
+        assert!(list.contains("topic \"mine\"") && !list.contains("alice"), "{list}");
+    }
+    let list = kcat(&outside, &["-L"], "");
+    assert!(list.contains("topic \"alice.mine\"") && !list.contains("topic \"mine\""), "{list}");
+    let got = kcat(&outside, &["-C", "-t", "alice.mine", "-o", "beginning", "-e", "-q"], "");
+    assert_eq!(got, "1\n1\n");
     kafka.assert_hidden();
 }
 
