@@ -1,10 +1,13 @@
 //! `mecha check`: all errors of a file, or what it comes to.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::io::Read;
 use std::path::Path;
 
-use mecha_config::{Address, ConfigError, FilterSpec, Known, Snapshot};
+use mecha_config::{
+    Address, ClusterSpec, ConfigError, FilterSpec, HealthCheckKind, Known, OutlierSpec, Snapshot,
+};
 
 use super::{Help, SupportRow, shown};
 
@@ -101,6 +104,11 @@ fn plan(snapshot: &Snapshot, help: &Help, is_long: bool) -> String {
             let _ = writeln!(text, "  users:   {}", names.join(", "));
         }
         routes::write(&mut text, snapshot, listener);
+        let targets: BTreeSet<_> = listener.targets().into_iter().collect();
+        targets
+            .into_iter()
+            .filter_map(|at| snapshot.clusters.get(at))
+            .for_each(|cluster| health(&mut text, cluster));
         // Each pair once, however many routes lead there.
         let mut told = Vec::new();
         for cluster in listener.targets().into_iter().filter_map(|at| snapshot.clusters.get(at)) {
@@ -117,6 +125,27 @@ fn plan(snapshot: &Snapshot, help: &Help, is_long: bool) -> String {
         }
     }
     text
+}
+
+/// How the servers of a cluster are looked at.
+fn health(text: &mut String, cluster: &ClusterSpec) {
+    if let Some(check) = &cluster.health_check {
+        let what = match &check.kind {
+            HealthCheckKind::Grpc(service) if service.is_empty() => "gRPC's health service".to_string(),
+            HealthCheckKind::Grpc(service) => format!("gRPC's health service, about {service}"),
+            HealthCheckKind::Http { path, .. } => format!("GET {path}"),
+            HealthCheckKind::Protocol => format!("what clients of {} ask first", cluster.protocol),
+            HealthCheckKind::Tcp => "a connection".to_string(),
+        };
+        let _ = writeln!(text, "  health:  {} is asked every {:?} by {what}", cluster.name, check.interval);
+    }
+    if let Some(outlier) = &cluster.outlier {
+        let (name, OutlierSpec { failures, eject_for, .. }) = (&cluster.name, outlier);
+        let _ = writeln!(
+            text,
+            "  health:  {name} leaves a server out for {eject_for:?} after {failures} failures"
+        );
+    }
 }
 
 fn names<'a>(filters: impl Iterator<Item = &'a FilterSpec>) -> String {

@@ -94,10 +94,10 @@ enum Coming {
 }
 
 /// One direction of bytes.
-struct Direction<H> {
-    scanner: Scanner<H>,
+pub(super) struct Direction<H> {
+    pub(super) scanner: Scanner<H>,
     /// Bytes that were given and not taken: less than a head, or all that came when no more requests may wait.
-    held: Vec<u8>,
+    pub(super) held: Vec<u8>,
 }
 
 /// Collects what goes on: nothing is copied as long as it is what came.
@@ -140,7 +140,7 @@ impl Passing<'_> {
 // === impl Direction ===
 
 impl<H> Direction<H> {
-    fn new(max_frame: u32) -> Self
+    pub(super) fn new(max_frame: u32) -> Self
     where
         H: Head,
     {
@@ -148,7 +148,7 @@ impl<H> Direction<H> {
     }
 
     /// What was held and what came, if anything was held.
-    fn joined(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn joined(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut held = std::mem::take(&mut self.held);
         (!held.is_empty()).then(|| {
             held.extend_from_slice(bytes);

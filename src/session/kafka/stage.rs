@@ -9,6 +9,8 @@
 //! turn, behind whatever is under way, which only the brokers know: so a question that every broker answers at once goes
 //! in its place, and its answer is exchanged.
 
+mod staged;
+
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
@@ -22,10 +24,11 @@ use mecha_kafka::table::ApiKey;
 use mecha_telemetry::CloseReason;
 use mecha_transport::Clock;
 
-use super::conversation::Conversation;
+pub(super) use self::staged::Staged;
+use super::conversation::Direction;
 use super::reception::reason;
 use super::{OPS, op_of};
-use crate::session::opaque::{Between, Goes, Judges};
+use crate::session::opaque::Judges;
 
 /// Bytes of a request or a response that a filter wants to see.
 const MAX_WHOLE: u32 = 64 << 20;
@@ -37,10 +40,8 @@ const KEPT: usize = 16 << 10;
 pub(super) struct Stage {
     filters: Vec<Box<dyn KafkaFilter>>,
     policies: Option<Policies>,
-    requests: Scanner<RequestHead>,
-    responses: Scanner<ResponseHead>,
-    /// Bytes that were not taken, of the client and of brokers: less than a head.
-    held: [Vec<u8>; 2],
+    requests: Direction<RequestHead>,
+    responses: Direction<ResponseHead>,
     /// The request that is awaited whole, since when, and why policies refuse it.
     head: Option<(RequestHead, u64, Option<Refusal>)>,
     /// The answer that is awaited whole.
@@ -88,9 +89,8 @@ impl Stage {
         Self {
             filters,
             policies,
-            requests: Scanner::new(max_frame),
-            responses: Scanner::new(i32::MAX as u32),
-            held: [Vec::new(), Vec::new()],
+            requests: Direction::new(max_frame),
+            responses: Direction::new(i32::MAX as u32),
             head: None,
             coming: None,
             asked: VecDeque::new(),
@@ -111,13 +111,12 @@ impl Stage {
 
     /// Whether nothing has begun that has not ended.
     pub(super) fn is_between(&self) -> bool {
-        self.requests.is_between() && self.responses.is_between() && self.held.iter().all(Vec::is_empty)
+        !self.has_begun() && self.responses.scanner.is_between() && self.responses.held.is_empty()
     }
 
     /// Whether a request has begun, and not ended.
     pub(super) fn has_begun(&self) -> bool {
-        let [up, _] = &self.held;
-        !self.requests.is_between() || !up.is_empty()
+        !self.requests.scanner.is_between() || !self.requests.held.is_empty()
     }
 
     fn wants(&self, key: ApiKey, version: i16) -> Wants {
@@ -127,19 +126,12 @@ impl Stage {
 
     /// What the client sent. What goes on is appended to `out`.
     pub(super) fn up(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), CloseReason> {
-        let [held, _] = &mut self.held;
-        let mut joined = std::mem::take(held);
-        let input = if joined.is_empty() {
-            bytes
-        } else {
-            joined.extend_from_slice(bytes);
-            &joined
-        };
-        let mut requests = std::mem::replace(&mut self.requests, Scanner::new(0));
-        let taken = self.requests_in(&mut requests, input, out);
+        let mut requests = std::mem::replace(&mut self.requests, Direction::new(0));
+        let joined = requests.joined(bytes);
+        let input = joined.as_deref().unwrap_or(bytes);
+        let taken = self.requests_in(&mut requests.scanner, input, out);
         self.requests = requests;
-        let [held, _] = &mut self.held;
-        held.extend_from_slice(input.get(taken?..).unwrap_or_default());
+        self.requests.held.extend_from_slice(input.get(taken?..).unwrap_or_default());
         Ok(())
     }
 
@@ -305,19 +297,12 @@ impl Stage {
 
     /// What is for the client. What goes on is appended to `out`.
     pub(super) fn down(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), CloseReason> {
-        let [_, held] = &mut self.held;
-        let mut joined = std::mem::take(held);
-        let input = if joined.is_empty() {
-            bytes
-        } else {
-            joined.extend_from_slice(bytes);
-            &joined
-        };
-        let mut responses = std::mem::replace(&mut self.responses, Scanner::new(0));
-        let taken = self.responses_in(&mut responses, input, out);
+        let mut responses = std::mem::replace(&mut self.responses, Direction::new(0));
+        let joined = responses.joined(bytes);
+        let input = joined.as_deref().unwrap_or(bytes);
+        let taken = self.responses_in(&mut responses.scanner, input, out);
         self.responses = responses;
-        let [_, held] = &mut self.held;
-        held.extend_from_slice(input.get(taken?..).unwrap_or_default());
+        self.responses.held.extend_from_slice(input.get(taken?..).unwrap_or_default());
         Ok(())
     }
 
@@ -419,10 +404,15 @@ impl Stage {
         Ok(())
     }
 
+    /// So many bytes have passed, of those that nobody wants to see.
+    fn passed_down(&mut self, bytes: usize) {
+        self.responses.scanner.passed(bytes);
+    }
+
     /// Bytes to come of an answer that nobody wants to see.
     fn unseen_down(&self) -> usize {
-        let [_, held] = &self.held;
-        if held.is_empty() && self.coming.is_none() { self.responses.unseen() } else { 0 }
+        let is_seen = !self.responses.held.is_empty() || self.coming.is_some();
+        if is_seen { 0 } else { self.responses.scanner.unseen() }
     }
 }
 
@@ -438,96 +428,4 @@ fn outcome(key: ApiKey, version: i16, body: &[u8]) -> Outcome {
         };
     });
     read.map_or(Outcome::Ok, |()| outcome)
-}
-
-/// A client and one broker, with filters between them if there are any.
-pub struct Staged {
-    conversation: Conversation,
-    stage: Option<Box<Stage>>,
-    /// What has left the one, and goes to the other.
-    between: Vec<u8>,
-}
-
-impl Staged {
-    pub(super) fn new(conversation: Conversation, stage: Option<Box<Stage>>) -> Self {
-        Self { conversation, stage, between: Vec::new() }
-    }
-
-    /// Requests that were answered since this was last asked.
-    pub(super) fn take_done(&mut self, mut take: impl FnMut(&[Done])) {
-        if let Some(stage) = &mut self.stage {
-            stage.take_done(&mut take);
-        }
-        self.conversation.take_done(take);
-    }
-}
-
-impl Between for Staged {
-    fn up(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Goes, CloseReason> {
-        let Some(stage) = &mut self.stage else { return self.conversation.up(bytes, out) };
-        self.between.clear();
-        self.between.shrink_to(KEPT);
-        stage.up(bytes, &mut self.between)?;
-        if let Goes::AsIs(len) = self.conversation.up(&self.between, out)? {
-            out.extend_from_slice(self.between.get(..len).unwrap_or_default());
-        }
-        Ok(Goes::Written)
-    }
-
-    fn down(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Goes, CloseReason> {
-        let Some(stage) = &mut self.stage else { return self.conversation.down(bytes, out) };
-        self.between.clear();
-        self.between.shrink_to(KEPT);
-        let came = match self.conversation.down(bytes, &mut self.between)? {
-            Goes::AsIs(len) => bytes.get(..len).unwrap_or_default(),
-            Goes::Written => &self.between,
-        };
-        stage.down(came, out)?;
-        Ok(Goes::Written)
-    }
-
-    fn resumes(&self) -> bool {
-        self.conversation.resumes()
-    }
-
-    fn takes_more(&self) -> bool {
-        // What has begun is awaited whole, and then kept by the conversation if it can take no more.
-        self.conversation.takes_more() || self.stage.as_ref().is_some_and(|stage| stage.has_begun())
-    }
-
-    fn outlives_client(&self) -> bool {
-        self.conversation.outlives_client()
-    }
-
-    fn unseen_up(&self) -> usize {
-        if self.stage.is_some() { 0 } else { self.conversation.unseen_up() }
-    }
-
-    fn passed_up(&mut self, bytes: usize) {
-        self.conversation.passed_up(bytes);
-    }
-
-    fn unseen_down(&self) -> usize {
-        let unseen = self.conversation.unseen_down();
-        self.stage.as_ref().map_or(unseen, |stage| unseen.min(stage.unseen_down()))
-    }
-
-    fn passed_down(&mut self, bytes: usize) {
-        self.conversation.passed_down(bytes);
-        if let Some(stage) = &mut self.stage {
-            stage.responses.passed(bytes);
-        }
-    }
-
-    fn drain(&mut self) {
-        self.conversation.drain();
-    }
-
-    fn is_over(&self) -> bool {
-        self.conversation.is_over() && self.stage.as_ref().is_none_or(|stage| stage.is_between())
-    }
-
-    fn in_flight(&self) -> usize {
-        self.conversation.in_flight()
-    }
 }
