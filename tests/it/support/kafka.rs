@@ -128,9 +128,10 @@ pub(crate) fn tool_where(names: &[&str], class: &str, args: &[&str]) -> String {
     printed
 }
 
-/// One of Kafka's tools that runs. What it prints is read, so that it never waits for its reader.
+/// One of Kafka's tools that runs. What it prints is read, so that it never waits for its reader. It ends with this at the latest.
 pub(crate) struct Tool {
-    ended: Receiver<std::io::Result<Output>>,
+    /// Nothing once it has ended.
+    ended: Option<Receiver<std::io::Result<Output>>>,
     id: u32,
     words: String,
 }
@@ -146,21 +147,32 @@ impl Tool {
     fn of(child: Child, words: String) -> Self {
         let (id, (done, ended)) = (child.id(), channel());
         std::thread::spawn(move || done.send(child.wait_with_output()));
-        Self { ended, id, words }
+        Self { ended: Some(ended), id, words }
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    fn output(&mut self) -> Output {
+        match self.ended.as_ref().unwrap().recv_timeout(TOOL) {
+            Ok(output) => {
+                self.ended = None;
+                output.unwrap()
+            }
+            Err(_) => panic!("{} hangs", self.words),
+        }
     }
 
     /// What it has printed until this signal ended it.
     #[track_caller]
-    pub(crate) fn ended_by(self, signal: &str) -> String {
+    pub(crate) fn ended_by(mut self, signal: &str) -> String {
         super::signal(self.id, signal);
-        let output = self.ended.recv_timeout(TOOL).expect("it does not end").unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        String::from_utf8_lossy(&self.output().stdout).into_owned()
     }
 
     /// What it has said when it has failed, as it must.
     #[track_caller]
-    pub(crate) fn failed(self) -> String {
-        let output = self.ended.recv_timeout(TOOL).expect("it does not end").unwrap();
+    pub(crate) fn failed(mut self) -> String {
+        let output = self.output();
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said).into_owned();
         assert!(!output.status.success(), "{} succeeds: {said}", self.words);
@@ -169,16 +181,21 @@ impl Tool {
 
     /// What it printed, when it has ended. It must succeed.
     #[track_caller]
-    pub(crate) fn printed(self) -> String {
-        let Ok(output) = self.ended.recv_timeout(TOOL) else {
-            super::signal(self.id, "KILL");
-            panic!("{} hangs", self.words);
-        };
-        let output = output.unwrap();
+    pub(crate) fn printed(mut self) -> String {
+        let output = self.output();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}: {}\n{text}{errors}", self.words, output.status);
         text
+    }
+}
+
+impl Drop for Tool {
+    fn drop(&mut self) {
+        // Nobody has heard of its end, so its number is still its own, unless it has just ended.
+        if self.ended.as_ref().is_some_and(|ended| ended.try_recv().is_err()) {
+            let _ = Command::new("kill").args(["-KILL", &self.id.to_string()]).status();
+        }
     }
 }
 
