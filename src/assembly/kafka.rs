@@ -9,6 +9,7 @@ use mecha_clusters::{Brokers, CurrentLogin, LoginSource};
 use mecha_config::{ConfigError, FilterSpec, ListenerSpec, OauthSpec, Snapshot, UserSpec};
 use mecha_filters::BuildCx;
 use mecha_filters::kafka::{FILTERS, KafkaFactory, KafkaKind};
+use mecha_kafka::errors::NAMES;
 use mecha_transport::Address;
 use mecha_users::{Issuer, NoCommands, limiting};
 
@@ -193,6 +194,8 @@ impl DoorPlan for KafkaPlan {
             max_frame: u32::try_from(listener.max_frame).unwrap_or(u32::MAX),
             judges: RefCell::default(),
             filters: self.filters.iter().map(|(_, factory)| Arc::clone(factory)).collect(),
+            apis: scope.api_metrics(&shared.registry, &listener.name, &OPS, &NAMES),
+            lag: shared.registry.lag(&listener.name),
             clock: scope.environment.clock,
         };
         if is_single {

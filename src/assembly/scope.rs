@@ -13,7 +13,7 @@ use mecha_clusters::{
 };
 use mecha_config::ClusterSpec;
 use mecha_core::{Found, Framed, Limits, OpInfo, Protocol};
-use mecha_telemetry::{ClusterMetrics, ListenerMetrics, Registry, RouteMetrics};
+use mecha_telemetry::{ApiMetrics, ClusterMetrics, ListenerMetrics, Registry, RouteMetrics};
 use mecha_transport::{Address, ProxyVersion};
 
 use super::{EngineView, Shared, sharding};
@@ -53,6 +53,7 @@ pub struct Scope {
     listeners: HashMap<(String, &'static str), Arc<ListenerMetrics>>,
     cluster_metrics: HashMap<ClusterKey, Arc<ClusterMetrics>>,
     routes: HashMap<[String; 3], Arc<RouteMetrics>>,
+    apis: HashMap<String, Arc<ApiMetrics>>,
 }
 
 /// A cluster's name, what is spoken with it, and how large a frame may be that is seen whole.
@@ -76,6 +77,7 @@ impl Scope {
             listeners: HashMap::new(),
             cluster_metrics: HashMap::new(),
             routes: HashMap::new(),
+            apis: HashMap::new(),
         }
     }
 
@@ -95,6 +97,18 @@ impl Scope {
     ) -> Arc<ListenerMetrics> {
         let fresh = || registry.listener(name, protocol, ops);
         Arc::clone(self.listeners.entry((name.into(), protocol)).or_insert_with(fresh))
+    }
+
+    /// The worker's figures of a listener by API, version and error.
+    pub fn api_metrics(
+        &mut self,
+        registry: &Registry,
+        listener: &str,
+        ops: &'static [OpInfo],
+        errors: &'static [&'static str],
+    ) -> Arc<ApiMetrics> {
+        let fresh = || registry.apis(listener, ops, errors);
+        Arc::clone(self.apis.entry(listener.into()).or_insert_with(fresh))
     }
 
     /// The worker's figures of a route of `listener` to `cluster`.

@@ -6,6 +6,7 @@
 
 mod clients;
 mod conversation;
+mod figures;
 mod login;
 mod placement;
 mod reception;
@@ -24,13 +25,14 @@ use mecha_core::{Cx, OpClass, OpId, OpInfo, Peer, Refusal};
 use mecha_filters::kafka::KafkaFactory;
 use mecha_kafka::schema::Versions;
 use mecha_kafka::table::{ApiKey, Class, apis};
-use mecha_telemetry::{CloseReason, ClusterMetrics};
+use mecha_telemetry::{ApiMetrics, CloseReason, ClusterMetrics, Lag};
 use mecha_transport::{Address, Clock, ReadHalf, WriteHalf};
 
 use self::clients::Asking;
 pub use self::clients::Clients;
 pub use self::conversation::Conversation;
 pub(crate) use self::conversation::broker;
+use self::figures::Figures;
 pub(crate) use self::login::log_in;
 pub use self::login::{Credentials, Opened};
 pub use self::placement::Placement;
@@ -128,6 +130,10 @@ pub struct VirtualCluster {
     pub filters: Vec<Arc<dyn KafkaFactory>>,
     /// Policies that are asked about each request, if there are any.
     pub judges: RefCell<Option<Judges>>,
+    /// Requests by API, version and error, of this worker.
+    pub apis: Arc<ApiMetrics>,
+    /// How far groups are behind, for all workers.
+    pub lag: Arc<Lag>,
     /// The process'.
     pub clock: Clock,
 }
@@ -137,8 +143,9 @@ impl VirtualCluster {
     fn conversation(&self, client: &Peer, offered: fn(ApiKey, Versions) -> Versions) -> Conversation {
         let told = || client.local.map(|local| local.ip().to_canonical().to_string());
         let host = self.host.clone().or_else(told).map(Host::new).unwrap_or_default();
-        let conversation =
-            Conversation::new(Arc::clone(&self.brokers), host, self.max_frame, self.clock, offered);
+        let figures = Figures::new(Arc::clone(&self.apis), Arc::clone(&self.lag));
+        let (brokers, settings) = (Arc::clone(&self.brokers), (self.max_frame, self.clock));
+        let conversation = Conversation::new(brokers, host, settings, offered, figures);
         // Who clients are is settled, or brokers know mecha instead.
         conversation.logged_in(self.credentials.is_some() || self.clients.is_some())
     }
@@ -259,7 +266,7 @@ const OFFERED_MICROS: u64 = 10_000_000;
 pub type Rows = Rc<HashMap<ApiKey, Versions>>;
 
 impl Destination for VirtualCluster {
-    type Opened = Opened;
+    type Opened = (Opened, Option<i32>);
     type Passage = Relay<Staged>;
 
     async fn open(
@@ -267,26 +274,32 @@ impl Destination for VirtualCluster {
         client: &Peer,
         asked: Option<&str>,
         within: Option<Duration>,
-    ) -> Result<Opened, Refusal> {
+    ) -> Result<Self::Opened, Refusal> {
         let port = client.local.map_or(0, |local| local.port());
         let named = self.named.as_ref().and_then(|host| host.broker(asked?));
         let knock = named.map_or(Knock::Port(port), Knock::Broker);
         match self.brokers.found(knock).await {
-            Door::Any => self.reach(None, client, within).await,
+            Door::Any => Ok((self.reach(None, client, within).await?, None)),
             Door::Of(broker) => {
                 let opened = self.reach(Some(&broker.address), client, within).await;
                 if opened.is_err() {
                     // It may have moved.
                     self.brokers.refresh();
                 }
-                opened
+                Ok((opened?, Some(broker.id)))
             }
             Door::Vacant => Err(Refusal::NoRoute),
         }
     }
 
-    fn pass(self: &Rc<Self>, client: &Peer, halves: (ReadHalf, WriteHalf), opened: Opened) -> Self::Passage {
-        let conversation = self.conversation(client, |_, versions| versions);
+    fn pass(
+        self: &Rc<Self>,
+        client: &Peer,
+        halves: (ReadHalf, WriteHalf),
+        (opened, broker): Self::Opened,
+    ) -> Self::Passage {
+        let mut conversation = self.conversation(client, |_, versions| versions);
+        conversation.connected(broker);
         let staged = Staged::new(conversation.renewing(opened.renewal), self.stage(client));
         Relay::new(halves, opened.stream, staged)
     }

@@ -7,6 +7,7 @@ use mecha_core::Refusal;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
+use crate::apis::VERSIONS;
 use crate::histogram::BOUNDS_MICROS;
 use crate::listener::OUTCOMES;
 use crate::{CloseReason, Sources};
@@ -34,6 +35,7 @@ impl Collector for Exporter {
         self.listeners(&mut families);
         self.clusters(&mut families);
         self.routes(&mut families);
+        self.apis(&mut families);
         families.finish()
     }
 }
@@ -84,6 +86,44 @@ impl Exporter {
                 let labels = [at[0], ("command", command)];
                 let help = "Time from forwarding a call to its answer.";
                 out.histogram("mecha_call_duration_seconds", help, &labels, &buckets, sum);
+            }
+        }
+    }
+
+    fn apis(&self, out: &mut Families) {
+        for apis in self.sources.apis() {
+            let at = ("listener", apis.listener.as_str());
+            for (row, versions) in apis.rows.iter().enumerate() {
+                let Some(versions) = versions.get() else { continue };
+                let api = apis.ops.get(row).map_or("other", |op| op.name);
+                for (version, errors) in versions.iter().enumerate() {
+                    let Some(errors) = errors.get() else { continue };
+                    let version = if version < VERSIONS { version.to_string() } else { "other".into() };
+                    for (error, count) in errors.iter().enumerate() {
+                        let error = apis.errors.get(error).copied().unwrap_or("UNKNOWN");
+                        let labels = [at, ("api", api), ("version", version.as_str()), ("error", error)];
+                        let help =
+                            "Requests that were answered, by API, version and the worst error in the answer.";
+                        out.used("mecha_kafka_requests_total", help, &labels, count.get());
+                    }
+                }
+            }
+            for (broker, count) in apis.servers() {
+                let labels = [at, ("broker", broker.as_str())];
+                out.gauge(
+                    "mecha_kafka_broker_connections",
+                    "Connections to each broker now; `any` where none was asked for in particular.",
+                    &labels,
+                    count,
+                );
+            }
+        }
+        for (listener, lag) in self.sources.lags() {
+            for (group, topic, behind) in lag.read() {
+                let labels =
+                    [("listener", listener.as_str()), ("group", group.as_str()), ("topic", topic.as_str())];
+                let help = "Records that a group has not read: the end of what it reads, less what it has committed.";
+                out.gauge("mecha_kafka_group_lag", help, &labels, behind);
             }
         }
     }

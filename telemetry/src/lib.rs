@@ -5,10 +5,12 @@
 //! made, never per call, and only series that were used are exported. Filters register their own gauges, which change
 //! rarely, with the ordinary [`prometheus`] types.
 
+mod apis;
 mod cluster;
 mod counter;
 mod export;
 mod histogram;
+mod lag;
 mod listener;
 mod logins;
 mod logs;
@@ -17,14 +19,16 @@ mod process;
 mod route;
 mod tls;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mecha_core::OpInfo;
 
+pub use apis::{ApiMetrics, Seated};
 pub use cluster::ClusterMetrics;
 pub use counter::Counter;
 pub use histogram::Histogram;
+pub use lag::{Lag, LagTopic};
 pub use listener::{CloseReason, ListenerMetrics};
 pub use logins::LoginMetrics;
 pub use logs::{LogFormat, flush_logs, init_logs};
@@ -57,6 +61,8 @@ pub(crate) struct Sources {
     listeners: Mutex<Vec<Arc<ListenerMetrics>>>,
     clusters: Mutex<Vec<Arc<ClusterMetrics>>>,
     routes: Mutex<Vec<Arc<RouteMetrics>>>,
+    apis: Mutex<Vec<Arc<ApiMetrics>>>,
+    lags: Mutex<BTreeMap<String, Arc<Lag>>>,
 }
 
 impl Sources {
@@ -70,6 +76,14 @@ impl Sources {
 
     pub(crate) fn routes(&self) -> Vec<Arc<RouteMetrics>> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn apis(&self) -> Vec<Arc<ApiMetrics>> {
+        self.apis.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn lags(&self) -> BTreeMap<String, Arc<Lag>> {
+        self.lags.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -142,6 +156,26 @@ impl Registry {
         let sources = &self.inner.sources;
         sources.routes.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&metrics));
         metrics
+    }
+
+    /// Requests at one listener on one worker, by API, version and error; those of the same name are summed at scrape. `ops` and
+    /// `errors` name what there is.
+    pub fn apis(
+        &self,
+        listener: &str,
+        ops: &'static [OpInfo],
+        errors: &'static [&'static str],
+    ) -> Arc<ApiMetrics> {
+        let metrics = Arc::new(ApiMetrics::new(listener, ops, errors));
+        let sources = &self.inner.sources;
+        sources.apis.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&metrics));
+        metrics
+    }
+
+    /// How far the groups of consumers at this listener are behind, over all workers: the same for the same name.
+    pub fn lag(&self, listener: &str) -> Arc<Lag> {
+        let mut lags = self.inner.sources.lags.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(lags.entry(listener.into()).or_default())
     }
 
     /// Figures of the migration of `route`, a listener's and a route's name; over all workers.

@@ -1,6 +1,7 @@
 //! Kafka's own clients and brokers, and mecha between them.
 
 mod faults;
+mod figures;
 mod filters;
 mod idle;
 mod large;

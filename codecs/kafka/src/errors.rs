@@ -6,6 +6,10 @@
 //! to hear about three. Which parts of a request come back in its response is the table `ECHOES`; the rest is led by the
 //! schemas.
 
+mod code_names;
+
+pub use code_names::NAMES;
+
 use crate::schema::{Default, Field, Kind, Message, Role, Versions};
 use crate::table::{ApiKey, Class};
 use crate::tree::{Node, read};

@@ -27,6 +27,10 @@
 //!
 //! [`batch`] reads and writes records. [`names`] replaces names of topics, groups and transactional ids.
 //!
+//! # For figures
+//!
+//! [`tally`] reads errors, and how far topics and groups have come, from what passes.
+//!
 //! # For logins
 //!
 //! [`sasl`] has both sides of them: mecha's own at brokers, and those of clients at mecha.
@@ -51,6 +55,7 @@ pub mod route;
 pub mod sasl;
 pub mod schema;
 pub mod table;
+pub mod tally;
 mod tree;
 pub mod walk;
 pub mod wire;

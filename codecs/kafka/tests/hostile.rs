@@ -12,6 +12,7 @@ use mecha_kafka::frame::ResponseHead;
 use mecha_kafka::guard;
 use mecha_kafka::schema::MESSAGES;
 use mecha_kafka::table::ApiKey;
+use mecha_kafka::tally::{Tally, commits, topics};
 use mecha_kafka::wire::Malformed;
 
 #[test]
@@ -68,6 +69,10 @@ fn spoiled_bodies_are_refused_or_decoded() {
                 if message.is_response {
                     let done = rewrite(key, version, &body, &mut map, &mut out);
                     assert!(done.is_ok() || verdict.is_err());
+                    if let Ok(mut tally) = Tally::new(key, version, body.len() as u32) {
+                        body.chunks(7).for_each(|piece| tally.push(piece, &mut |_| {}));
+                    }
+                    let _ = topics(version, &body, &mut |_, _| {});
                     let head = ResponseHead { correlation: 0, body: body.len() as u32 };
                     if let Ok((mut rewriter, head)) = Rewriter::new(key, version, head) {
                         let mut passed = 0;
@@ -80,6 +85,7 @@ fn spoiled_bodies_are_refused_or_decoded() {
                         }
                     }
                 }
+                let _ = commits(version, &body, &mut |_| {});
                 match verdict {
                     Ok(()) => sound += 1,
                     Err(_) => {

@@ -11,13 +11,19 @@ use mecha_kafka::addresses::{Address, rewrite};
 use mecha_kafka::frame::{Item, RequestHead, Scanner};
 use mecha_kafka::pending::{Acks, InFlight, Pending};
 use mecha_kafka::table::{ApiKey, Judgement, judge};
+use mecha_kafka::tally::Tally;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Requests come, responses with addresses go back.
-fn turn(bytes: &[u8], response: &[u8], pending: &mut Pending<u32>, out: &mut Vec<u8>) -> (usize, usize) {
+fn turn(
+    bytes: &[u8],
+    response: &[u8],
+    (pending, tally): (&mut Pending<u32>, &mut Tally),
+    out: &mut Vec<u8>,
+) -> (usize, usize) {
     let mut scanner = Scanner::<RequestHead>::new(1 << 20);
     let (mut at, mut acked, mut asked) = (0, 0, 0);
     let mut probe = None;
@@ -51,6 +57,8 @@ fn turn(bytes: &[u8], response: &[u8], pending: &mut Pending<u32>, out: &mut Vec
             out,
         )
         .unwrap();
+        tally.restart(answered.key, answered.version, response.len() as u32).unwrap();
+        tally.push(response, &mut |_| {});
         asked += 1;
     }
     (acked, asked)
@@ -68,9 +76,10 @@ fn frames_pass_without_memory_being_reserved() {
         bytes.extend_from_slice(&body);
     }
     let (mut pending, mut out) = (Pending::new(100), Vec::new());
-    assert_eq!(turn(&bytes, &response, &mut pending, &mut out), (50, 50));
+    let mut tally = Tally::new(ApiKey::PRODUCE, 11, response.len() as u32).unwrap();
+    assert_eq!(turn(&bytes, &response, (&mut pending, &mut tally), &mut out), (50, 50));
     let region = Region::new(ALLOCATOR);
-    assert_eq!(turn(&bytes, &response, &mut pending, &mut out), (50, 50));
+    assert_eq!(turn(&bytes, &response, (&mut pending, &mut tally), &mut out), (50, 50));
     let change = region.change();
     assert_eq!((change.allocations, change.reallocations), (0, 0), "{change:?}");
     // Addresses were replaced, all the same.

@@ -20,6 +20,7 @@ use mecha_clusters::{Broker, Brokers};
 use mecha_core::{Done, Outcome, Ticket};
 use mecha_kafka::addresses::{self, Rewriter, Rewritten};
 use mecha_kafka::api_versions;
+use mecha_kafka::errors::Code;
 use mecha_kafka::frame::{Head, Item, RequestHead, ResponseHead, Scanner, Want};
 use mecha_kafka::pending::{Acks, InFlight, Pending};
 use mecha_kafka::sasl::Login;
@@ -28,6 +29,7 @@ use mecha_kafka::table::{ApiKey, Judgement, judge};
 use mecha_telemetry::CloseReason;
 use mecha_transport::{Address, Clock};
 
+use super::figures::Figures;
 use super::login::Renewal;
 use super::{Host, op_of};
 use crate::session::opaque::{Between, Goes};
@@ -70,6 +72,9 @@ pub struct Conversation {
     /// There is more from the client than may wait for answers.
     is_stalled: bool,
     coming: Coming,
+    /// The request whose answer is passing, and how long that took to begin, in microseconds.
+    answering: Option<(InFlight<Note>, u32)>,
+    figures: Figures,
     /// Kept for the next answer that needs it.
     rewriter: Option<Rewriter>,
     /// Where answers are written anew.
@@ -164,9 +169,9 @@ impl Conversation {
     pub(super) fn new(
         brokers: Arc<Brokers>,
         host: Host,
-        max_frame: u32,
-        clock: Clock,
+        (max_frame, clock): (u32, Clock),
         offered: fn(ApiKey, Versions) -> Versions,
+        figures: Figures,
     ) -> Self {
         Self {
             brokers,
@@ -180,6 +185,8 @@ impl Conversation {
             acks: None,
             is_stalled: false,
             coming: Coming::Passes,
+            answering: None,
+            figures,
             rewriter: None,
             whole: Vec::new(),
             done: Vec::new(),
@@ -192,6 +199,11 @@ impl Conversation {
     /// The broker is told who mecha is, if `is_logged_in`. Then it must not be told anything else.
     pub(super) fn logged_in(self, is_logged_in: bool) -> Self {
         Self { is_logged_in, ..self }
+    }
+
+    /// This is the broker; `None` where nobody knows.
+    pub(super) fn connected(&mut self, broker: Option<i32>) {
+        self.figures.connected(broker);
     }
 
     /// The login has to be renewed some time.
@@ -239,6 +251,9 @@ impl Conversation {
         let RequestHead { key, version, correlation, body } = head;
         // There is room: nothing is read without.
         self.pending.sent(InFlight { key, version, correlation, note }).map_err(|_| CloseReason::Bug)?;
+        if note.is_known {
+            self.figures.request(&head);
+        }
         if key == ApiKey::PRODUCE {
             self.acks = Some(Acks::new(version, body).map_err(|_| CloseReason::Protocol)?);
         }
@@ -247,12 +262,14 @@ impl Conversation {
 
     /// A piece of a request passes.
     fn piece(&mut self, piece: &[u8], is_last: bool, now: u64) -> Result<(), CloseReason> {
+        self.figures.request_piece(piece, is_last);
         let Some(acks) = &mut self.acks else { return Ok(()) };
         match acks.push(piece).map_err(|_| CloseReason::Protocol)? {
             Some(0) => {
                 // Passed is all that will ever be known of it.
                 if let Some(request) = self.pending.forget_last() {
-                    self.answered(&request, now);
+                    let micros = took(&request, now);
+                    self.answered(&request, micros, Some(Code::NONE));
                 }
             }
             Some(_) => {}
@@ -264,10 +281,25 @@ impl Conversation {
         Ok(())
     }
 
-    fn answered(&mut self, request: &InFlight<Note>, now: u64) {
-        let micros = u32::try_from(now.saturating_sub(request.note.since_micros)).unwrap_or(u32::MAX);
-        let (ticket, op) = (Ticket::default(), op_of(request.key));
-        self.done.push(Done { ticket, op, outcome: Outcome::Ok, micros });
+    /// A request was answered, with this error if that is known.
+    fn answered(&mut self, request: &InFlight<Note>, micros: u32, code: Option<Code>) {
+        let InFlight { key, version, correlation, .. } = *request;
+        let (ticket, op) = (Ticket::default(), op_of(key));
+        let outcome = match code {
+            None | Some(Code::NONE) => Outcome::Ok,
+            Some(code) if code.is_of_broker() => Outcome::ServerError,
+            Some(_) => Outcome::ClientError,
+        };
+        self.done.push(Done { ticket, op, outcome, micros });
+        self.figures.answered(key, version, correlation, code);
+    }
+
+    /// The answer that was passing has come to its end.
+    fn passed(&mut self) {
+        let code = self.figures.end();
+        if let Some((request, micros)) = self.answering.take() {
+            self.answered(&request, micros, code);
+        }
     }
 
     /// An answer begins. What is sent instead of its head, if it is not passed.
@@ -288,7 +320,7 @@ impl Conversation {
         let is_changed = key == ApiKey::API_VERSIONS || note.is_known && key.has_addresses(version);
         if !is_changed {
             self.coming = Coming::Passes;
-            self.answered(&request, now);
+            self.begins(request, head, now);
             return Ok(None);
         }
         if head.body > STREAM_ABOVE && Rewriter::can(key, version) {
@@ -301,6 +333,7 @@ impl Conversation {
             };
             let instead = instead.map_err(|error| broken(key, version, error))?;
             self.coming = Coming::Streamed(request);
+            self.begins(request, head, now);
             return Ok(Some(instead));
         }
         if head.body > MAX_WHOLE {
@@ -318,16 +351,28 @@ impl Conversation {
         Ok(None)
     }
 
+    /// An answer begins that passes.
+    fn begins(&mut self, request: InFlight<Note>, head: ResponseHead, now: u64) {
+        let micros = took(&request, now);
+        self.answering = Some((request, micros));
+        if request.note.is_known {
+            self.figures.begin(request.key, request.version, head.body);
+        }
+    }
+
     /// A piece of an answer comes, at a place of what was given.
     fn answer_piece(
         &mut self,
         (at, piece): (usize, &[u8]),
         is_last: bool,
-        now: u64,
         passing: &mut Passing<'_>,
     ) -> Result<(), CloseReason> {
+        self.figures.piece(piece);
         let Coming::Streamed(request) = &self.coming else {
             passing.pass(at, piece.len());
+            if is_last {
+                self.passed();
+            }
             return Ok(());
         };
         let request = *request;
@@ -340,7 +385,7 @@ impl Conversation {
             let finished = rewriter.finish(&mut |node| hidden.hide(&node), passing.write());
             finished.map_err(|error| broken(key, version, error))?;
             self.coming = Coming::Passes;
-            self.answered(&request, now);
+            self.passed();
         }
         Ok(())
     }
@@ -407,7 +452,7 @@ impl Between for Conversation {
                 },
                 Item::Piece { len, is_last } => {
                     let piece = rest.get(..len).unwrap_or_default();
-                    self.answer_piece((at, piece), is_last, now, &mut passing)?;
+                    self.answer_piece((at, piece), is_last, &mut passing)?;
                 }
                 Item::Whole(body) => {
                     if matches!(self.coming, Coming::Own) {
@@ -432,7 +477,11 @@ impl Between for Conversation {
                         (Rewritten::Changed, _) => passing.write().extend_from_slice(&self.whole),
                     }
                     hidden.told_all();
-                    self.answered(&request, now);
+                    let (key, version) = (request.key, request.version);
+                    let is_known = request.note.is_known || key == ApiKey::API_VERSIONS;
+                    let code = if is_known { self.figures.whole(key, version, body) } else { None };
+                    let micros = took(&request, now);
+                    self.answered(&request, micros, code);
                 }
             }
             at += taken;
@@ -463,7 +512,8 @@ impl Between for Conversation {
     }
 
     fn unseen_up(&self) -> usize {
-        let is_looked_at = self.acks.is_some() || !self.requests.held.is_empty();
+        let is_looked_at =
+            self.acks.is_some() || self.figures.sees_request() || !self.requests.held.is_empty();
         if is_looked_at { 0 } else { self.requests.scanner.unseen() }
     }
 
@@ -472,7 +522,7 @@ impl Between for Conversation {
     }
 
     fn unseen_down(&self) -> usize {
-        let passing = self.responses.scanner.unseen();
+        let passing = self.responses.scanner.unseen().min(self.figures.unseen());
         match (&self.coming, &self.rewriter) {
             _ if !self.responses.held.is_empty() => 0,
             (Coming::Passes, _) => passing,
@@ -483,6 +533,7 @@ impl Between for Conversation {
 
     fn passed_down(&mut self, bytes: usize) {
         self.responses.scanner.passed(bytes);
+        self.figures.passed(bytes);
         if let (Coming::Streamed(_), Some(rewriter)) = (&self.coming, &mut self.rewriter) {
             rewriter.passed(bytes);
         }
@@ -503,6 +554,11 @@ impl Between for Conversation {
     fn in_flight(&self) -> usize {
         self.pending.len()
     }
+}
+
+/// Microseconds that a request has taken by now.
+fn took(request: &InFlight<Note>, now: u64) -> u32 {
+    u32::try_from(now.saturating_sub(request.note.since_micros)).unwrap_or(u32::MAX)
 }
 
 /// A broker has answered to mecha.

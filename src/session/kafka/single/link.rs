@@ -86,6 +86,7 @@ impl Link {
 
     fn open(&mut self, opened: Opened) {
         // A login that ends is not renewed here: the broker ends the connection, and the client comes again.
+        self.conversation.connected(self.broker);
         let Stream { read, write, seat } = opened.stream;
         self.state = State::Open { read, write, _seat: seat };
     }
