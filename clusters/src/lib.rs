@@ -12,6 +12,7 @@
 //! is) and any knowledge of a protocol's bytes
 //! beyond [`mecha_core::Framed`].
 
+mod answers;
 mod backoff;
 mod balance;
 mod brokers;
@@ -19,6 +20,7 @@ mod by_hand;
 mod cluster;
 mod connection;
 mod detour;
+mod ear;
 mod endpoint;
 mod health;
 pub mod http;
@@ -36,6 +38,7 @@ mod sink;
 mod streams;
 mod timers;
 pub mod topology;
+mod tracking;
 mod uncounted;
 
 pub use backoff::{Backoff, RateGate};

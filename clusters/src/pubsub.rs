@@ -33,8 +33,10 @@ use mecha_core::{
 };
 use mecha_resp::{ReplyDecoder, Resp, TopicKind, args, confirm, op, subscribes};
 
+use crate::answers::{Answer, Answers};
+use crate::ear::{Ear, Hears, Watches};
 use crate::news::Cause;
-use crate::{Cluster, Connection, Delivery, ReplySink, Slip, SubmitCx, Submitted, Upstream};
+use crate::{Cluster, Connection, ReplySink, SubmitCx, Submitted, Upstream};
 use board::{Board, Home, Pending};
 use wire::{Said, is_of_keys, said};
 
@@ -51,11 +53,6 @@ const MAX_MESSAGE: usize = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// First and longest time before places that could not be told are tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-
-/// Somebody who wants to know when servers have come or gone.
-pub(crate) trait Watches {
-    fn members_changed(&self);
-}
 
 /// A command that was sent on a link.
 struct Sent {
@@ -77,15 +74,6 @@ struct Link {
     unread: Vec<u8>,
 }
 
-/// An answer to be given when nothing is borrowed.
-struct Ready {
-    sink: Rc<dyn ReplySink<Resp>>,
-    ticket: Ticket,
-    op: OpId,
-    bytes: Vec<u8>,
-    outcome: Outcome,
-}
-
 /// See the module.
 pub(crate) struct PubSub {
     inner: Rc<dyn Upstream<Resp>>,
@@ -96,7 +84,7 @@ pub(crate) struct PubSub {
     main: Cell<Option<usize>>,
     epoch: Cell<u32>,
     token: Cell<u64>,
-    ready: RefCell<Vec<Ready>>,
+    answers: Answers<Resp>,
     /// Sinks that have got messages from the present read.
     touched: RefCell<Vec<Rc<dyn ReplySink<Resp>>>>,
     /// `Some` while another try is due: the wait before the one after it.
@@ -104,14 +92,12 @@ pub(crate) struct PubSub {
     me: Weak<Self>,
 }
 
-/// What links talk to. Does not keep the subscriptions alive.
-struct Ear(Weak<PubSub>);
-
 // === impl PubSub ===
 
 impl PubSub {
     /// Stands in front of `inner`, which leads to `cluster`.
     pub(crate) fn new(inner: Rc<dyn Upstream<Resp>>, cluster: Rc<Cluster<Resp>>) -> Rc<Self> {
+        let answers = Answers::new(&cluster);
         let pubsub = Rc::new_cyclic(|me| Self {
             inner,
             cluster,
@@ -120,7 +106,7 @@ impl PubSub {
             main: Cell::new(None),
             epoch: Cell::new(0),
             token: Cell::new(0),
-            ready: RefCell::default(),
+            answers,
             touched: RefCell::default(),
             retry: Cell::new(None),
             me: Weak::clone(me),
@@ -332,7 +318,7 @@ impl PubSub {
         let Ok(connection) = self.cluster.pin_at(at, 0) else { return false };
         let epoch = self.epoch.get().wrapping_add(1);
         self.epoch.set(epoch);
-        let ear: Rc<dyn ReplySink<Resp>> = Rc::new(Ear(self.me.clone()));
+        let ear: Rc<dyn ReplySink<Resp>> = Rc::new(Ear::new(self.me.clone()));
         connection.set_owner(Some((ear, ConnKey { index: at as u32, epoch })), true);
         let limits = Limits { stream_above: usize::MAX, max_frame: MAX_MESSAGE, ..Limits::default() };
         links.insert(
@@ -374,55 +360,6 @@ impl PubSub {
 
     fn is_current(&self, link: ConnKey) -> bool {
         self.links.borrow().get(&(link.index as usize)).is_some_and(|known| known.epoch == link.epoch)
-    }
-
-    /// The link is gone: what was subscribed to on it must be subscribed to again.
-    fn lost(&self, key: ConnKey) {
-        if !self.is_current(key) {
-            return;
-        }
-        let at = key.index as usize;
-        let link = self.links.borrow_mut().remove(&at);
-        if let Some(link) = link {
-            self.cluster.unpin(link.connection, false);
-        }
-        let mut board = self.board.borrow_mut();
-        for topic in board.topics.iter_mut().flat_map(HashMap::values_mut) {
-            let before = topic.homes.len();
-            topic.homes.retain(|home| home.at != at);
-            topic.is_short |= topic.homes.len() < before;
-        }
-        drop(board);
-        self.cluster.want(Cause::Failure);
-        self.retry_later();
-    }
-
-    /// Takes bytes from a link.
-    fn heard(&self, key: ConnKey, bytes: &[u8]) {
-        let at = key.index as usize;
-        let (unread, heads, consumed) = {
-            let mut links = self.links.borrow_mut();
-            let Some(link) = links.get_mut(&at).filter(|link| link.epoch == key.epoch) else { return };
-            link.unread.extend_from_slice(bytes);
-            let mut heads = Vec::new();
-            match link.decoder.decode(&link.unread, &mut heads) {
-                Ok(decoded) => (std::mem::take(&mut link.unread), heads, decoded.consumed),
-                Err(_) => {
-                    link.connection.close();
-                    return;
-                }
-            }
-        };
-        for head in &heads {
-            self.frame(at, Resp::reply_span(head).of(&unread, &[]));
-        }
-        if let Some(link) = self.links.borrow_mut().get_mut(&at).filter(|link| link.epoch == key.epoch) {
-            link.unread = unread;
-            link.unread.drain(..consumed);
-            if link.unread.is_empty() && link.unread.capacity() > 64 << 10 {
-                link.unread = Vec::new();
-            }
-        }
     }
 
     fn frame(&self, at: usize, frame: &[u8]) {
@@ -571,21 +508,12 @@ impl PubSub {
         }
     }
 
-    fn flush(&self, now_micros: u64) {
-        let touched = std::mem::take(&mut *self.touched.borrow_mut());
-        for sink in touched {
-            // Whoever is slow is closed by its engine; nobody is waited for here.
-            sink.flush(now_micros);
-        }
-    }
-
     fn all_well(&self, done: Vec<(Rc<dyn ReplySink<Resp>>, Pending)>) {
         for (sink, pending) in done {
             self.answer(&sink, pending.ticket, pending.op, pending.answer, Outcome::Ok);
         }
     }
 
-    /// Answers in a task of its own: whoever calls may be in the middle of taking a batch.
     fn answer(
         &self,
         sink: &Rc<dyn ReplySink<Resp>>,
@@ -594,21 +522,65 @@ impl PubSub {
         bytes: Vec<u8>,
         outcome: Outcome,
     ) {
-        let mut ready = self.ready.borrow_mut();
-        ready.push(Ready { sink: Rc::clone(sink), ticket, op, bytes, outcome });
-        if ready.len() > 1 {
+        self.answers.give(Answer { sink: Rc::clone(sink), ticket, op, bytes, outcome });
+    }
+}
+
+impl Hears for PubSub {
+    fn heard(&self, key: ConnKey, bytes: &[u8]) {
+        let at = key.index as usize;
+        let (unread, heads, consumed) = {
+            let mut links = self.links.borrow_mut();
+            let Some(link) = links.get_mut(&at).filter(|link| link.epoch == key.epoch) else { return };
+            link.unread.extend_from_slice(bytes);
+            let mut heads = Vec::new();
+            match link.decoder.decode(&link.unread, &mut heads) {
+                Ok(decoded) => (std::mem::take(&mut link.unread), heads, decoded.consumed),
+                Err(_) => {
+                    link.connection.close();
+                    return;
+                }
+            }
+        };
+        for head in &heads {
+            self.frame(at, Resp::reply_span(head).of(&unread, &[]));
+        }
+        if let Some(link) = self.links.borrow_mut().get_mut(&at).filter(|link| link.epoch == key.epoch) {
+            link.unread = unread;
+            link.unread.drain(..consumed);
+            if link.unread.is_empty() && link.unread.capacity() > 64 << 10 {
+                link.unread = Vec::new();
+            }
+        }
+    }
+
+    /// The link is gone: what was subscribed to on it must be subscribed to again.
+    fn lost(&self, key: ConnKey) {
+        if !self.is_current(key) {
             return;
         }
-        let me = self.me.clone();
-        tokio::task::spawn_local(async move {
-            let Some(me) = me.upgrade() else { return };
-            let now = me.cluster.now_micros();
-            let ready = std::mem::take(&mut *me.ready.borrow_mut());
-            for Ready { sink, ticket, op, bytes, outcome } in ready {
-                sink.answered(ticket, op, &bytes, outcome, now);
-                sink.flush(now);
-            }
-        });
+        let at = key.index as usize;
+        let link = self.links.borrow_mut().remove(&at);
+        if let Some(link) = link {
+            self.cluster.unpin(link.connection, false);
+        }
+        let mut board = self.board.borrow_mut();
+        for topic in board.topics.iter_mut().flat_map(HashMap::values_mut) {
+            let before = topic.homes.len();
+            topic.homes.retain(|home| home.at != at);
+            topic.is_short |= topic.homes.len() < before;
+        }
+        drop(board);
+        self.cluster.want(Cause::Failure);
+        self.retry_later();
+    }
+
+    fn flush(&self, now_micros: u64) {
+        let touched = std::mem::take(&mut *self.touched.borrow_mut());
+        for sink in touched {
+            // Whoever is slow is closed by its engine; nobody is waited for here.
+            sink.flush(now_micros);
+        }
     }
 }
 
@@ -664,41 +636,5 @@ impl Upstream<Resp> for PubSub {
     fn forget(&self, conn: ConnKey) {
         self.leave_all(conn);
         self.inner.forget(conn);
-    }
-}
-
-impl ReplySink<Resp> for Ear {
-    /// Nothing is asked for that would be delivered.
-    fn deliver(&self, _conn: ConnKey, _delivery: Delivery<'_, Resp>) {}
-
-    fn more(&self, _conn: ConnKey, _seq: u32, _bytes: &[u8], _done: Option<(Slip, Outcome, u32)>) {}
-
-    fn answered(&self, _ticket: Ticket, _op: OpId, _bytes: &[u8], _outcome: Outcome, _now_micros: u64) {}
-
-    fn fail(&self, _conn: ConnKey, _first: u32, _slips: &[Slip], _why: Refusal, _broken: bool) {}
-
-    fn push(&self, conn: ConnKey, bytes: &[u8]) {
-        if let Some(pubsub) = self.0.upgrade() {
-            pubsub.heard(conn, bytes);
-        }
-    }
-
-    fn unpinned(&self, conn: ConnKey) {
-        if let Some(pubsub) = self.0.upgrade() {
-            pubsub.lost(conn);
-        }
-    }
-
-    fn resume(&self, _conn: ConnKey) {}
-
-    fn flush(&self, now_micros: u64) -> Option<ConnKey> {
-        if let Some(pubsub) = self.0.upgrade() {
-            pubsub.flush(now_micros);
-        }
-        None
-    }
-
-    fn is_choking(&self, _conn: ConnKey, _now_micros: u64) -> bool {
-        false
     }
 }

@@ -130,7 +130,7 @@ pub trait Rules: Framed {
         None
     }
 
-    /// Puts what this protocol has of subscriptions between a door and `upstream`, which leads to `cluster`.
+    /// Puts what this protocol has of subscriptions, and of news about keys, between a door and `upstream`, which leads to `cluster`.
     fn with_subscriptions(
         upstream: Rc<dyn Upstream<Self>>,
         cluster: Rc<Cluster<Self>>,

@@ -70,6 +70,12 @@ pub trait ReplySink<P: Framed> {
         let _ = (conn, first, rest);
     }
 
+    /// As [`ReplySink::message`], behind the reply to call `seq` if that is still awaited.
+    fn message_behind(&self, conn: ConnKey, seq: u32, first: u8, rest: &[u8]) {
+        let _ = seq;
+        self.message(conn, first, rest);
+    }
+
     /// The dedicated connection of this client is gone.
     fn unpinned(&self, conn: ConnKey);
 
@@ -113,6 +119,8 @@ pub struct Lane {
     pub endpoint: Option<usize>,
     /// Which state of the cluster that was: see [`crate::Cluster`].
     pub epoch: u32,
+    /// No replica answers the client.
+    pub only_primaries: bool,
 }
 
 /// What belongs to a submission besides its calls.

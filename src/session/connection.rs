@@ -150,6 +150,8 @@ pub(super) struct State<P: Framed> {
     pub(super) is_listening: bool,
     /// Messages that wait for the end of a reply that has begun to leave.
     pub(super) messages: Vec<u8>,
+    /// Messages that wait for the reply to a call, and which call that is.
+    pub(super) messages_behind: std::collections::VecDeque<(u32, Vec<u8>)>,
     /// Where replies are not counted and filters must see them whole: what has come of the next one.
     pub(super) uncounted: Option<Box<mecha_clusters::Uncounted<P>>>,
     /// Since when too many messages wait.
@@ -220,6 +222,7 @@ impl<P: Framed> State<P> {
             is_barred: false,
             is_listening: false,
             messages: Vec::new(),
+            messages_behind: std::collections::VecDeque::new(),
             uncounted: None,
             behind_since_micros: None,
             waker: None,
@@ -279,7 +282,25 @@ impl<P: Framed> State<P> {
         let out = if self.ledger.is_begun() { &mut self.messages } else { self.outbox.buffer() };
         out.push(first);
         out.extend_from_slice(rest);
-        let unread = self.unread();
+        self.judge_messages(clock);
+    }
+
+    /// As [`State::take_message`], behind the answer to call `seq`.
+    pub(super) fn take_message_behind(&mut self, seq: u32, first: u8, rest: &[u8], clock: Clock) {
+        if self.is_broken {
+            return;
+        }
+        let mut frame = Vec::with_capacity(1 + rest.len());
+        frame.push(first);
+        frame.extend_from_slice(rest);
+        self.messages_behind.push_back((seq, frame));
+        self.judge_messages(clock);
+    }
+
+    /// Gives a client up that leaves too many messages unread.
+    fn judge_messages(&mut self, clock: Clock) {
+        let waiting: usize = self.messages_behind.iter().map(|(_, frame)| frame.len()).sum();
+        let unread = self.unread() + waiting;
         if unread <= MESSAGES_SOFT {
             self.behind_since_micros = None;
             return;
@@ -293,6 +314,12 @@ impl<P: Framed> State<P> {
 
     /// Lets messages leave that waited for the end of a reply.
     pub(super) fn release_messages(&mut self) {
+        while let Some((seq, _)) = self.messages_behind.front()
+            && !self.ledger.awaits(*seq)
+        {
+            let message = self.messages_behind.pop_front();
+            self.messages.extend(message.into_iter().flat_map(|(_, frame)| frame));
+        }
         if !self.messages.is_empty() && !self.ledger.is_begun() {
             let messages = std::mem::take(&mut self.messages);
             self.outbox.extend(&messages);

@@ -56,6 +56,11 @@ impl Ledger {
         self.first
     }
 
+    /// Whether call `seq` is not answered.
+    pub fn awaits(&self, seq: u32) -> bool {
+        seq.wrapping_sub(self.first) < self.in_flight()
+    }
+
     /// Bytes that wait for an earlier answer.
     pub fn held_bytes(&self) -> usize {
         self.held_bytes

@@ -23,25 +23,27 @@ impl<P: Framed> Engine<P> {
         self.dirty(conn);
     }
 
-    /// Takes a message.
-    pub(super) fn message(&mut self, conn: ConnKey, first: u8, rest: &[u8]) {
+    /// Takes a message; with `behind`, one that must not leave before the answer to that call.
+    pub(super) fn message(&mut self, conn: ConnKey, behind: Option<u32>, first: u8, rest: &[u8]) {
         let clock = self.clock();
         let Some(client) = self.client(conn) else { return };
         let state = &mut client.state;
+        let mut out = Vec::new();
+        let (mut first, mut rest) = (first, rest);
         if state.listener.rewrites_messages {
-            let mut out = Vec::new();
             let frame = [&[first][..], rest].concat();
             match state.show(&frame, &mut out, clock.micros()) {
                 Passage::Dropped => return,
-                Passage::Kept => state.take_message(first, rest, clock),
-                Passage::Rewritten => {
-                    if let Some((first, rest)) = out.split_first() {
-                        state.take_message(*first, rest, clock);
-                    }
-                }
+                Passage::Kept => {}
+                Passage::Rewritten => match out.split_first() {
+                    Some((head, tail)) => (first, rest) = (*head, tail),
+                    None => return,
+                },
             }
-        } else {
-            state.take_message(first, rest, clock);
+        }
+        match behind.filter(|seq| state.ledger.awaits(*seq)) {
+            Some(seq) => state.take_message_behind(seq, first, rest, clock),
+            None => state.take_message(first, rest, clock),
         }
         self.dirty(conn);
     }

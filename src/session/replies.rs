@@ -66,7 +66,11 @@ impl<P: Framed> ReplySink<P> for EngineCell<P> {
     }
 
     fn message(&self, conn: ConnKey, first: u8, rest: &[u8]) {
-        self.0.borrow_mut().message(conn, first, rest);
+        self.0.borrow_mut().message(conn, None, first, rest);
+    }
+
+    fn message_behind(&self, conn: ConnKey, seq: u32, first: u8, rest: &[u8]) {
+        self.0.borrow_mut().message(conn, Some(seq), first, rest);
     }
 
     fn unpinned(&self, conn: ConnKey) {

@@ -54,6 +54,7 @@ mod support;
 mod tcp;
 mod tenants;
 mod tls;
+mod tracking;
 mod transactions;
 mod users;
 mod versions;

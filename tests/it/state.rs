@@ -15,14 +15,14 @@ use super::support::{Client, Mecha, Process, eventually, frame, redis};
 pub(super) struct Twins {
     pub(super) direct: u16,
     pub(super) mecha: Mecha,
-    _servers: [Process; 2],
+    _servers: Vec<Process>,
 }
 
 impl Twins {
     pub(super) fn start() -> Option<Self> {
         let ((one, direct), (other, behind)) = redis().zip(redis())?;
         let mecha = Mecha::start("redis", &format!("redis://127.0.0.1:{behind}"));
-        Some(Self { direct, mecha, _servers: [one, other] })
+        Some(Self { direct, mecha, _servers: vec![one, other] })
     }
 
     /// As [`Twins::start`], with subscriptions that clients share.
@@ -37,7 +37,12 @@ impl Twins {
             "listeners:\n  - listen: redis://127.0.0.1:0\n    to: back\nclusters:\n  back:\n    to: redis://127.0.0.1:{behind}\n    \
              {option}\nworkers: 2\n"
         ));
-        Some(Self { direct, mecha, _servers: [one, other] })
+        Some(Self { direct, mecha, _servers: vec![one, other] })
+    }
+
+    /// A server, and what is to answer as that does.
+    pub(super) fn of((server, direct): (Process, u16), mecha: Mecha) -> Self {
+        Self { direct, mecha, _servers: vec![server] }
     }
 
     #[track_caller]

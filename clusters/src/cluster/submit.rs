@@ -74,7 +74,7 @@ impl<P: Framed> Cluster<P> {
         op: OpId,
         cx: &SubmitCx<'_, P>,
     ) -> Option<usize> {
-        let reads = members.reads.as_ref().filter(|_| P::is_reading(op))?;
+        let reads = members.reads.as_ref().filter(|_| P::is_reading(op) && !cx.lane.only_primaries)?;
         reads.replica(position, members, cx.peer.id, cx.now_micros)
     }
 
@@ -183,7 +183,7 @@ impl<P: Framed> Cluster<P> {
             if !idle {
                 return false;
             }
-            *lane = Lane { endpoint: None, epoch: self.epoch.get() };
+            *lane = Lane { endpoint: None, epoch: self.epoch.get(), ..*lane };
         }
         true
     }

@@ -20,6 +20,7 @@ use mecha_resp::{Request, Resp, args, op, op_info, reply::Writer, write_request}
 
 use super::{Announcement, Bond, Gathered, Itself, Rules, Way};
 use crate::pubsub::PubSub;
+use crate::tracking::Tracking;
 use crate::{Cluster, Upstream};
 
 /// How the replies of all servers become one.
@@ -126,7 +127,7 @@ impl Rules for Resp {
         upstream: Rc<dyn Upstream<Self>>,
         cluster: Rc<Cluster<Self>>,
     ) -> Rc<dyn Upstream<Self>> {
-        PubSub::new(upstream, cluster)
+        Tracking::new(PubSub::new(upstream, Rc::clone(&cluster)), cluster)
     }
 
     fn ahead(op: OpId) -> &'static [u8] {

@@ -43,6 +43,7 @@ mod scripts;
 mod session;
 mod slot;
 mod topics;
+pub mod tracking;
 mod value;
 
 use mecha_core::{

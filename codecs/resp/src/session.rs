@@ -16,6 +16,7 @@
 //! | `CLIENT ID`, `GETREDIR`, `TRACKINGINFO`, `HELLO`, `INFO` | where the client's others go, alone: the reply is amended (the module `numbers`) |
 //! | `SUBSCRIBE` and its like, `MONITOR`, `SYNC`, `PSYNC`, `REPLCONF`, `SCRIPT DEBUG` | dedicated to the end, replies not counted |
 //! | the same where the upstream shares subscriptions | none, see [`subscriptions`] |
+//! | `CLIENT TRACKING` where the upstream sees to it | none, see [`tracked`] |
 //! | `HELLO 2`, `HELLO 3` | shared, one kind for each version |
 //! | `WAIT`, `WAITAOF` | dedicated for the call, behind a `PING`: they wait for what was written before that |
 //!
@@ -33,6 +34,7 @@ mod identity;
 mod look;
 mod numbers;
 mod subscriptions;
+mod tracked;
 mod transaction;
 
 use mecha_core::{Affinity, Batch, Call, ClientFacts, ClientKind, Errand, Found, Looked, OpId, Outcome};
@@ -46,6 +48,7 @@ use look::{Seen, Step, is_fence};
 pub use look::{normalise, replace};
 use numbers::Redirected;
 use subscriptions::Subscriptions;
+use tracked::Tracked;
 pub use transaction::{Progress, Transaction};
 
 /// State of one client connection.
@@ -113,6 +116,8 @@ pub struct Session {
     greeting: Option<Box<Greeting>>,
     /// Those that the client shares with others.
     subscriptions: Subscriptions,
+    /// Whether the upstream tells the client of keys that change.
+    tracked: Tracked,
     /// What there was before the last command that changes it.
     before: Option<Before>,
 }
@@ -173,6 +178,7 @@ impl Default for Session {
             is_described: false,
             greeting: None,
             subscriptions: Subscriptions::default(),
+            tracked: Tracked::default(),
             before: None,
         }
     }
@@ -243,6 +249,11 @@ impl Session {
         }
         if self.subscriptions.is_some()
             && let Some(step) = self.step_listening(seen, out)
+        {
+            return step;
+        }
+        if self.tracked.is_on()
+            && let Some(step) = self.step_tracked(seen, out)
         {
             return step;
         }
@@ -565,26 +576,32 @@ impl mecha_core::Session<Resp> for Session {
     fn is_portable(&self) -> bool {
         // Credentials, transactions and databases belong to the backend that they were given to.
         let has_transaction = self.transaction.is_some() || self.doomed || self.greeting.is_some();
-        let is_free = !self.is_pinned() && !self.subscriptions.is_some();
+        let is_free = !self.is_pinned() && !self.subscriptions.is_some() && !self.tracked.is_on();
         is_free && !self.authenticated && !has_transaction
     }
 
     fn on_answer(&mut self, op: OpId, answer: &[u8]) {
         if op == op::RESET {
-            *self = Self::default();
+            *self = self.fresh();
         } else {
             self.subscriptions.answered(op, answer);
+            self.tracked.answered(op, answer);
         }
     }
 
     fn is_listening(&self) -> bool {
-        self.subscriptions.is_some()
+        self.subscriptions.is_some() || self.tracked.is_on()
     }
 
     fn on_seen_to(&mut self, call: &Call) {
         if subscriptions::is_about(call.op) {
             // They are shared, and nothing of the client's own is needed for them.
             self.before.take().into_iter().for_each(|before| self.restore(before));
+            return;
+        }
+        if call.op == op::CLIENT_TRACKING {
+            self.before.take().into_iter().for_each(|before| self.restore(before));
+            self.tracked.begin();
             return;
         }
         if matches!(call.op, op::ASKING | op::READONLY | op::READWRITE) {
