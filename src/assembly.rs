@@ -22,8 +22,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mecha_clusters::{LoginSource, ScriptStore};
-use mecha_config::{ClusterSpec, ConfigError, FilterSpec, ListenerSpec, Snapshot, Transparent};
+use mecha_clusters::{LoginSource, Quotas, ScriptStore};
+use mecha_config::{ClusterSpec, ConfigError, FilterSpec, LimitsSpec, ListenerSpec, Snapshot, Transparent};
 use mecha_core::Login;
 use mecha_filters::{BuildCx, LogSink, PolicyFactory};
 use mecha_telemetry::Registry;
@@ -31,7 +31,7 @@ use mecha_translate::kv::Started;
 use mecha_translate::{Exchange, Store};
 
 use crate::catalog;
-use crate::discovery::Discovery;
+use crate::discovery::{Discovery, Lookup};
 use crate::health::Checks;
 use crate::session::Places;
 use migrate::Migrations;
@@ -83,6 +83,10 @@ pub struct Shared {
     pub(crate) trusts: tls::Trusts,
     /// Checks of servers, by cluster.
     pub checks: HashMap<String, Checks>,
+    /// Clusters whose servers are looked up, by name.
+    pub lookups: HashMap<String, Lookup>,
+    /// How much servers may have to do, by cluster; goes on from plan to plan while the limits are the same.
+    pub quotas: HashMap<String, (LimitsSpec, Arc<Quotas>)>,
 }
 
 /// A configuration that has been understood.
@@ -117,7 +121,8 @@ impl Shared {
     /// The system gives no thread.
     pub fn watch(&self) -> std::io::Result<()> {
         self.discoveries.values().try_for_each(Discovery::start)?;
-        self.checks.values().try_for_each(Checks::start)
+        self.lookups.values().try_for_each(Lookup::start)?;
+        self.checks.iter().try_for_each(|(name, checks)| checks.start(self.lookups.get(name)))
     }
 }
 
@@ -140,6 +145,8 @@ impl Plan {
         let mut discoveries = HashMap::new();
         let mut trusts = tls::Trusts::new();
         let mut checks = HashMap::new();
+        let mut lookups = HashMap::new();
+        let mut quotas = HashMap::new();
         for cluster in &snapshot.clusters {
             if cluster.protocol == catalog::EMBEDDED {
                 let known = previous.and_then(|plan| plan.shared.stores.get(&cluster.name));
@@ -169,7 +176,18 @@ impl Plan {
             if let Some(wanted) = known.or_else(|| Checks::new(cluster, tls, &registry)) {
                 checks.insert(cluster.name.clone(), wanted);
             }
+            if cluster.is_looked_up() {
+                let known = previous.and_then(|plan| plan.shared.lookups.get(&cluster.name));
+                let known = known.filter(|known| known.spec.is_same_but_login(cluster)).cloned();
+                let health = checks.get(&cluster.name).map(|checks: &Checks| Arc::clone(&checks.health));
+                let lookup = known.unwrap_or_else(|| Lookup::new(cluster, health, &registry));
+                lookups.insert(cluster.name.clone(), lookup);
+            }
             let scope = format!("cluster:{}", cluster.name);
+            let known = previous.and_then(|plan| plan.shared.quotas.get(&cluster.name));
+            let known = known.filter(|(known, _)| *known == cluster.alike.limits).cloned();
+            let fresh = || (cluster.alike.limits, quotas_of(&cluster.alike.limits, &registry, &scope));
+            quotas.insert(cluster.name.clone(), known.unwrap_or_else(fresh));
             let cx = BuildCx {
                 registry: &registry,
                 scope: &scope,
@@ -228,6 +246,8 @@ impl Plan {
             started,
             trusts,
             checks,
+            lookups,
+            quotas,
         });
         let mut doors = Vec::new();
         for listener in &snapshot.listeners {
@@ -332,6 +352,23 @@ fn proxy_door(listener: &ListenerSpec, registry: &Registry) -> ProxyDoor {
     let scope = format!("listener:{}", listener.name);
     let failures = registry.counter("mecha_proxy_protocol_failures_total", help, &scope);
     ProxyDoor { name: listener.name.clone(), failures }
+}
+
+/// What the servers of a cluster may have to do; what is refused is counted.
+fn quotas_of(limits: &LimitsSpec, registry: &Registry, scope: &str) -> Arc<Quotas> {
+    let refused = |limit: Option<u32>, name: &str, what: &str| {
+        let counter = limit.and_then(|_| {
+            let help = format!("{what} that a limit of their cluster has refused.");
+            registry.counter(&format!("mecha_limited_{name}_total"), &help, scope)
+        });
+        (limit, counter)
+    };
+    Quotas::new([
+        refused(limits.connections, "connections", "Connections"),
+        refused(limits.pending, "pending", "Clients and requests waiting for a connection"),
+        refused(limits.requests, "requests", "Requests"),
+        refused(limits.retries, "retries", "Requests to be sent again"),
+    ])
 }
 
 /// Who mecha is to the servers of `cluster`.

@@ -238,7 +238,9 @@ impl<P: Framed> Cluster<P> {
     fn server_named(&self, host: &str, port: u16, from: &Address) -> Option<Rc<Server<P>>> {
         let address = match (host, from) {
             ("", Address::Host(host, _)) => Address::Host(host.clone(), port),
-            ("", Address::Tcp(addr)) => Address::Tcp(std::net::SocketAddr::new(addr.ip(), port)),
+            ("", Address::Found(_, addr) | Address::Tcp(addr)) => {
+                Address::Tcp(std::net::SocketAddr::new(addr.ip(), port))
+            }
             ("", Address::Unix(_)) => return None,
             _ => match host.parse() {
                 Ok(ip) => Address::Tcp(std::net::SocketAddr::new(ip, port)),

@@ -25,10 +25,14 @@ use mecha_telemetry::ClusterMetrics;
 use mecha_transport::Clock;
 
 use self::link::Single;
-use self::pool::{Pool, Seat};
+use self::pool::Seat;
+use crate::quotas::{Quota, Share};
+use crate::streams::Server;
 use crate::{Stream, Streams};
 
 pub use self::link::{Counted, OnThisThread, Upgraded};
+pub(crate) use self::pool::Pool;
+
 pub use self::outbound::{BodyError, Outbound};
 pub use self::wire::{Meter, Wire};
 
@@ -59,9 +63,6 @@ pub struct HttpOptions {
 pub struct HttpServers {
     streams: Rc<Streams>,
     options: HttpOptions,
-    pools: Vec<Pool>,
-    /// What `Host` says to each, where the client does not.
-    hosts: Vec<HeaderValue>,
     open: Rc<Cell<usize>>,
     metrics: Arc<ClusterMetrics>,
     clock: Clock,
@@ -87,8 +88,10 @@ pub enum Failure {
 /// A connection that is in use for one request.
 pub struct Lease {
     servers: Rc<HttpServers>,
-    at: usize,
+    server: Rc<Server>,
     single: Option<Single>,
+    /// Its place among the requests of the cluster.
+    _share: Rc<Share>,
 }
 
 /// What carries one request.
@@ -108,8 +111,8 @@ impl Lease {
 
     /// The answer has ended as it should: the connection may carry the next request.
     pub fn finished(&mut self) {
-        if let (Some(single), Some(pool)) = (self.single.take(), self.servers.pools.get(self.at)) {
-            pool.keep(single, self.servers.clock.micros());
+        if let Some(single) = self.single.take() {
+            self.servers.pool(&self.server).keep(single, self.servers.clock.micros());
         }
     }
 
@@ -122,9 +125,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(pool) = self.servers.pools.get(self.at) {
-            pool.active.set(pool.active.get().saturating_sub(1));
-        }
+        let pool = self.servers.pool(&self.server);
+        pool.active.set(pool.active.get().saturating_sub(1));
     }
 }
 
@@ -138,11 +140,11 @@ impl HttpServers {
         metrics: Arc<ClusterMetrics>,
         clock: Clock,
     ) -> Rc<Self> {
-        let pools = (0..streams.len()).map(|_| Pool::new(options.shared)).collect();
-        let host =
-            |name: String| HeaderValue::try_from(name).unwrap_or(HeaderValue::from_static("localhost"));
-        let hosts = streams.names().map(host).collect();
-        Rc::new(Self { streams, options, pools, hosts, open: Rc::default(), metrics, clock })
+        Rc::new(Self { streams, options, open: Rc::default(), metrics, clock })
+    }
+
+    fn pool<'s>(&self, server: &'s Server) -> &'s Pool {
+        server.pool.get_or_init(|| Pool::new(self.options.shared))
     }
 
     /// Sends `request`, whose `Host` says whom it is for, and waits for the head of the answer. `key` is what a hash is made
@@ -156,46 +158,55 @@ impl HttpServers {
         key: &[u8],
         is_safe: bool,
     ) -> Result<Answer, Failure> {
-        let load = |at: usize| self.pools.get(at).map_or(0, |pool| pool.active.get());
-        let first = self.streams.choose_by(key, load).ok_or(Failure::Server(Refusal::NoRoute))?;
+        let overloaded = Failure::Server(Refusal::Overloaded);
+        let share = Rc::new(self.streams.quotas().take(Quota::Requests).ok_or(overloaded)?);
+        let servers = self.streams.found().await;
+        let load = |server: &Server| self.pool(server).active.get();
+        let first = self.streams.first(&servers, key, load).ok_or(Failure::Server(Refusal::NoRoute))?;
         let mut request = Some(request);
-        let mut failure = Refusal::UpstreamUnreachable;
-        let count = self.streams.len();
-        let order = || (0..count).map(|step| (first + step) % count);
-        // The first one is the choice even when it is down, if all are; those that are up come before it otherwise.
-        let up = order().filter(|at| !self.streams.is_down(*at));
-        let down = order().filter(|at| self.streams.is_down(*at));
-        for at in up.chain(down) {
-            match self.send_to(at, &mut request, is_safe).await {
+        let mut others = None;
+        let (mut next, mut failure) = (Some(first), Refusal::UpstreamUnreachable);
+        while let Some(server) = next.and_then(|at| servers.get(at)) {
+            match self.send_to(server, &mut request, is_safe, &share).await {
                 Ok(answer) => return Ok(answer),
+                // What is over a limit here is so at every server.
+                Err(Failure::Server(Refusal::Overloaded)) => return Err(overloaded),
                 Err(Failure::Server(why)) if request.is_some() => failure = why,
                 Err(failed) => return Err(failed),
             }
+            let others = others.get_or_insert_with(|| self.streams.others(&servers, first).into_iter());
+            next = others.next();
         }
         Err(Failure::Server(failure))
+    }
+
+    /// A place among the requests that are being sent again, if there is one.
+    pub fn take_retry(&self) -> Option<Share> {
+        self.streams.quotas().take(Quota::Retries)
     }
 
     /// Leaves `request` in its place if it was not sent.
     async fn send_to(
         self: &Rc<Self>,
-        at: usize,
+        server: &Rc<Server>,
         request: &mut Option<Request<Outbound>>,
         is_safe: bool,
+        share: &Rc<Share>,
     ) -> Result<Answer, Failure> {
         let gone = Failure::Server(Refusal::UpstreamGone);
         // Whoever closes new connections at once is not asked for ever.
         let mut fresh = 0;
         while fresh < 2 {
-            let carrier = self.carrier(at).await.map_err(Failure::Server)?;
-            let pool = self.pools.get(at).ok_or(gone)?;
+            let carrier = self.carrier(server).await.map_err(Failure::Server)?;
+            let pool = self.pool(server);
             let Some(mut wanted) = request.take() else { return Err(gone) };
-            if !wanted.headers().contains_key(HOST)
-                && let Some(host) = self.hosts.get(at)
-            {
-                wanted.headers_mut().insert(HOST, host.clone());
+            if !wanted.headers().contains_key(HOST) {
+                let host = HeaderValue::try_from(server.name());
+                wanted.headers_mut().insert(HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
             }
             pool.active.set(pool.active.get() + 1);
-            let mut lease = Lease { servers: Rc::clone(self), at, single: None };
+            let (servers, server) = (Rc::clone(self), Rc::clone(server));
+            let mut lease = Lease { servers, server, single: None, _share: Rc::clone(share) };
             let (result, spare) = match carrier {
                 Carrier::Shared(mut sender) => {
                     fresh += 1;
@@ -213,7 +224,7 @@ impl HttpServers {
             };
             match result {
                 Ok(response) => {
-                    self.streams.note(at, response.status().is_server_error());
+                    self.streams.note(&lease.server, response.status().is_server_error());
                     self.metrics.replied(1);
                     return Ok(Answer { response, lease });
                 }
@@ -224,7 +235,7 @@ impl HttpServers {
                     None => match spare {
                         Some(spare) => *request = Some(spare),
                         None => {
-                            self.streams.note(at, true);
+                            self.streams.note(&lease.server, true);
                             return Err(gone);
                         }
                     },
@@ -234,8 +245,8 @@ impl HttpServers {
         Err(Failure::Server(Refusal::UpstreamUnreachable))
     }
 
-    async fn carrier(self: &Rc<Self>, at: usize) -> Result<Carrier, Refusal> {
-        let pool = self.pools.get(at).ok_or(Refusal::NoRoute)?;
+    async fn carrier(self: &Rc<Self>, server: &Rc<Server>) -> Result<Carrier, Refusal> {
+        let pool = self.pool(server);
         let is_shared = match self.options.version {
             HttpVersion::Http1 => false,
             HttpVersion::Http2 => true,
@@ -247,9 +258,11 @@ impl HttpServers {
                     return Ok(Carrier::Single(single, true));
                 }
             }
-            let (stream, seat) = self.connect(at).await?;
+            let _pending = self.streams.quotas().take(Quota::Pending).ok_or(Refusal::Overloaded)?;
+            let (stream, seat) = self.connect(server).await?;
             return self.single(stream, seat).await;
         }
+        let _pending = self.streams.quotas().take(Quota::Pending).ok_or(Refusal::Overloaded)?;
         let mut shared = pool.shared().ok_or(Refusal::NoRoute)?.lock().await;
         if let Some(sender) = shared.as_mut()
             && !sender.is_closed()
@@ -258,7 +271,7 @@ impl HttpServers {
             return Ok(Carrier::Shared(sender.clone()));
         }
         *shared = None;
-        let (stream, seat) = self.connect(at).await?;
+        let (stream, seat) = self.connect(server).await?;
         if self.options.version == HttpVersion::Negotiated && stream.read.alpn().as_deref() != Some(b"h2") {
             pool.is_http1.set(true);
             drop(shared);
@@ -275,19 +288,19 @@ impl HttpServers {
         made.map(|single| Carrier::Single(single, false)).map_err(|_| Refusal::UpstreamUnreachable)
     }
 
-    async fn connect(&self, at: usize) -> Result<(Stream, Seat), Refusal> {
+    async fn connect(&self, server: &Server) -> Result<(Stream, Seat), Refusal> {
         let Some(seat) = Seat::take(&self.open, self.options.max_connections) else {
             self.metrics.pin_refused();
             return Err(Refusal::TooManyPins);
         };
-        let stream = self.streams.reach(at).await.ok_or(Refusal::UpstreamUnreachable)?;
-        Ok((stream, seat))
+        Ok((self.streams.reach(server).await?, seat))
     }
 
     /// Closes connections that have been idle for too long.
     pub fn sweep(&self, now_micros: u64) {
         let before = now_micros.saturating_sub(self.options.idle_micros);
-        self.pools.iter().for_each(|pool| pool.sweep(before));
+        let servers = self.streams.servers();
+        servers.iter().filter_map(|server| server.pool.get()).for_each(|pool| pool.sweep(before));
     }
 
     /// Its figures.

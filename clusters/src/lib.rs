@@ -24,9 +24,11 @@ mod ear;
 mod endpoint;
 mod health;
 pub mod http;
+pub mod listing;
 mod login;
 pub mod news;
 mod pubsub;
+mod quotas;
 mod reads;
 mod router;
 mod routes;
@@ -48,7 +50,9 @@ pub use by_hand::ByHand;
 pub use cluster::{Cluster, ClusterOptions, EjectOptions, Environment, Frame, Gutter, Servers};
 pub use connection::{Connection, ConnectionOptions, State};
 pub use health::Health;
+pub use listing::{Listed, Listing};
 pub use login::{CurrentLogin, LoginSource};
+pub use quotas::{Quota, Quotas, Share};
 pub use reads::{ReadFrom, ReadPolicy};
 pub use routes::{
     Conditions, Copies, Junction, Leg, Migrating, MigratingOptions, Migration, MigrationState, Mirror,
@@ -57,6 +61,6 @@ pub use routes::{
 pub use scatter::{Announced, Announcement, Bond, Gathered, Plan, Rules, Scattered, Way};
 pub use scripts::ScriptStore;
 pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};
-pub use streams::{OutlierOptions, Stream, StreamOptions, StreamSeat, Streams};
+pub use streams::{Choice, OutlierOptions, Stream, StreamOptions, StreamSeat, Streams};
 pub use timers::Timers;
 pub use uncounted::{NoFrame, Uncounted};

@@ -39,7 +39,7 @@ impl Blueprint {
     pub(crate) fn endpoint(&self, address: Address) -> Rc<Endpoint> {
         Rc::new(Endpoint {
             cluster: self.cluster.clone(),
-            pulse: self.health.as_ref().and_then(|health| health.pulse(&address)),
+            pulse: self.health.as_ref().map(|health| health.pulse(&address)),
             address,
             options: Rc::clone(&self.options),
             metrics: Arc::clone(&self.metrics),

@@ -9,6 +9,7 @@
 // The schema is one literal.
 #![recursion_limit = "256"]
 
+mod alike;
 mod brokers;
 mod detect;
 mod error;
@@ -32,6 +33,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use alike::{AlikeSpec, DnsFamily, DnsSpec, LimitsSpec, ListedSpec, listed_in};
 pub use brokers::{BROKER_ID, BrokersSpec};
 pub use detect::DetectSpec;
 pub use error::{ConfigError, edit_distance};
@@ -170,11 +172,22 @@ pub enum ProxyProtocol {
 pub enum Discovery {
     /// The endpoints are servers of a cluster that share the keys by slots and know each other.
     Cluster,
+    /// The endpoints are host names; each of their addresses is a server.
+    Dns,
+    /// A file lists them, which is read again when it changes. There are no endpoints.
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// The port of addresses without one; 0: they need one.
+        port: u16,
+    },
     /// The endpoints are the servers.
     #[default]
     Listed,
     /// The endpoints are sentinels that watch a primary of this name.
     Sentinel(String),
+    /// The endpoints are names of services (their ports mean nothing), whose SRV records (RFC 2782) tell of the servers.
+    Srv,
 }
 
 /// Where a door listens.
@@ -229,6 +242,8 @@ pub struct ClusterSpec {
     pub health_check: Option<HealthCheckSpec>,
     /// When servers that are alike are left out; never if there is nothing here.
     pub outlier: Option<OutlierSpec>,
+    /// How servers that are alike are chosen and loaded.
+    pub alike: AlikeSpec,
     /// Shared connections per endpoint and worker.
     pub connections: u32,
     /// Time for one connection attempt.
@@ -268,7 +283,21 @@ pub struct ClusterSpec {
 impl ClusterSpec {
     /// Whether its servers, or what they are fit for, must be found out.
     pub fn is_found(&self) -> bool {
-        self.discovery != Discovery::Listed || !self.reads.replicas.is_empty()
+        matches!(self.discovery, Discovery::Cluster | Discovery::Sentinel(_))
+            || !self.reads.replicas.is_empty()
+    }
+
+    /// Whether its servers, which are alike, are looked up: in DNS, or in a file.
+    pub fn is_looked_up(&self) -> bool {
+        matches!(self.discovery, Discovery::Dns | Discovery::File { .. } | Discovery::Srv)
+    }
+
+    /// Where its servers are, for people: addresses, or where they are looked up.
+    pub fn places(&self) -> Vec<String> {
+        match &self.discovery {
+            Discovery::File { path, .. } => vec![path.display().to_string()],
+            _ => self.endpoints.iter().map(ToString::to_string).collect(),
+        }
     }
 
     /// Whether connections for the one can go on for the other: what is not the same is at most who mecha says that it is
@@ -295,6 +324,7 @@ pub enum Endpoint {
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Tcp { host, port: 0 } => f.write_str(host),
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),

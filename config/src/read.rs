@@ -21,6 +21,7 @@ use crate::node::{Kind, Node};
 use crate::options::Origin;
 use crate::{ConfigError, Known, LogFormat, LogSpec, Snapshot};
 
+mod alike;
 mod cluster;
 mod detect;
 mod fields;
@@ -45,29 +46,16 @@ pub fn load(text: &str, file: &str, known: &Known<'_>) -> Result<Snapshot, Vec<C
     let origin = Origin::new(file, text);
     let mut errors = Vec::new();
     let root = Node::parse(text, &mut errors).map_err(|error| vec![origin.locate(error)])?;
-    let mut reader = Reader {
-        known,
-        origin,
-        errors,
-        zone: None,
-        is_tls: false,
-        broken: Vec::new(),
-        secret_files: Vec::new(),
-    };
+    let mut reader = Reader::new(known, origin, errors);
     let snapshot = reader.snapshot(&root);
-    let Reader { origin, mut errors, .. } = reader;
-    if errors.is_empty() {
-        return Ok(snapshot);
-    }
-    errors.sort_by_key(|error| (error.line, error.column));
-    Err(errors.into_iter().map(|error| origin.locate(error)).collect())
+    reader.errors().map(|()| snapshot)
 }
 
 pub(crate) fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     known: &'a Known<'a>,
     origin: Arc<Origin>,
     errors: Vec<ConfigError>,
@@ -81,7 +69,23 @@ struct Reader<'a> {
     secret_files: Vec<PathBuf>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    /// Has read nothing yet, and knows of these `errors`.
+    pub(crate) fn new(known: &'a Known<'a>, origin: Arc<Origin>, errors: Vec<ConfigError>) -> Self {
+        let (broken, secret_files) = (Vec::new(), Vec::new());
+        Self { known, origin, errors, zone: None, is_tls: false, broken, secret_files }
+    }
+
+    /// Everything that was wrong, in the order of the text.
+    pub(crate) fn errors(self) -> Result<(), Vec<ConfigError>> {
+        let Self { origin, mut errors, .. } = self;
+        if errors.is_empty() {
+            return Ok(());
+        }
+        errors.sort_by_key(|error| (error.line, error.column));
+        Err(errors.into_iter().map(|error| origin.locate(error)).collect())
+    }
+
     fn snapshot(&mut self, root: &Node) -> Snapshot {
         let mut fields = self.fields(root, "");
         self.zone = self.text(fields.take("zone"));

@@ -86,7 +86,8 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
         } },
         "servers": { "type": "object", "description": "By address as in `to`.", "additionalProperties": {
             "type": "object", "additionalProperties": false, "properties": {
-                "name": text("Its name on the ring (host:port, without the port if it is 11211)."), "weight": count("Its share of the keys (1)."),
+                "name": text("Its name on the ring (host:port, without the port if it is 11211)."), "weight": count("Its share of the keys, or clients (1)."),
+                "zone": text("Where it stands, for `prefer_zone`."), "priority": { "type": "integer", "minimum": 0, "maximum": 65535, "description": "Of servers that are alike, one is asked while too few of those with smaller numbers are well (0)." },
             },
         } },
         "proxy_protocol": { "enum": ["v1", "v2"], "description": "Tells the servers of tcp:// and tls:// targets who the client is (they are not told)." },
@@ -112,6 +113,23 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
             "failures": count("Failures in a row after which a server is left out (5)."),
             "eject_for": duration("How long the first time; twice as long the second time, and so on (30s)."),
             "max_share": { "type": "number", "minimum": 0, "maximum": 1, "description": "Share of servers that may be left out at a time; one may be in any case (0.5)." },
+        } },
+        "dns": { "type": "object", "additionalProperties": false, "description": "How the names of http+dns:// and http+srv:// are looked up: docs/clusters.md.", "properties": {
+            "min_ttl": duration("The least time between two questions, whatever answers say (1s)."),
+            "max_ttl": duration("The most time between two questions (5m)."),
+            "timeout": duration("Time for an answer of one name server (2s)."),
+            "servers": strings("Name servers (those of /etc/resolv.conf)."),
+            "family": { "enum": ["both", "ipv4", "ipv6"], "description": "Which addresses are asked for (both)." },
+        } },
+        "subset": { "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] }, "description": "Labels that servers of a file must have to be of this cluster (none)." },
+        "prefer_zone": { "type": "boolean", "description": "Whether servers that stand in this process' `zone` come first (false)." },
+        "spill_below": { "type": "number", "minimum": 0, "maximum": 1, "description": "Share of well servers below which a priority, or the own zone, gives some of its part to the others (0.7)." },
+        "slow_start": duration("How long a server that is new, or back, gets less than its part (not at all)."),
+        "limits": { "type": "object", "additionalProperties": false, "description": "How much servers of HTTP and TCP may have to do at one time, over all workers; what is above is refused: docs/clusters.md.", "properties": {
+            "connections": count("Connections (no limit)."),
+            "pending": count("Clients, or requests, that wait for a connection (no limit)."),
+            "requests": count("Requests of HTTP that are not answered to the end (no limit)."),
+            "retries": count("Requests of HTTP that are being sent again (no limit)."),
         } },
         "connections": count("Shared connections per server and worker (1)."),
         "connect_timeout": duration("Time for one connection attempt (1s)."),

@@ -96,8 +96,12 @@ pub enum HashTag {
 pub struct Member {
     /// Its name on the ring.
     pub name: String,
-    /// Its share of the keys, in proportion to the others'.
+    /// Its share of the keys, or clients, in proportion to the others'.
     pub weight: u32,
+    /// Where it stands.
+    pub zone: Option<String>,
+    /// Where servers are alike, one is asked while too few of those with smaller numbers are well.
+    pub priority: u32,
 }
 
 /// Where Memcached usually listens. libmemcached and twemproxy leave that port out of a server's name, so that its keys
@@ -112,7 +116,7 @@ impl Member {
             Endpoint::Tcp { .. } => endpoint.to_string(),
             Endpoint::Unix(path) => path.display().to_string(),
         };
-        Self { name, weight: 1 }
+        Self { name, weight: 1, zone: None, priority: 0 }
     }
 }
 

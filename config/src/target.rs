@@ -136,8 +136,29 @@ pub(crate) fn is_tls(text: &str, schemes: &[Scheme]) -> bool {
 /// What went wrong, and what to do.
 pub(crate) type Complaint = (String, Option<String>);
 
+/// What stands behind a scheme's name, as in `http+dns://`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Host names that are asked for all their addresses.
+    Dns,
+    /// A file that lists the servers.
+    File,
+    /// Addresses.
+    Plain,
+    /// Names of services.
+    Srv,
+    /// Paths of sockets.
+    Unix,
+}
+
+const WAYS: [(&str, Way); 4] =
+    [("+dns", Way::Dns), ("+file", Way::File), ("+srv", Way::Srv), ("+unix", Way::Unix)];
+
+/// The protocol whose servers name each other.
+const KAFKA: &str = "kafka";
+
 /// Cuts `scheme://rest`.
-fn cut<'t>(text: &'t str, schemes: &[Scheme]) -> Result<(Scheme, bool, &'t str), Complaint> {
+fn cut<'t>(text: &'t str, schemes: &[Scheme]) -> Result<(Scheme, Way, &'t str), Complaint> {
     let names: Vec<_> = schemes.iter().map(|scheme| scheme.scheme).collect();
     let Some((name, rest)) = text.split_once("://") else {
         let hint = format!(
@@ -146,13 +167,14 @@ fn cut<'t>(text: &'t str, schemes: &[Scheme]) -> Result<(Scheme, bool, &'t str),
         );
         return Err((format!("`{}` has no scheme", shown(text)), Some(hint)));
     };
-    let (name, is_unix) = name.strip_suffix("+unix").map_or((name, false), |name| (name, true));
+    let way = WAYS.iter().find_map(|(end, way)| Some((name.strip_suffix(end)?, *way)));
+    let (name, way) = way.unwrap_or((name, Way::Plain));
     match schemes.iter().find(|scheme| scheme.scheme == name) {
-        Some(scheme) if scheme.is_tls && is_unix => Err((
+        Some(scheme) if scheme.is_tls && way == Way::Unix => Err((
             "TLS is not spoken on Unix sockets".into(),
             Some("what it protects from cannot happen there".into()),
         )),
-        Some(scheme) => Ok((*scheme, is_unix, rest)),
+        Some(scheme) => Ok((*scheme, way, rest)),
         None => Err((format!("`{name}://` is not known here"), Some(suggestion(name, &names)))),
     }
 }
@@ -179,9 +201,15 @@ pub(crate) fn transparent(text: &str) -> Result<(&str, Transparent), Complaint> 
 
 /// Understands where a door listens.
 pub(crate) fn door(text: &str, schemes: &[Scheme]) -> Result<(&'static str, Address), Complaint> {
-    let (scheme, is_unix, rest) = cut(text, schemes)?;
-    if is_unix {
-        return Ok((scheme.protocol, Address::Unix(unix_path(rest)?)));
+    let (scheme, way, rest) = cut(text, schemes)?;
+    match way {
+        Way::Plain => {}
+        Way::Unix => return Ok((scheme.protocol, Address::Unix(unix_path(rest)?))),
+        Way::Dns | Way::File | Way::Srv => {
+            let hint =
+                "servers are looked up, in `to`; a listener has an address of this machine".to_string();
+            return Err((format!("`{}` is no address to listen on", shown(text)), Some(hint)));
+        }
     }
     plain(rest)?;
     let rest = rest.trim_end_matches('/');
@@ -208,7 +236,8 @@ pub(crate) fn door(text: &str, schemes: &[Scheme]) -> Result<(&'static str, Addr
 
 /// Understands where a cluster's servers are.
 pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<Target, Complaint> {
-    let (scheme, is_unix, rest) = cut(text, schemes)?;
+    let (scheme, way, rest) = cut(text, schemes)?;
+    let is_unix = way == Way::Unix;
     if scheme.servers == SchemeServers::None {
         return match rest {
             "" | "/" => {
@@ -231,6 +260,9 @@ pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<Target, Complaint> 
         let Scheme { protocol, is_opaque, is_streamed, .. } = scheme;
         return Ok(Target { protocol, endpoints, is_opaque, is_streamed, ..Target::default() });
     }
+    if matches!(way, Way::Dns | Way::File | Way::Srv) {
+        return looked_up(scheme, way, rest);
+    }
     let (rest, discovery) = match scheme.servers {
         SchemeServers::Cluster => (rest, Discovery::Cluster),
         SchemeServers::Listed | SchemeServers::None => (rest, Discovery::Listed),
@@ -239,14 +271,74 @@ pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<Target, Complaint> 
             (rest, Discovery::Sentinel(primary))
         }
     };
-    plain(rest)?;
-    let mut endpoints = Vec::new();
-    for part in rest.trim_end_matches('/').split(',') {
-        let endpoint = endpoint(part.trim(), scheme.port).ok_or_else(|| {
+    let endpoints = listed(rest, |part| {
+        endpoint(part, scheme.port).ok_or_else(|| {
             let port = scheme.example_port();
             let hint = format!("hosts and ports, as in `{}://a:{port},b:{port}`", scheme.scheme);
             (format!("`{part}` is no server's address"), Some(hint))
-        })?;
+        })
+    })?;
+    let Scheme { protocol, is_tls, is_opaque, is_streamed, .. } = scheme;
+    Ok(Target { protocol, endpoints, discovery, is_tls, is_opaque, is_streamed })
+}
+
+/// Understands where a cluster's servers are looked up.
+fn looked_up(scheme: Scheme, way: Way, rest: &str) -> Result<Target, Complaint> {
+    let name = scheme.scheme;
+    let is_alike = (scheme.is_opaque || scheme.is_streamed) && scheme.protocol != KAFKA;
+    if scheme.servers != SchemeServers::Listed || !is_alike {
+        let way = WAYS.iter().find(|(_, known)| *known == way).map_or("", |(end, _)| end);
+        let hint = "only servers that are alike are looked up: those of HTTP, gRPC and `tcp://`".to_string();
+        return Err((format!("`{name}{way}://` is not possible"), Some(hint)));
+    }
+    let (endpoints, discovery) = match way {
+        Way::File => {
+            if !rest.starts_with('/') || rest.ends_with('/') {
+                let hint = format!("an absolute path, as in `{name}+file:///etc/mecha/app.yaml`");
+                return Err((format!("`{}` is no path of a file", shown(rest)), Some(hint)));
+            }
+            (Vec::new(), Discovery::File { path: rest.into(), port: scheme.port })
+        }
+        Way::Srv => {
+            let service = |part: &str| match endpoint(part, 1) {
+                Some(Endpoint::Tcp { host, .. }) if !part.contains(':') => {
+                    Ok(Endpoint::Tcp { host, port: 0 })
+                }
+                _ => {
+                    let hint = format!(
+                        "names whose SRV records tell hosts and ports, as in `{name}+srv://_http._tcp.app.example`"
+                    );
+                    Err((format!("`{part}` is no name of a service"), Some(hint)))
+                }
+            };
+            (listed(rest, service)?, Discovery::Srv)
+        }
+        Way::Dns | Way::Plain | Way::Unix => {
+            let host = |part: &str| {
+                endpoint(part, scheme.port).ok_or_else(|| {
+                    let hint = format!(
+                        "host names and ports, as in `{name}+dns://app.example:{}`",
+                        scheme.example_port()
+                    );
+                    (format!("`{part}` is no host and port"), Some(hint))
+                })
+            };
+            (listed(rest, host)?, Discovery::Dns)
+        }
+    };
+    let Scheme { protocol, is_tls, is_opaque, is_streamed, .. } = scheme;
+    Ok(Target { protocol, endpoints, discovery, is_tls, is_opaque, is_streamed })
+}
+
+/// What is separated by commas, each once.
+fn listed(
+    rest: &str,
+    read: impl Fn(&str) -> Result<Endpoint, Complaint>,
+) -> Result<Vec<Endpoint>, Complaint> {
+    plain(rest)?;
+    let mut endpoints = Vec::new();
+    for part in rest.trim_end_matches('/').split(',') {
+        let endpoint = read(part.trim())?;
         if endpoints.contains(&endpoint) {
             return Err((
                 format!("`{part}` is given twice"),
@@ -255,8 +347,7 @@ pub(crate) fn back(text: &str, schemes: &[Scheme]) -> Result<Target, Complaint> 
         }
         endpoints.push(endpoint);
     }
-    let Scheme { protocol, is_tls, is_opaque, is_streamed, .. } = scheme;
-    Ok(Target { protocol, endpoints, discovery, is_tls, is_opaque, is_streamed })
+    Ok(endpoints)
 }
 
 fn needs_port(rest: &str, scheme: Scheme) -> Complaint {
@@ -276,7 +367,7 @@ fn sentinel(rest: &str, scheme: Scheme) -> Result<(&str, String), Complaint> {
     }
 }
 
-fn endpoint(text: &str, default_port: u16) -> Option<Endpoint> {
+pub(crate) fn endpoint(text: &str, default_port: u16) -> Option<Endpoint> {
     if let Ok(addr) = text.parse::<SocketAddr>() {
         return (addr.port() != 0).then(|| Endpoint::Tcp { host: addr.ip().to_string(), port: addr.port() });
     }
@@ -346,9 +437,38 @@ mod tests {
         Scheme::plain("redis", "resp", 6379),
         Scheme::inside("embedded", "embedded"),
         Scheme::plain("tcp", "tcp", 0).opaque(),
+        Scheme::plain("web", "http", 80).streamed(),
         Scheme::found("redis-cluster", "resp", 6379, SchemeServers::Cluster),
         Scheme::found("redis-sentinel", "resp", 26379, SchemeServers::Sentinel),
     ];
+
+    #[test]
+    fn servers_that_are_alike_are_looked_up() {
+        let found = |text: &str| back(text, SCHEMES).map(|to| (to.discovery, to.endpoints));
+        let name = |host: &str, port| Endpoint::Tcp { host: host.into(), port };
+        assert_eq!(found("web+dns://a.example"), Ok((Discovery::Dns, vec![name("a.example", 80)])));
+        assert_eq!(found("tcp+dns://a:1,b:2"), Ok((Discovery::Dns, vec![name("a", 1), name("b", 2)])));
+        let service = "_http._tcp.a.example";
+        assert_eq!(found(&format!("web+srv://{service}")), Ok((Discovery::Srv, vec![name(service, 0)])));
+        assert_eq!(name(service, 0).to_string(), service);
+        let file = Discovery::File { path: "/etc/a.yaml".into(), port: 80 };
+        assert_eq!(found("web+file:///etc/a.yaml"), Ok((file, vec![])));
+        for text in [
+            "tcp+dns://a",
+            "web+srv://a:80",
+            "web+srv://",
+            "web+file://a.yaml",
+            "web+file:///etc/",
+            "redis+dns://a",
+            "redis-cluster+dns://a",
+            "web+dns://a,a:80",
+            "embedded+file:///a",
+        ] {
+            let (_, hint) = back(text, SCHEMES).expect_err(text);
+            assert!(hint.is_some(), "{text}");
+        }
+        assert!(door("web+dns://a:1", SCHEMES).is_err());
+    }
 
     #[test]
     fn addresses_are_understood_in_every_form() {

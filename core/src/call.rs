@@ -138,6 +138,8 @@ pub enum Refusal {
     NoKey,
     /// No endpoint can take this call: none is healthy, or the command has no key to choose one by.
     NoRoute,
+    /// The cluster has as much to do as it may have; the call was not sent.
+    Overloaded,
     /// More calls than the limit allows.
     RateLimited,
     /// The upstream did not answer in time.
@@ -164,7 +166,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every variant, for metrics and tests.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::CircuitOpen,
         Self::CrossRoute,
         Self::CrossSlot,
@@ -179,6 +181,7 @@ impl Refusal {
         Self::NoCommand,
         Self::NoKey,
         Self::NoRoute,
+        Self::Overloaded,
         Self::RateLimited,
         Self::TimedOut,
         Self::TooLarge,
@@ -209,6 +212,7 @@ impl Refusal {
             Self::NoCommand => "no_command",
             Self::NoKey => "no_key",
             Self::NoRoute => "no_route",
+            Self::Overloaded => "overloaded",
             Self::RateLimited => "rate_limited",
             Self::TimedOut => "timed_out",
             Self::TooLarge => "too_large",
@@ -240,6 +244,7 @@ impl Refusal {
             Self::NoCommand => "user has no permission for this command",
             Self::NoKey => "user has no permission for one of the keys",
             Self::NoRoute => "no endpoint can take this command",
+            Self::Overloaded => "backend has as much to do as it may have, it was not sent",
             Self::RateLimited => "rate limit exceeded",
             Self::TimedOut => "backend did not answer in time",
             Self::TooLarge => "it is too large",

@@ -129,7 +129,7 @@ fn is_sharded(cluster: &ClusterSpec) -> bool {
     match cluster.discovery {
         Discovery::Cluster => true,
         Discovery::Listed => cluster.endpoints.len() > 1,
-        Discovery::Sentinel(_) => false,
+        Discovery::Dns | Discovery::File { .. } | Discovery::Sentinel(_) | Discovery::Srv => false,
     }
 }
 

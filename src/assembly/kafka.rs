@@ -166,7 +166,7 @@ impl DoorPlan for KafkaPlan {
 
     fn bound(&self, addresses: &[Address]) -> std::io::Result<()> {
         let port = |address: &Address| match address {
-            Address::Tcp(addr) => addr.port(),
+            Address::Found(_, addr) | Address::Tcp(addr) => addr.port(),
             Address::Host(_, port) => *port,
             Address::Unix(_) => 0,
         };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use mecha_clusters::http::{HttpOptions, HttpServers, HttpVersion};
 use mecha_clusters::{
-    Cluster, ClusterOptions, HashTag, LoginSource, OutlierOptions, ReadFrom, ReadPolicy, Servers,
+    Cluster, ClusterOptions, HashTag, Listing, LoginSource, OutlierOptions, ReadFrom, ReadPolicy, Servers,
     StreamOptions, Streams,
 };
 use mecha_config::ClusterSpec;
@@ -159,9 +159,12 @@ impl Scope {
         let metrics = Arc::clone(self.cluster_metrics.entry(key.clone()).or_insert_with(fresh));
         let options = StreamOptions {
             name: spec.name.clone(),
-            servers: spec.endpoints.iter().map(address_of).collect(),
-            sharding: sharding::of(spec, None),
-            nodes: sharding::nodes(spec),
+            servers: match shared.lookups.get(&spec.name) {
+                Some(lookup) => Listing::Found(lookup.finding.clone()),
+                None => Listing::Fixed(sharding::listed(spec)),
+            },
+            choice: sharding::choice(spec),
+            quotas: shared.quotas.get(&spec.name).map(|(_, quotas)| Arc::clone(quotas)).unwrap_or_default(),
             connect_timeout: spec.connect_timeout,
             backoff: (spec.backoff.initial, spec.backoff.max),
             tls: shared.trusts.get(&spec.name).map(|(_, tls)| Arc::clone(tls)),

@@ -1,6 +1,6 @@
 //! How keys are spread, from the configuration's words to the clusters'.
 
-use mecha_clusters::{Balance, EjectOptions, Gutter, HashTag, KeyHash, Node, Sharding};
+use mecha_clusters::{Balance, Choice, EjectOptions, Gutter, HashTag, KeyHash, Listed, Node, Sharding};
 use mecha_config::{ClusterSpec, EjectSpec};
 
 use super::address_of;
@@ -10,9 +10,27 @@ pub(super) fn of(spec: &ClusterSpec, tag: Option<HashTag>) -> Sharding {
     Sharding { balance: balance(spec.balance), hash: hash(spec.hash), tag: hash_tag(spec.hash_tag, tag) }
 }
 
-/// Servers that are alike, one after the other.
-pub(crate) fn any() -> Sharding {
-    Sharding { balance: Balance::RoundRobin, hash: KeyHash::default(), tag: None }
+/// The servers of `spec` that it names itself, in its order.
+pub(crate) fn listed(spec: &ClusterSpec) -> Vec<Listed> {
+    let all = spec.endpoints.iter().zip(&spec.members);
+    all.map(|(endpoint, member)| Listed {
+        address: address_of(endpoint),
+        name: member.name.clone(),
+        weight: member.weight,
+        zone: member.zone.clone(),
+        priority: member.priority,
+    })
+    .collect()
+}
+
+/// How the servers of `spec`, which are alike, are chosen.
+pub(super) fn choice(spec: &ClusterSpec) -> Choice {
+    Choice {
+        sharding: of(spec, None),
+        zone: spec.reads.zone.clone().filter(|_| spec.alike.prefers_zone),
+        spill_below: spec.alike.spill_below,
+        slow_start: spec.alike.slow_start,
+    }
 }
 
 /// The servers of `spec` as rings see them.

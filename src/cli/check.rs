@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use mecha_config::{
-    Address, ClusterSpec, ConfigError, FilterSpec, HealthCheckKind, Known, OutlierSpec, Snapshot,
+    Address, ClusterSpec, ConfigError, Discovery, FilterSpec, HealthCheckKind, Known, OutlierSpec, Snapshot,
 };
 
 use super::{Help, SupportRow, shown};
@@ -71,7 +71,20 @@ pub(super) fn render(what: &str, errors: &[ConfigError]) -> String {
 /// All errors, or the resolved plan.
 pub(super) fn check(file: &Path, known: &Known<'_>, help: &Help, is_long: bool) -> Result<String, String> {
     let snapshot = load(file, known)?;
-    Ok(plan(&snapshot, help, is_long))
+    let mut text = plan(&snapshot, help, is_long);
+    for cluster in &snapshot.clusters {
+        let Discovery::File { path, port } = &cluster.discovery else { continue };
+        if !path.exists() {
+            // It may be written only where mecha will run.
+            let _ = writeln!(text, "\nnote: {} is not there yet", path.display());
+            continue;
+        }
+        let listed = crate::discovery::read_file(path, *port);
+        let listed = listed.map_err(|errors| render(&path.display().to_string(), &errors))?;
+        let count = listed.iter().filter(|server| server.has(&cluster.alike.subset)).count();
+        let _ = writeln!(text, "\n{} lists {count} servers for {}", path.display(), cluster.name);
+    }
+    Ok(text)
 }
 
 fn plan(snapshot: &Snapshot, help: &Help, is_long: bool) -> String {

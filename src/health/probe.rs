@@ -10,13 +10,13 @@ use http_body_util::{BodyExt, Limited};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, TE};
 use hyper::{Method, Request};
 use mecha_clusters::http::{Failure, HttpOptions, HttpServers, HttpVersion, Outbound};
-use mecha_clusters::{Environment, StreamOptions, Streams, Timers};
+use mecha_clusters::{Choice, Environment, Listed, Listing, StreamOptions, Streams, Timers};
 use mecha_config::{ClusterSpec, HealthCheckKind, HealthCheckSpec};
 use mecha_telemetry::Registry;
 use mecha_transport::tls::ClientTls;
 use mecha_transport::{Address, Clock};
 
-use crate::assembly::{http_version, sharding};
+use crate::assembly::http_version;
 use crate::discovery::{Manners, Query};
 
 /// Bytes of an answer that somebody looks at.
@@ -102,15 +102,15 @@ impl Probe {
         let metrics = Registry::new().cluster("health", "http");
         let options = StreamOptions {
             name: "health".into(),
-            servers: vec![server.clone()],
-            sharding: sharding::any(),
-            nodes: Vec::new(),
+            servers: Listing::Fixed(vec![Listed::at(server.clone())]),
+            choice: Choice::default(),
             connect_timeout: self.timeout,
             backoff: (self.timeout, self.timeout),
             tls: self.manners.tls.clone(),
             proxy: None,
             health: None,
             outlier: None,
+            quotas: Arc::default(),
         };
         let streams = Streams::new(options, Arc::clone(&metrics), &environment);
         let options = HttpOptions { version: self.version, max_connections: 1, shared: 1, idle_micros: 0 };

@@ -194,7 +194,7 @@ fn config(in_force: &InForce) -> Value {
         json!({
             "name": cluster.name,
             "protocol": cluster.protocol,
-            "endpoints": cluster.endpoints.iter().map(|endpoint| endpoint.to_string()).collect::<Vec<_>>(),
+            "endpoints": cluster.places(),
             "balance": Balance::ALL.iter().find(|(_, balance)| *balance == cluster.balance).map(|(name, _)| name),
             "connections": cluster.connections,
             "filters": names(&cluster.filters),

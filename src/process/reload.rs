@@ -288,8 +288,7 @@ fn changes(old: &Snapshot, new: &Snapshot) -> String {
     let mut words = Vec::new();
     let target = |snapshot: &Snapshot, listener: &ListenerSpec| {
         let cluster = snapshot.clusters.get(listener.cluster)?;
-        let endpoints: Vec<_> = cluster.endpoints.iter().map(ToString::to_string).collect();
-        Some(format!("{} {}", cluster.protocol, endpoints.join(",")).trim_end().to_string())
+        Some(format!("{} {}", cluster.protocol, cluster.places().join(",")).trim_end().to_string())
     };
     for listener in &new.listeners {
         match old.listeners.iter().find(|known| known.name == listener.name) {

@@ -8,6 +8,7 @@ mod fake;
 mod issuer;
 mod kafka;
 mod levels;
+mod names;
 mod redis_cluster;
 mod sentinels;
 mod servers;
@@ -17,6 +18,7 @@ pub(crate) use client::{Client, frame};
 pub(crate) use fake::Fake;
 pub(crate) use issuer::Issuer;
 pub(crate) use kafka::{Kafka, Tool, kafka, secured, tool, tool_where};
+pub(crate) use names::{Names, Record};
 pub(crate) use redis_cluster::RedisCluster;
 pub(crate) use sentinels::{NAME, Sentinels};
 pub(crate) use servers::{

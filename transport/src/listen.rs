@@ -30,7 +30,7 @@ pub fn bind(address: &Address) -> io::Result<Bound> {
             let addr = std::net::ToSocketAddrs::to_socket_addrs(&(host.as_str(), *port))?.next();
             bind_tcp(addr.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?)
         }
-        Address::Tcp(addr) => bind_tcp(*addr),
+        Address::Found(_, addr) | Address::Tcp(addr) => bind_tcp(*addr),
         Address::Unix(path) => {
             let listener = match std::os::unix::net::UnixListener::bind(path) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
@@ -56,7 +56,7 @@ pub fn bind(address: &Address) -> io::Result<Bound> {
 pub fn bind_transparent(address: &Address) -> io::Result<Bound> {
     match address {
         Address::Tcp(addr) => bind_socket(*addr, true),
-        Address::Host(..) | Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+        Address::Found(..) | Address::Host(..) | Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 

@@ -152,7 +152,7 @@ pub async fn connect_with(
     let connecting = async {
         let mut stream = match address {
             Address::Host(host, port) => dial_host(host, *port).await?,
-            Address::Tcp(addr) => dial(*addr).await?,
+            Address::Found(_, addr) | Address::Tcp(addr) => dial(*addr).await?,
             Address::Unix(path) => {
                 let mut stream = UnixStream::connect(path).await?;
                 stream.write_all(preface).await?;

@@ -11,7 +11,7 @@ use super::link::Single;
 
 /// One server's connections.
 #[derive(Default)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     /// Those that carry one request at a time and have none, oldest first.
     idle: RefCell<Vec<(Single, u64)>>,
     /// Those that carry many. Locked while one is made, so that those who come meanwhile wait for it and make none.

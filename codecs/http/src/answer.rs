@@ -34,6 +34,7 @@ pub fn status(why: Refusal) -> StatusCode {
         | Refusal::Migrating
         | Refusal::Moved
         | Refusal::NoRoute
+        | Refusal::Overloaded
         | Refusal::TooManyClients
         | Refusal::TooManyPins
         | Refusal::UpstreamUnreachable => StatusCode::SERVICE_UNAVAILABLE,

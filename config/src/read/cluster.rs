@@ -9,8 +9,8 @@ use crate::options::join;
 use crate::target::{self, Target};
 use crate::tls::MECHANISMS;
 use crate::{
-    Backoff, Balance, ClusterSpec, Discovery, HashOn, HashTag, KeyHash, LoginSpec, Member, ProxyProtocol,
-    ReadsSpec, SentinelsSpec, Subscriptions,
+    AlikeSpec, Backoff, Balance, ClusterSpec, Discovery, HashOn, HashTag, KeyHash, LoginSpec, Member,
+    ProxyProtocol, ReadsSpec, SentinelsSpec, Subscriptions,
 };
 
 /// What a cluster has unless the file says otherwise; flags have nothing else.
@@ -32,6 +32,7 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         hash_tag: HashTag::default(),
         hash_on: HashOn::default(),
         eject: None,
+        alike: AlikeSpec::default(),
         health_check: None,
         outlier: None,
         connections: 1,
@@ -146,6 +147,7 @@ impl Reader<'_> {
         self.sharding_keys(fields, cluster);
         self.reads_keys(fields, cluster);
         self.health_keys(fields, cluster);
+        self.alike_keys(fields, cluster);
         set(&mut cluster.refresh, self.period(fields.take("refresh"), Duration::from_millis(100)));
         set(&mut cluster.park, self.period(fields.take("park"), Duration::ZERO));
         set(&mut cluster.connections, self.count(fields.take("connections"), 1024));
@@ -245,7 +247,7 @@ impl Reader<'_> {
         set(&mut cluster.is_private, self.word(clients, &[("dedicated", true), ("shared", false)]));
         let Some((place, path)) = place.filter(|_| cluster.is_private) else { return };
         let is_one = match cluster.discovery {
-            Discovery::Cluster => false,
+            Discovery::Cluster | Discovery::Dns | Discovery::File { .. } | Discovery::Srv => false,
             Discovery::Listed => cluster.endpoints.len() == 1 && cluster.reads.replicas.is_empty(),
             Discovery::Sentinel(_) => true,
         };

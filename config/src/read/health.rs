@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Reader;
 use super::fields::{Fields, Found, set};
-use crate::{ClusterSpec, Discovery, HealthCheckKind, HealthCheckSpec, OutlierSpec};
+use crate::{ClusterSpec, HealthCheckKind, HealthCheckSpec, OutlierSpec};
 
 impl Reader<'_> {
     pub(super) fn health_keys(&mut self, fields: &mut Fields<'_>, cluster: &mut ClusterSpec) {
@@ -15,7 +15,7 @@ impl Reader<'_> {
     /// `health_check: { interval: 5s, path: /healthz }`.
     fn health_check(&mut self, found: Found<'_>, cluster: &ClusterSpec) -> Option<HealthCheckSpec> {
         let (node, path) = found?;
-        if cluster.discovery != Discovery::Listed || cluster.protocol == "embedded" {
+        if cluster.is_found() || cluster.protocol == "embedded" {
             let hint = "who is there is asked all the time; leave `health_check` out".to_string();
             self.error(node.place, &path, "these servers are not listed here", Some(hint));
         }
@@ -100,7 +100,7 @@ impl Reader<'_> {
     }
 
     /// A number from 0 to 1.
-    fn share(&mut self, found: Found<'_>) -> Option<f64> {
+    pub(super) fn share(&mut self, found: Found<'_>) -> Option<f64> {
         self.parsed(found, |text| match text.parse::<f64>() {
             Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
             _ => Err((format!("`{text}` is no share"), Some("a number from 0 to 1, as in 0.5".into()))),

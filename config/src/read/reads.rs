@@ -17,7 +17,12 @@ impl Reader<'_> {
         let staleness = fields.take("max_staleness");
         let zones = fields.take("zones");
         let has_replicas = cluster.discovery != Discovery::Listed || !cluster.reads.replicas.is_empty();
-        for (node, path) in [&from, &staleness, &zones].into_iter().flatten().filter(|_| !has_replicas) {
+        // Where servers are looked up, it says in which zone each stands.
+        let of_replicas = zones.as_ref().filter(|_| !cluster.is_looked_up());
+        let has_replicas = has_replicas && !cluster.is_looked_up();
+        for (node, path) in
+            [from.as_ref(), staleness.as_ref(), of_replicas].into_iter().flatten().filter(|_| !has_replicas)
+        {
             let hint = "use `redis-cluster://` or `redis-sentinel://`, or name its `replicas`".to_string();
             self.error(node.place, path, "this cluster has no replicas", Some(hint));
         }

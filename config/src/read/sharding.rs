@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Reader;
+use super::alike::ALIKE;
 use super::fields::{Fields, Found, set};
 use crate::error::suggestion;
 use crate::options::join;
@@ -10,7 +11,7 @@ use crate::target;
 use crate::{Balance, ClusterSpec, Discovery, EjectSpec, HashOn, HashTag, KeyHash, Member};
 
 /// The largest weight of a server.
-const MAX_WEIGHT: u32 = 10_000;
+pub(super) const MAX_WEIGHT: u32 = 10_000;
 
 impl Reader<'_> {
     pub(super) fn sharding_keys(&mut self, fields: &mut Fields<'_>, cluster: &mut ClusterSpec) {
@@ -123,6 +124,12 @@ impl Reader<'_> {
     fn members(&mut self, found: Found<'_>, cluster: &mut ClusterSpec) {
         let Some((node, path)) = found else { return };
         let addresses: Vec<_> = cluster.endpoints.iter().map(ToString::to_string).collect();
+        let protocol = cluster.protocol.clone();
+        if cluster.is_looked_up() {
+            let hint = "a file of servers can say the same: docs/clusters.md".to_string();
+            self.error(node.place, &path, "these servers are not listed here", Some(hint));
+            return;
+        }
         for (address, place, node) in self.fields(node, &path).pairs {
             let path = join(&path, address);
             let known = addresses.iter().position(|known| known == address);
@@ -139,6 +146,14 @@ impl Reader<'_> {
             let mut fields = self.fields(node, &path);
             set(&mut member.name, self.text(fields.take("name")));
             set(&mut member.weight, self.count(fields.take("weight"), MAX_WEIGHT));
+            let is_alike = ALIKE.contains(&&*protocol);
+            if is_alike {
+                let (zone, priority) = self.standing(&mut fields);
+                member.zone = zone;
+                set(&mut member.priority, priority);
+            } else {
+                self.without(&mut fields, &["priority", "zone"], "where servers are not all alike");
+            }
             self.finish(fields);
         }
         let mut names: Vec<_> = cluster.members.iter().map(|member| member.name.as_str()).collect();

@@ -439,3 +439,73 @@ fn brokers_are_told_who_mecha_is_by_a_mechanism() {
         &["3:36 clusters.k.auth `mechanism` belongs to clusters of Kafka => remove it"],
     );
 }
+
+const ALIKE: &[Scheme] =
+    &[Scheme::plain("http", "http", 80).streamed(), Scheme::plain("tcp", "tcp", 0).opaque()];
+
+#[test]
+fn servers_that_are_alike_have_priorities_zones_and_limits() {
+    let text = "\
+zone: a
+listeners:
+  - { listen: tcp://127.0.0.1:1, to: app }
+clusters:
+  app:
+    to: tcp://a:1,b:1
+    servers: { \"b:1\": { zone: a, priority: 1, weight: 3 } }
+    prefer_zone: true
+    slow_start: 30s
+    spill_below: 0.5
+    limits: { connections: 10, pending: 2 }
+  found:
+    to: http+srv://_http._tcp.a.example
+    dns: { min_ttl: 2s, max_ttl: 1m, servers: [10.0.0.2, \"[::1]:5353\"], family: ipv4 }
+    zones: { a: [10.1.0.0/16] }
+    health_check: { path: / }
+    limits: { requests: 5, retries: 1 }
+  filed: { to: \"http+file:///etc/a.yaml\", subset: { version: 2 } }
+";
+    let snapshot = read_with(ALIKE, ALIKE, text).unwrap();
+    let [app, found, filed] = &snapshot.clusters[..] else { panic!() };
+    let member = &app.members[1];
+    assert_eq!((member.zone.as_deref(), member.priority, member.weight), (Some("a"), 1, 3));
+    assert!(app.alike.prefers_zone && !found.alike.prefers_zone);
+    assert_eq!(app.alike.limits.pending, Some(2));
+    assert_eq!(found.alike.limits.retries, Some(1));
+    let servers: Vec<_> = found.alike.dns.servers.iter().map(ToString::to_string).collect();
+    assert_eq!(servers, ["10.0.0.2:53", "[::1]:5353"]);
+    assert_eq!(filed.alike.subset, [("version".to_string(), "2".to_string())]);
+    assert_eq!(filed.places(), ["/etc/a.yaml"]);
+}
+
+#[test]
+fn what_has_no_meaning_for_servers_that_are_alike_or_not_is_an_error() {
+    let wrong = |cluster: &str, expected: &[&str]| {
+        let text = format!(
+            "listeners:\n  - {{ listen: tcp://127.0.0.1:1, to: app }}\nclusters:\n  app: {{ {cluster} }}\n"
+        );
+        complains(read_with(ALIKE, ALIKE, &text), expected);
+    };
+    wrong("to: tcp://a:1, prefer_zone: true", &["4:38 clusters.app.prefer_zone which zone?"]);
+    wrong(
+        "to: tcp://a:1, limits: { requests: 1 }",
+        &["4:45 clusters.app.limits.requests nobody sees requests"],
+    );
+    wrong("to: tcp://a:1, dns: { min_ttl: 1s }", &["4:30 clusters.app.dns nothing is looked up"]);
+    wrong("to: tcp://a:1, subset: { a: b }", &["4:33 clusters.app.subset only servers of a file"]);
+    wrong(
+        "to: tcp+dns://a:1, dns: { min_ttl: 9s, max_ttl: 1s, servers: [x] }",
+        &["4:34 clusters.app.dns `max_ttl` must", "4:72 clusters.app.dns.servers[0] `x` is no address"],
+    );
+    wrong(
+        "to: tcp+dns://a:1, servers: { \"a:1\": { weight: 2 } }",
+        &["4:38 clusters.app.servers these servers are not listed"],
+    );
+    check(
+        "listeners:\n  - { listen: redis://127.0.0.1:1, to: app }\nclusters:\n  app: { to: redis://a, slow_start: 1s, servers: { \"a:6379\": { zone: a } } }\n",
+        &[
+            "4:37 clusters.app.slow_start `slow_start` has no meaning where servers",
+            "4:70 clusters.app.servers.a:6379.zone `zone` has no meaning",
+        ],
+    );
+}

@@ -78,7 +78,7 @@ pub(crate) fn conditions(route: &RouteSpec) -> String {
 }
 
 fn cluster(cluster: &ClusterSpec) -> String {
-    let endpoints: Vec<_> = cluster.endpoints.iter().map(ToString::to_string).collect();
+    let endpoints = cluster.places();
     let balance = mecha_config::Balance::ALL.iter().find(|(_, balance)| *balance == cluster.balance);
     match &cluster.discovery {
         Discovery::Cluster => {
@@ -93,6 +93,20 @@ fn cluster(cluster: &ClusterSpec) -> String {
             return format!(
                 "cluster {} ({}): the primary of `{primary}`, as sentinels tell: {sentinels}",
                 cluster.name, cluster.protocol
+            );
+        }
+        Discovery::Dns | Discovery::File { .. } | Discovery::Srv => {
+            let way = match cluster.discovery {
+                Discovery::Dns => "all addresses of",
+                Discovery::Srv => "as SRV records tell of",
+                _ => "as it stands in",
+            };
+            return format!(
+                "cluster {} ({}): {way} {}, by {}",
+                cluster.name,
+                cluster.protocol,
+                endpoints.join(", "),
+                balance.map_or("", |(name, _)| name)
             );
         }
         Discovery::Listed => {}

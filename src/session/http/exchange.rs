@@ -301,6 +301,8 @@ async fn send(
         Held::Whole(bytes) => bytes,
     };
     let mut last = target;
+    // Its place among those that are being sent again, from the second attempt on.
+    let mut share = None;
     for number in 0.. {
         let whole = || Request::from_parts(head.clone(), Outbound::Whole(bytes.clone()));
         let sending = async {
@@ -321,9 +323,16 @@ async fn send(
             Err(failure) => retry.wants(*failure, is_idempotent),
         };
         let Some(wait) = is_wanted.then(|| retry.take(number)).flatten() else { return sent };
+        let next = forward.target().unwrap_or(target);
+        if share.is_none() {
+            share = next.servers.take_retry();
+            if share.is_none() {
+                return sent;
+            }
+        }
         drop(sent);
         tokio::time::sleep(wait).await;
-        last = forward.target().unwrap_or(target);
+        last = next;
     }
     Err(Failure::Server(Refusal::UpstreamUnreachable))
 }

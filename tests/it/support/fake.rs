@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -15,7 +15,15 @@ pub(crate) struct Fake {
 
 impl Fake {
     pub(crate) fn start(serve: impl Fn(TcpStream, usize) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::at(([127, 0, 0, 1], 0).into(), serve).unwrap()
+    }
+
+    /// As [`Fake::start`], there; `None` if somebody else listens there.
+    pub(crate) fn at(
+        addr: SocketAddr,
+        serve: impl Fn(TcpStream, usize) + Send + Sync + 'static,
+    ) -> Option<Self> {
+        let listener = TcpListener::bind(addr).ok()?;
         let (port, accepted) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
         let (count, serve) = (Arc::clone(&accepted), Arc::new(serve));
         std::thread::spawn(move || {
@@ -25,7 +33,7 @@ impl Fake {
                 std::thread::spawn(move || serve(stream, number));
             }
         });
-        Self { port, accepted }
+        Some(Self { port, accepted })
     }
 
     pub(crate) fn accepted(&self) -> usize {

@@ -189,7 +189,7 @@ impl ClientTls {
             return ServerName::try_from(name.clone()).ok();
         }
         match address {
-            Address::Host(host, _) => ServerName::try_from(host.clone()).ok(),
+            Address::Found(host, _) | Address::Host(host, _) => ServerName::try_from(host.clone()).ok(),
             Address::Tcp(addr) => Some(ServerName::from(addr.ip())),
             Address::Unix(_) => None,
         }
