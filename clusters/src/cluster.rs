@@ -310,6 +310,11 @@ impl<P: Framed> Cluster<P> {
         self.epoch.set(self.epoch.get().wrapping_add(1));
     }
 
+    /// What is known of servers that are found.
+    pub(crate) fn news(&self) -> Option<&Subscription> {
+        self.blueprint.news.as_ref()
+    }
+
     /// Wishes for news, where servers are found.
     pub(crate) fn want(&self, cause: Cause) {
         if let Some(news) = &self.blueprint.news {

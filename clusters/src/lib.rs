@@ -26,6 +26,7 @@ mod health;
 pub mod http;
 pub mod listing;
 mod login;
+pub mod moves;
 pub mod news;
 mod pubsub;
 mod quotas;
@@ -58,7 +59,7 @@ pub use routes::{
     Conditions, Copies, Junction, Leg, Migrating, MigratingOptions, Migration, MigrationState, Mirror,
     MirrorOptions, Routed, RoutedLeg, Stage, Watch,
 };
-pub use scatter::{Announced, Announcement, Bond, Gathered, Plan, Rules, Scattered, Way};
+pub use scatter::{Announced, Announcement, Bond, Gathered, Plan, Rules, ScanStep, Scattered, Way};
 pub use scripts::ScriptStore;
 pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};
 pub use streams::{Choice, OutlierOptions, Stream, StreamOptions, StreamSeat, Streams};

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::{Notify, watch};
 
+use crate::moves::Moves;
 use crate::topology::Topology;
 
 /// Why a refresh is wanted.
@@ -53,6 +54,7 @@ struct Wishes {
 pub struct Publisher {
     topology: Arc<watch::Sender<Arc<Topology>>>,
     wishes: Arc<Wishes>,
+    moves: Arc<Moves>,
 }
 
 /// A worker's end.
@@ -60,13 +62,17 @@ pub struct Publisher {
 pub struct Subscription {
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     wishes: Arc<Wishes>,
+    moves: Arc<Moves>,
 }
 
 /// Both ends. Nothing is published so far.
 pub fn news() -> (Publisher, Subscription) {
     let (sender, topology) = watch::channel(Arc::default());
     let wishes = Arc::<Wishes>::default();
-    (Publisher { topology: Arc::new(sender), wishes: Arc::clone(&wishes) }, Subscription { topology, wishes })
+    let moves = Arc::<Moves>::default();
+    let publisher =
+        Publisher { topology: Arc::new(sender), wishes: Arc::clone(&wishes), moves: Arc::clone(&moves) };
+    (publisher, Subscription { topology, wishes, moves })
 }
 
 // === impl Publisher ===
@@ -74,6 +80,7 @@ pub fn news() -> (Publisher, Subscription) {
 impl Publisher {
     /// Replaces the topology. Publishing the empty one tells those who wait for the first that nobody could be asked.
     pub fn publish(&self, topology: Topology) {
+        self.moves.compare(&self.current(), &topology);
         self.topology.send_replace(Arc::new(topology));
     }
 
@@ -115,6 +122,11 @@ impl Subscription {
     /// What was published last.
     pub fn current(&self) -> Arc<Topology> {
         Arc::clone(&self.topology.borrow())
+    }
+
+    /// Which slots have moved.
+    pub fn moves(&self) -> &Moves {
+        &self.moves
     }
 }
 

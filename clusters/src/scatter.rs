@@ -27,6 +27,8 @@ use mecha_core::{
     ReplyCount, Span, Ticket, Verdict,
 };
 
+use crate::moves::{Moves, SlotSet};
+use crate::news::Subscription;
 use crate::{Cluster, Connection, Delivery, ReplySink, Slip, SubmitCx, Submitted, Upstream};
 pub use announced::{Announced, Announcement};
 use gather::{Gather, Gathers};
@@ -64,10 +66,12 @@ pub struct Plan {
     pub parts: Vec<(usize, Span)>,
     /// The part of each key, in the order of the request's keys.
     pub places: Vec<u32>,
+    /// Servers are asked what they hold.
+    pub asks_all: bool,
 }
 
 /// What [`Rules::merge`] is given.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Gathered<'a> {
     /// The request's operation.
     pub op: OpId,
@@ -77,8 +81,32 @@ pub struct Gathered<'a> {
     pub replies: &'a [Vec<u8>],
     /// See [`Plan::places`].
     pub places: &'a [u32],
-    /// Position of the only part's server, and of the one behind it.
-    pub at: (usize, Option<usize>),
+    /// For [`Way::Scan`].
+    pub scan: Scan<'a>,
+}
+
+/// How far a scan is.
+#[derive(Clone, Copy, Default)]
+pub struct Scan<'a> {
+    /// Position of the only part's server.
+    pub at: usize,
+    /// Position of the server behind it.
+    pub next: Option<usize>,
+    /// Position of the first server of all.
+    pub first: usize,
+    /// Which slots have moved, where servers hold slots.
+    pub moves: Option<&'a Moves>,
+    /// For [`ScanStep::Every`], what each part's server is known to hold.
+    pub held: &'a [SlotSet],
+}
+
+/// Where a scan goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScanStep {
+    /// With the server in this position.
+    At(usize),
+    /// With a question to all.
+    Every,
 }
 
 /// What becomes of a request about the cluster itself.
@@ -123,10 +151,11 @@ pub trait Rules: Framed {
         let _ = (request, frame, keys, out);
     }
 
-    /// Appends the request for the shard where a scan goes on, and returns its position: `shards` are the positions of
-    /// all. `None` if the request tells nothing of the kind; any shard has the right words for it.
-    fn scan(frame: &[u8], shards: &[usize], out: &mut Vec<u8>) -> Option<usize> {
-        let _ = (frame, shards, out);
+    /// Appends the request with which a scan goes on, and returns to whom: `shards` are the positions of all, and `moves`
+    /// is there where servers hold slots. `None` if the request tells nothing of the kind; any shard has the right
+    /// words for it.
+    fn scan(frame: &[u8], shards: &[usize], moves: Option<&Moves>, out: &mut Vec<u8>) -> Option<ScanStep> {
+        let _ = (frame, shards, moves, out);
         None
     }
 
@@ -220,6 +249,18 @@ impl<P: Rules> Scattered<P> {
         })
     }
 
+    /// Which slots have moved, where servers hold slots.
+    fn moves(&self) -> Option<&Moves> {
+        if self.cluster.is_slotted() { self.cluster.news().map(Subscription::moves) } else { None }
+    }
+
+    /// What the servers of all parts are known to hold, where a scan asks.
+    fn held(&self, plan: &Plan) -> Vec<SlotSet> {
+        let Some(news) = self.cluster.news().filter(|_| plan.asks_all) else { return Vec::new() };
+        let topology = news.current();
+        plan.parts.iter().map(|(position, _)| SlotSet::held(&topology, *position)).collect()
+    }
+
     fn way(batch: &Batch<'_, P>, index: usize) -> Way {
         batch.heads.get(index).map_or(Way::Keyed, P::way)
     }
@@ -249,6 +290,7 @@ impl<P: Rules> Scattered<P> {
         plan.wire.clear();
         plan.parts.clear();
         plan.places.clear();
+        plan.asks_all = false;
         match way {
             Way::Every | Way::EveryAside => {
                 plan.wire.extend_from_slice(frame);
@@ -257,10 +299,16 @@ impl<P: Rules> Scattered<P> {
                 }
                 plan.parts.extend(shards.iter().map(|position| (*position, Span::wire(0, frame.len()))));
             }
-            Way::Scan => match P::scan(frame, &shards, &mut plan.wire) {
-                Some(position) => {
+            Way::Scan => match P::scan(frame, &shards, self.moves(), &mut plan.wire) {
+                Some(step) => {
                     let span = Span::wire(0, plan.wire.len());
-                    plan.parts.push((position, span));
+                    match step {
+                        ScanStep::At(position) => plan.parts.push((position, span)),
+                        ScanStep::Every => {
+                            plan.asks_all = true;
+                            plan.parts.extend(shards.iter().map(|position| (*position, span)));
+                        }
+                    }
                 }
                 None => return self.cluster.submit_at(shards.first().copied(), batch, only, &cx),
             },
@@ -363,7 +411,10 @@ impl<P: Rules> Scattered<P> {
             frame: batch.frame(at).to_vec(),
             replies: plan.parts.iter().map(|_| Vec::new()).collect(),
             places: plan.places.clone(),
-            at: (position, next),
+            at: position,
+            next,
+            first: shards.iter().copied().min().unwrap_or(0),
+            held: self.held(plan),
             pins: if is_aside { connections.clone() } else { Vec::new() },
             missing: plan.parts.len(),
             failed: None,
@@ -470,7 +521,7 @@ impl<P: Rules> Scattered<P> {
         let refusal = match gather.failed {
             Some((why, count)) => Some((why, count)),
             None if gather.is_too_large => Some((Refusal::TooLarge, 0)),
-            None => (!P::merge(&gather.gathered(), gather.profile, &mut bytes))
+            None => (!P::merge(&gather.gathered(self.moves()), gather.profile, &mut bytes))
                 .then_some((Refusal::UpstreamConfused, 0)),
         };
         if let Some((why, count)) = refusal {

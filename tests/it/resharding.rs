@@ -107,3 +107,76 @@ fn calls_that_need_a_slot_whole_do_not_fail_while_it_moves() {
     drop(client);
     mecha.settles();
 }
+
+/// A scan in pieces.
+struct Scan {
+    client: Client,
+    cursor: String,
+    keys: Vec<String>,
+}
+
+impl Scan {
+    fn begin(port: u16) -> Self {
+        Self { client: Client::new(port), cursor: "0".into(), keys: Vec::new() }
+    }
+
+    /// One call. `false` once it is over.
+    fn step(&mut self) -> bool {
+        let reply = self.client.call(&format!("SCAN {} COUNT 20", self.cursor));
+        let mut lines = reply.split("\r\n").skip(2);
+        self.cursor = lines.next().unwrap_or_default().into();
+        self.keys
+            .extend(lines.skip(1).filter(|line| !line.is_empty() && !line.starts_with('$')).map(Into::into));
+        self.cursor != "0"
+    }
+
+    fn run(mut self) -> Vec<String> {
+        let mut steps = 0;
+        while self.step() {
+            steps += 1;
+            assert!(steps < 10_000, "the scan does not end");
+        }
+        self.keys.sort();
+        self.keys
+    }
+}
+
+#[test]
+fn a_scan_sees_what_moves_behind_its_back() {
+    let Some(cluster) = RedisCluster::start() else { return };
+    let mecha = Mecha::start("redis", &cluster.to());
+    let mut client = mecha.client();
+    let mut all: Vec<_> = (0..1500).map(|number| format!("key-{number}")).collect();
+    all.iter().for_each(|key| assert_eq!(client.call(&format!("SET {key} v")), "+OK\r\n"));
+    all.sort();
+    // In peace, each key once.
+    assert_eq!(Scan::begin(mecha.port).run(), all);
+    // Slots of keys of every server go round, while scans are at different places.
+    let mut scans: Vec<_> = (0..4).map(|_| Scan::begin(mecha.port)).collect();
+    let slot_of = |number: usize| -> u16 {
+        let reply = Client::new(cluster.port(0)).call(&format!("CLUSTER KEYSLOT key-{number}"));
+        reply.trim_start_matches(':').trim_end().parse().unwrap()
+    };
+    for (turn, slot) in (0..24).map(slot_of).enumerate() {
+        let from = (0..3).find(|at| cluster.slots_of(*at).contains(&slot)).unwrap();
+        cluster.move_slot(slot, from, (from + 1 + turn % 2) % 3);
+        cluster.agrees();
+        for scan in scans.iter_mut().skip(turn % 2) {
+            (0..4).for_each(|_| {
+                scan.step();
+            });
+        }
+    }
+    // One stays under way: its first keys have left, and nobody holds it otherwise than before.
+    let slot = slot_of(77);
+    let from = (0..3).find(|at| cluster.slots_of(*at).contains(&slot)).unwrap();
+    let late = Scan::begin(mecha.port);
+    cluster.begin_move(slot, from, (from + 2) % 3);
+    for (number, scan) in scans.into_iter().chain([late]).enumerate() {
+        let mut seen = scan.run();
+        seen.dedup();
+        let missing: Vec<_> = all.iter().filter(|key| !seen.contains(key)).collect();
+        assert!(missing.is_empty(), "scan {number} has missed {missing:?}");
+        assert_eq!(seen, all);
+    }
+}

@@ -96,6 +96,66 @@ fn commands_of_many_keys_answer_as_one_server_does() {
 }
 
 #[test]
+fn reports_of_several_servers_are_one() {
+    let Some((servers, to)) = three(redis, "redis") else { return };
+    let mecha = Mecha::start("redis", &to);
+    for hello in ["HELLO 2", "HELLO 3"] {
+        let mut client = mecha.client();
+        let _ = client.call(hello);
+        let _ = client.call("FLUSHALL");
+        let _ = client.call("CONFIG RESETSTAT");
+        let pairs: String = (0..90).map(|key| format!(" {key}:key v")).collect();
+        assert_eq!(client.call(&format!("MSET{pairs}")), "+OK\r\n");
+        for key in 0..90 {
+            assert_eq!(client.call(&format!("GET {key}:key")), "$1\r\nv\r\n");
+        }
+        // Settings are what all have alike; a port is one server's own.
+        assert_eq!(client.call("CONFIG SET maxmemory 100mb"), "+OK\r\n");
+        let settings = client.call("CONFIG GET maxmemory");
+        assert!(settings.ends_with("$9\r\nmaxmemory\r\n$9\r\n104857600\r\n"), "{settings}");
+        assert!(matches!(client.call("CONFIG GET port").as_str(), "*0\r\n" | "%0\r\n"));
+        let memory = client.call("MEMORY STATS");
+        assert!(memory.contains("$10\r\nkeys.count\r\n:90\r\n"), "{memory}");
+        let latency = client.call("LATENCY HISTOGRAM get");
+        assert!(latency.contains("$5\r\ncalls\r\n:90\r\n"), "{latency}");
+        for call in ["MEMORY DOCTOR", "LATENCY DOCTOR", "MEMORY MALLOC-STATS"] {
+            let text = client.call(call);
+            assert!((0..3).all(|shard| text.contains(&format!("# shard {shard}\n"))), "{call}: {text}");
+        }
+        assert_eq!(client.call("CONFIG SET latency-monitor-threshold 1"), "+OK\r\n");
+        for key in 0..30 {
+            let _ = client.call(&format!("EVAL {SLEEPS} 1 {key}:key"));
+        }
+        let latest = client.call("LATENCY LATEST");
+        assert_eq!(latest.matches("$7\r\ncommand\r\n").count(), 1, "{latest}");
+        let times = times_of(&client.call("LATENCY HISTORY command"));
+        assert!(times.len() > 1 && times.is_sorted(), "{times:?}");
+        assert!(client.call("LATENCY GRAPH command").contains("# shard 2\n"));
+        assert_eq!(client.call("CONFIG SET latency-monitor-threshold 0"), "+OK\r\n");
+        let info = client.call("INFO");
+        let keys: u32 = (0..3)
+            .map(|shard| {
+                let own = info.lines().find(|line| line.starts_with(&format!("mecha_shard{shard}:")));
+                let own = own.unwrap_or_else(|| panic!("{info}"));
+                assert!(own.contains("redis_version=") && own.contains(",used_memory="), "{own}");
+                own.rsplit_once("keys=").unwrap().1.parse::<u32>().unwrap()
+            })
+            .sum();
+        assert_eq!(keys, 90);
+    }
+    drop(servers);
+}
+
+/// A script that takes two milliseconds.
+const SLEEPS: &str = "local\tt=redis.call('TIME')\tlocal\tend_=t[1]*1000000+t[2]+2000\trepeat\tt=redis.call('TIME')\tuntil\tt[1]*1000000+t[2]>end_";
+
+/// The first number of each row.
+fn times_of(reply: &str) -> Vec<u64> {
+    let rows = reply.split("*2\r\n:").skip(1);
+    rows.filter_map(|row| row.split_once('\r')?.0.parse().ok()).collect()
+}
+
+#[test]
 fn commands_that_need_one_server_are_refused_when_their_keys_are_on_several() {
     let Some((servers, to)) = three(redis, "redis") else { return };
     let mecha = Mecha::start("redis", &to);

@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use mecha_core::{Asked, ConnKey, Decode, Limits, OpId, Outcome, Refusal, ReplyCount, Ticket};
 
 use super::junction::{Ended, Junction};
-use crate::scatter::{Gathered, Rules};
+use crate::scatter::{Gathered, Rules, Scan};
 use crate::{Delivery, Slip};
 
 /// See the module.
@@ -112,7 +112,7 @@ impl<P: Rules> Split<P> {
             frame: &self.frame,
             replies: &progress.replies,
             places: &self.places,
-            at: (0, None),
+            scan: Scan::default(),
         };
         if P::merge(&gathered, self.profile, &mut bytes) {
             return Verdict::Answer(bytes);

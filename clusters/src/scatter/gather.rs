@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use mecha_core::{ConnKey, Framed, Refusal, Ticket};
 
-use super::Gathered;
+use super::{Gathered, Scan};
+use crate::moves::{Moves, SlotSet};
 use crate::{Connection, Slip};
 
 /// One call and the replies that its parts have got so far.
@@ -16,7 +17,11 @@ pub(super) struct Gather<P: Framed> {
     pub(super) frame: Vec<u8>,
     pub(super) replies: Vec<Vec<u8>>,
     pub(super) places: Vec<u32>,
-    pub(super) at: (usize, Option<usize>),
+    pub(super) at: usize,
+    pub(super) next: Option<usize>,
+    pub(super) first: usize,
+    /// What servers are known to hold, where that is asked.
+    pub(super) held: Vec<SlotSet>,
     /// Dedicated connections, to be given back.
     pub(super) pins: Vec<Rc<Connection<P>>>,
     /// Parts that are not over.
@@ -28,13 +33,13 @@ pub(super) struct Gather<P: Framed> {
 }
 
 impl<P: Framed> Gather<P> {
-    pub(super) fn gathered(&self) -> Gathered<'_> {
+    pub(super) fn gathered<'a>(&'a self, moves: Option<&'a Moves>) -> Gathered<'a> {
         Gathered {
             op: self.slip.op,
             frame: &self.frame,
             replies: &self.replies,
             places: &self.places,
-            at: self.at,
+            scan: Scan { at: self.at, next: self.next, first: self.first, moves, held: &self.held },
         }
     }
 
@@ -97,7 +102,10 @@ mod tests {
             frame: Vec::new(),
             replies: vec![b"abc".to_vec(), b"de".to_vec()],
             places: Vec::new(),
-            at: (0, None),
+            at: 0,
+            next: None,
+            first: 0,
+            held: Vec::new(),
             pins: Vec::new(),
             missing: 2,
             failed: None,

@@ -5,12 +5,14 @@
 //! | `MGET` `MSET` `DEL` `UNLINK` `EXISTS` `TOUCH` | split by key; values in order, `OK`, or the sum |
 //! | other commands of several keys | as they are if one server has all keys, else `CROSSSLOT` |
 //! | `KEYS` `DBSIZE` `RANDOMKEY` `FLUSHALL` `SLOWLOG` `SCRIPT` `FUNCTION LOAD` … | said to all, see [`Merge`] |
-//! | `SCAN` | one server after another; the cursor carries the server's position in its lowest twelve bits |
+//! | `SCAN` | one server after another, see [`scan`] |
 //! | `PUBLISH` `SUBSCRIBE` `PUBSUB` | the first server, where all publishers and subscribers meet |
 //! | what concerns one server's life (`SHUTDOWN`, `REPLICAOF`, `DEBUG`, `MIGRATE` …) | refused |
 
 mod info;
 mod itself;
+mod reports;
+mod scan;
 mod slowlog;
 
 use std::rc::Rc;
@@ -18,7 +20,8 @@ use std::rc::Rc;
 use mecha_core::{Asked, OpId, Refusal};
 use mecha_resp::{Request, Resp, args, op, op_info, reply::Writer, write_request};
 
-use super::{Announcement, Bond, Gathered, Itself, Rules, Way};
+use super::{Announcement, Bond, Gathered, Itself, Rules, ScanStep, Way};
+use crate::moves::Moves;
 use crate::pubsub::PubSub;
 use crate::tracking::Tracking;
 use crate::{Cluster, Upstream};
@@ -32,22 +35,34 @@ enum Merge {
     AnyValue,
     /// All elements of all arrays.
     Concat,
+    /// `LATENCY HISTOGRAM`.
+    Histogram,
+    /// `LATENCY HISTORY`.
+    History,
     /// Numbers of the report added up where that makes sense.
     Info,
     /// The newest entries of all logs.
     Latest,
+    /// `LATENCY LATEST`.
+    LatestEvents,
     /// The smallest number.
     Least,
+    /// `MEMORY STATS`.
+    Memory,
     /// The largest number.
     Most,
     /// Arrays of names and numbers; the numbers are added up.
     PairSums,
     /// They say the same: the first.
     Same,
+    /// Settings that are the same everywhere.
+    Settings,
     /// What succeeded anywhere.
     Success,
     /// The sum of numbers.
     Sum,
+    /// Texts, one behind the other.
+    Texts,
     /// Every element of all arrays once.
     Union,
 }
@@ -55,7 +70,13 @@ enum Merge {
 /// What is said to all servers.
 fn merge_of(op: OpId) -> Option<Merge> {
     Some(match op {
-        op::KEYS | op::LATENCY_LATEST | op::LATENCY_HISTORY => Merge::Concat,
+        op::KEYS => Merge::Concat,
+        op::CONFIG_GET => Merge::Settings,
+        op::LATENCY_HISTOGRAM => Merge::Histogram,
+        op::LATENCY_HISTORY => Merge::History,
+        op::LATENCY_LATEST => Merge::LatestEvents,
+        op::LATENCY_DOCTOR | op::LATENCY_GRAPH | op::MEMORY_DOCTOR | op::MEMORY_MALLOC_STATS => Merge::Texts,
+        op::MEMORY_STATS => Merge::Memory,
         op::SLOWLOG_GET => Merge::Latest,
         op::PUBSUB_CHANNELS | op::PUBSUB_SHARDCHANNELS => Merge::Union,
         op::PUBSUB_NUMPAT => Merge::Most,
@@ -160,28 +181,8 @@ impl Rules for Resp {
         write_request(own.into_iter(), out);
     }
 
-    fn scan(frame: &[u8], shards: &[usize], out: &mut Vec<u8>) -> Option<usize> {
-        let mut words: Vec<_> = args(frame).collect();
-        let cursor: u64 = std::str::from_utf8(words.get(1)?).ok()?.parse().ok()?;
-        let (position, inner) = ((cursor & POSITIONS) as usize, cursor >> POSITION_BITS);
-        let (position, inner) = match cursor {
-            0 => (shards.iter().copied().min()?, 0),
-            _ if shards.contains(&position) => (position, inner),
-            // That server has left; its keys are elsewhere, and the next one starts at its beginning.
-            _ => (
-                shards
-                    .iter()
-                    .copied()
-                    .filter(|shard| *shard > position)
-                    .min()
-                    .or_else(|| shards.iter().copied().max())?,
-                0,
-            ),
-        };
-        let inner = inner.to_string();
-        *words.get_mut(1)? = inner.as_bytes();
-        write_request(words.into_iter(), out);
-        Some(position)
+    fn scan(frame: &[u8], shards: &[usize], moves: Option<&Moves>, out: &mut Vec<u8>) -> Option<ScanStep> {
+        scan::ask(frame, shards, moves, out)
     }
 
     fn merge(gathered: &Gathered<'_>, profile: u8, out: &mut Vec<u8>) -> bool {
@@ -192,7 +193,9 @@ impl Rules for Resp {
             let success = gathered.replies.iter().find(|reply| !reply.starts_with(b"-"));
             return success.map(|reply| out.extend_from_slice(reply)).is_some();
         }
-        if let Some(error) = errors(gathered.replies).next() {
+        let is_denied = |reply: &Vec<u8>| reply.starts_with(b"-NOPERM");
+        let may_not_ask = gathered.op == op::SCAN && total > 1 && errors(gathered.replies).all(is_denied);
+        if let Some(error) = errors(gathered.replies).next().filter(|_| !may_not_ask) {
             // The others have done their part, and the client must know.
             let is_partial = failed < total && op_info(gathered.op).class == mecha_core::OpClass::Write;
             let text = error.trim_ascii_end();
@@ -209,7 +212,7 @@ impl Rules for Resp {
         let mut writer = Writer::new(out, proto);
         match (gathered.op, merge) {
             (op::MGET, _) => values(gathered, &mut writer).is_some(),
-            (op::SCAN, _) => scanned(gathered, &mut writer).is_some(),
+            (op::SCAN, _) => scan::answer(gathered, &mut writer).is_some(),
             (op::MSET, _) | (_, Some(Merge::Same | Merge::Success)) => first(gathered, &mut writer),
             (op::DEL | op::EXISTS | op::TOUCH | op::UNLINK, _) | (_, Some(Merge::Sum)) => {
                 let numbers: Option<Vec<_>> = gathered.replies.iter().map(|reply| integer(reply)).collect();
@@ -218,6 +221,12 @@ impl Rules for Resp {
             (_, Some(Merge::AllTrue)) => all_true(gathered, &mut writer).is_some(),
             (_, Some(Merge::AnyValue)) => any_value(gathered, &mut writer),
             (_, Some(Merge::Concat)) => concat(gathered, &mut writer).is_some(),
+            (_, Some(Merge::Histogram)) => reports::histogram(gathered.replies, &mut writer).is_some(),
+            (_, Some(Merge::History)) => reports::history(gathered.replies, &mut writer).is_some(),
+            (_, Some(Merge::LatestEvents)) => reports::latest(gathered.replies, &mut writer).is_some(),
+            (_, Some(Merge::Memory)) => reports::memory(gathered.replies, &mut writer).is_some(),
+            (_, Some(Merge::Settings)) => reports::settings(gathered.replies, &mut writer).is_some(),
+            (_, Some(Merge::Texts)) => reports::texts(gathered.replies, &mut writer).is_some(),
             (_, Some(Merge::Info)) => info::merge(gathered.replies, &mut writer).is_some(),
             (_, Some(Merge::Latest)) => {
                 slowlog::merge(gathered.frame, gathered.replies, &mut writer).is_some()
@@ -273,10 +282,6 @@ impl Rules for Resp {
     }
 }
 
-/// Bits of a cursor that tell the server: as many as a topology may have.
-const POSITION_BITS: u32 = 12;
-const POSITIONS: u64 = (1 << POSITION_BITS) - 1;
-
 fn errors(replies: &[Vec<u8>]) -> impl Iterator<Item = &Vec<u8>> {
     replies.iter().filter(|reply| matches!(reply.first(), Some(b'-' | b'!')))
 }
@@ -299,25 +304,6 @@ fn values(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option<()> {
         *rest = more;
     }
     rests.iter().all(|rest| rest.is_empty()).then_some(())
-}
-
-/// The keys of one server, and where to go on.
-fn scanned(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option<()> {
-    let (_, _, rest) = header(gathered.replies.first()?)?;
-    let (cursor, keys) = rest.split_at_checked(element(rest)?)?;
-    let inner: u64 = std::str::from_utf8(bulk(cursor)?).ok()?.parse().ok()?;
-    let (position, next) = gathered.at;
-    let cursor = match (inner, next) {
-        (0, None) => 0,
-        (0, Some(next)) => next as u64,
-        // A cursor that has no room for the position would lead astray.
-        _ if inner >> (64 - POSITION_BITS) != 0 => return None,
-        _ => (inner << POSITION_BITS) | position as u64,
-    };
-    writer.array(2);
-    writer.bulk(cursor.to_string().as_bytes());
-    writer.out.extend_from_slice(keys);
-    Some(())
 }
 
 /// What several servers tell of, once.

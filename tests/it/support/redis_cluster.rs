@@ -156,6 +156,35 @@ impl RedisCluster {
 
     /// Moves one slot with its keys, as `redis-cli --cluster reshard` does.
     pub(crate) fn move_slot(&self, slot: u16, from: usize, to: usize) {
+        self.begin_move(slot, from, to);
+        let target = self.id(to);
+        self.tell(to, &format!("CLUSTER SETSLOT {slot} NODE {target}"));
+        // One that has given its last slot away has become a replica already.
+        Client::new(self.port(from)).call(&format!("CLUSTER SETSLOT {slot} NODE {target}"));
+    }
+
+    /// Waits until all servers have heard of the last move: where slots move on before that, servers that contradict each
+    /// other may drop one.
+    pub(crate) fn agrees(&self) {
+        let view = |at: usize| {
+            let nodes = Client::new(self.port(at)).call("CLUSTER NODES");
+            let mut lines: Vec<String> = nodes
+                .lines()
+                .filter(|line| line.contains("master"))
+                .map(|line| {
+                    let words: Vec<_> = line.split(' ').collect();
+                    let slots = words.iter().skip(8).filter(|word| !word.starts_with('['));
+                    words.iter().take(1).chain(slots).copied().collect::<Vec<_>>().join(" ")
+                })
+                .collect();
+            lines.sort();
+            lines
+        };
+        eventually("all servers agree", || (1..3).all(|at| view(at) == view(0)));
+    }
+
+    /// As [`RedisCluster::move_slot`], up to where the slot itself would change hands.
+    pub(crate) fn begin_move(&self, slot: u16, from: usize, to: usize) {
         let (source, target) = (self.id(from), self.id(to));
         self.tell(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}"));
         self.tell(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {target}"));
@@ -176,8 +205,5 @@ impl RedisCluster {
             let reply = client.reply();
             assert!(reply == "+OK\r\n" || reply == "+NOKEY\r\n", "{reply}");
         }
-        self.tell(to, &format!("CLUSTER SETSLOT {slot} NODE {target}"));
-        // One that has given its last slot away has become a replica already.
-        Client::new(self.port(from)).call(&format!("CLUSTER SETSLOT {slot} NODE {target}"));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Numbers that count work or things are added up; what describes a server, or is a ratio or a time, is the first one's.
 //! Lines that not every server has (`db0:keys=…`, `cmdstat_get:calls=…`) are added up field by field. A last section says
-//! how many servers it was.
+//! how many servers it was, and some figures of each, in the order of their slots.
 
 use mecha_resp::reply::Writer;
 
@@ -39,6 +39,18 @@ const SUMMED: [&str; 31] = [
     "tracking_*",
     "unexpected_error_replies",
     "used_memory",
+];
+
+/// Figures of which every server's own are told too.
+const OWN: [&str; 8] = [
+    "redis_version",
+    "uptime_in_seconds",
+    "connected_clients",
+    "used_memory",
+    "maxmemory",
+    "instantaneous_ops_per_sec",
+    "connected_slaves",
+    "master_repl_offset",
 ];
 
 /// A section whose lines not every server has.
@@ -80,8 +92,28 @@ pub(super) fn merge(replies: &[Vec<u8>], writer: &mut Writer<'_>) -> Option<()> 
         }
     }
     out.push_str(&format!("\r\n# Mecha\r\nmecha_shards:{}\r\n", texts.len()));
+    for (number, text) in texts.iter().enumerate() {
+        out.push_str(&own_line(number, text));
+    }
     writer.verbatim("txt", out.as_bytes());
     Some(())
+}
+
+/// What one server alone says; empty if the sections that were asked for have nothing of it.
+fn own_line(number: usize, text: &str) -> String {
+    let keys = text.lines().filter(|line| {
+        GATHERED
+            .iter()
+            .any(|all| all.start == "db" && line.split_once(':').is_some_and(|(name, _)| all.has(name)))
+    });
+    let keys: Vec<u64> =
+        keys.filter_map(|line| line.split_once("keys=")?.1.split(',').next()?.parse().ok()).collect();
+    let mut fields: Vec<String> =
+        OWN.iter().filter_map(|name| Some(format!("{name}={}", value_of(text, name)?))).collect();
+    if text.contains("# Keyspace") {
+        fields.push(format!("keys={}", keys.iter().sum::<u64>()));
+    }
+    if fields.is_empty() { String::new() } else { format!("mecha_shard{number}:{}\r\n", fields.join(",")) }
 }
 
 fn is_summed(name: &str) -> bool {

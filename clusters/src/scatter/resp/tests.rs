@@ -2,7 +2,9 @@ use mecha_core::{Framed, Keys};
 use mecha_resp::{Resp, args, head_of, op, op_named, ops, sub_named, write_request};
 use proptest::prelude::*;
 
-use super::{Gathered, Rules, Way, element, merge_of};
+use crate::scatter::Scan;
+
+use super::{Gathered, Rules, ScanStep, Way, element, merge_of};
 
 fn frame(line: &str) -> Vec<u8> {
     let mut frame = Vec::new();
@@ -25,7 +27,8 @@ fn merge(
     let frame = frame(line);
     let replies: Vec<_> = replies.iter().map(|reply| reply.replace('~', "\r\n").into_bytes()).collect();
     let head = head_of(&frame).unwrap();
-    let gathered = Gathered { op: head.op, frame: &frame, replies: &replies, places, at };
+    let scan = Scan { at: at.0, next: at.1, first: 1, ..Scan::default() };
+    let gathered = Gathered { op: head.op, frame: &frame, replies: &replies, places, scan };
     let mut out = Vec::new();
     Resp::merge(&gathered, profile, &mut out).then(|| String::from_utf8(out).unwrap().replace("\r\n", "~"))
 }
@@ -95,7 +98,7 @@ fn replies_become_one() {
             "$70~# Stats~keyspace_hits:2~run_id:x~# Keyspace~db0:keys=1,expires=0~~",
             "$70~# Stats~keyspace_hits:3~run_id:y~# Keyspace~db0:keys=4,expires=1~~",
         ],
-        "$97~# Stats~keyspace_hits:5~run_id:x~# Keyspace~db0:keys=5,expires=1~~# Mecha~mecha_shards:2~~",
+        "$139~# Stats~keyspace_hits:5~run_id:x~# Keyspace~db0:keys=5,expires=1~~# Mecha~mecha_shards:2~mecha_shard0:keys=1~mecha_shard1:keys=4~~",
     );
 }
 
@@ -115,24 +118,27 @@ fn replies_that_do_not_fit_are_not_guessed() {
 fn a_cursor_names_its_server_and_ends_with_the_last() {
     let next = |cursor: &str, shards: &[usize]| {
         let mut out = Vec::new();
-        let position = Resp::scan(&frame(&format!("SCAN {cursor} COUNT 5")), shards, &mut out)?;
+        let step = Resp::scan(&frame(&format!("SCAN {cursor} COUNT 5")), shards, None, &mut out)?;
+        let ScanStep::At(position) = step else { return None };
         let inner = args(&out).nth(1).map(|cursor| String::from_utf8(cursor.to_vec()).unwrap());
         Some((position, inner.unwrap()))
     };
-    let reply = |inner: &str, at| {
+    let reply = |asked: &str, inner: &str, at| {
         let reply = format!("*2~${}~{inner}~*0~", inner.len());
-        merge("SCAN 0", &[&reply], &[], at, 0)
+        let merged = merge(&format!("SCAN {asked}"), &[&reply], &[], at, 0)?;
+        merged.split('~').nth(2).map(str::to_string)
     };
     assert_eq!(next("0", &[4, 1, 9]), Some((1, "0".into())));
-    assert_eq!(reply("7", (1, Some(4))).as_deref(), Some("*2~$5~28673~*0~"));
-    assert_eq!(next("28673", &[4, 1, 9]), Some((1, "7".into())));
-    assert_eq!(reply("0", (1, Some(4))).as_deref(), Some("*2~$1~4~*0~"));
-    assert_eq!(next("4", &[4, 1, 9]), Some((4, "0".into())));
-    assert_eq!(reply("0", (9, None)).as_deref(), Some("*2~$1~0~*0~"));
+    let second = reply("0", "7", (1, Some(4))).unwrap();
+    assert_eq!(next(&second, &[4, 1, 9]), Some((1, "7".into())));
+    let third = reply(&second, "0", (1, Some(4))).unwrap();
+    assert_eq!(next(&third, &[4, 1, 9]), Some((4, "0".into())));
+    let fourth = reply(&third, "5", (4, Some(9))).unwrap();
     // Server 4 has left: the next one starts at its beginning.
-    assert_eq!(next("28676", &[1, 9]), Some((9, "0".into())));
+    assert_eq!(next(&fourth, &[1, 9]), Some((9, "0".into())));
+    assert_eq!(reply(&third, "0", (9, None)).unwrap(), "0");
     assert_eq!(next("x", &[1, 9]), None);
-    assert_eq!(reply("18446744073709551615", (1, None)), None);
+    assert_eq!(reply("0", "18446744073709551615", (1, None)), None);
 }
 
 proptest! {
@@ -167,7 +173,7 @@ proptest! {
     fn no_reply_makes_the_merge_panic(replies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 1..4), row in 1..400u16) {
         let whole = frame("x");
         for op in [op::MGET, op::SCAN, op::INFO, op::KEYS, op::PUBSUB_SHARDNUMSUB, op::SCRIPT_EXISTS, mecha_core::OpId(row)] {
-            let gathered = Gathered { op, frame: &whole, replies: &replies, places: &[0, 1, 0], at: (0, None) };
+            let gathered = Gathered { op, frame: &whole, replies: &replies, places: &[0, 1, 0], scan: Scan::default() };
             Resp::merge(&gathered, 1, &mut Vec::new());
         }
         replies.iter().for_each(|reply| assert!(element(reply).is_none_or(|length| length <= reply.len())));
