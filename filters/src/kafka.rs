@@ -9,6 +9,7 @@
 mod access;
 mod headers;
 mod produce_limit;
+mod quota;
 mod topic_prefix;
 
 use mecha_core::Peer;
@@ -21,7 +22,7 @@ use crate::{Build, Help};
 
 /// Every filter of this protocol, in alphabetical order.
 pub const FILTERS: &[&KafkaKind] =
-    &[&access::ALLOW, &access::DENY, &headers::KIND, &produce_limit::KIND, &topic_prefix::KIND];
+    &[&access::ALLOW, &access::DENY, &headers::KIND, &produce_limit::KIND, &quota::KIND, &topic_prefix::KIND];
 
 /// A filter of Kafka that can be configured.
 pub struct KafkaKind {
@@ -63,6 +64,23 @@ pub struct Body<'b> {
     pub room: &'b mut Vec<u8>,
     /// Of a request: what the filter will want to know about it when the response comes. Of a response: that.
     pub note: u64,
+    /// The time, in microseconds.
+    pub now_micros: u64,
+    /// For how long the client is to send nothing more, in microseconds; 0 before a filter says something else.
+    pub wait_micros: u64,
+}
+
+/// An answer that begins, to a request that filters let pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer {
+    /// The API.
+    pub key: ApiKey,
+    /// Its version.
+    pub version: i16,
+    /// Bytes behind the correlation id.
+    pub bytes: u32,
+    /// The time, in microseconds.
+    pub now_micros: u64,
 }
 
 /// Why a request is not passed on.
@@ -94,6 +112,24 @@ pub trait KafkaFilter {
     /// # Errors
     /// It is not passed on.
     fn on_request(&mut self, request: &mut Body<'_>) -> Result<(), Refused>;
+
+    /// Whether it counts answers of this API, so that no request may pass before the answer to the last one has come.
+    fn meters(&self, key: ApiKey) -> bool {
+        let _ = key;
+        false
+    }
+
+    /// For how long no request of this API may pass, in microseconds.
+    fn owes(&self, key: ApiKey, now_micros: u64) -> u64 {
+        let _ = (key, now_micros);
+        0
+    }
+
+    /// An answer begins, whether it is looked at or not: for how long its client is to send nothing more, in microseconds.
+    fn on_answer(&mut self, answer: &Answer) -> u64 {
+        let _ = answer;
+        0
+    }
 
     /// Looks at the response to a request that it let pass.
     ///
@@ -196,6 +232,13 @@ mod testing {
         built.unwrap_or_else(|errors| panic!("{errors:?}")).open(peer)
     }
 
+    /// The filters of some clients, of one factory.
+    pub(super) fn open_all(kind: &KafkaKind, example: &str, peers: &[Peer]) -> Vec<Box<dyn KafkaFilter>> {
+        let built = with_cx(&mecha_telemetry::Registry::new(), |cx| (kind.build)(&options(example), cx));
+        let factory = built.unwrap_or_else(|errors| panic!("{errors:?}"));
+        peers.iter().map(|peer| factory.open(peer)).collect()
+    }
+
     /// What a kind says against an example.
     pub(super) fn wrong(kind: &KafkaKind, example: &str) -> String {
         let built = with_cx(&mecha_telemetry::Registry::new(), |cx| (kind.build)(&options(example), cx));
@@ -213,7 +256,8 @@ mod testing {
         guard::encode_request(Some("test"), request, version, &mut body).unwrap();
         let (mut bytes, mut room) = (body.to_vec(), vec![1, 2, 3]);
         let key = ApiKey(R::KEY);
-        let mut body = Body { key, version, bytes: &mut bytes, room: &mut room, note: 0 };
+        let mut body =
+            Body { key, version, bytes: &mut bytes, room: &mut room, note: 0, now_micros: 0, wait_micros: 0 };
         filter.on_request(&mut body)?;
         let note = body.note;
         let (client, request) = guard::request::<R>(version, bytes.into()).unwrap();
@@ -231,7 +275,9 @@ mod testing {
         guard::encode_response::<R>(response, version, &mut body).unwrap();
         let (mut bytes, mut room) = (body.to_vec(), Vec::new());
         let key = ApiKey(R::KEY);
-        filter.on_response(&mut Body { key, version, bytes: &mut bytes, room: &mut room, note }).unwrap();
+        let (bytes_of, room) = (&mut bytes, &mut room);
+        let mut body = Body { key, version, bytes: bytes_of, room, note, now_micros: 0, wait_micros: 0 };
+        filter.on_response(&mut body).unwrap();
         guard::response::<R>(version, bytes.into()).unwrap()
     }
 }

@@ -155,8 +155,8 @@ impl VirtualCluster {
         let filters: Vec<_> = self.filters.iter().map(|factory| factory.open(client)).collect();
         let judges = self.judges.borrow().clone();
         let is_wanted = !filters.is_empty() || judges.is_some();
-        let policies = judges.map(|judges| (judges, client.clone(), self.clock));
-        is_wanted.then(|| Box::new(Stage::new(filters, policies, self.max_frame)))
+        let policies = judges.map(|judges| (judges, client.clone()));
+        is_wanted.then(|| Box::new(Stage::new(filters, policies, (self.max_frame, self.clock))))
     }
 
     /// Connects to this broker, or to any, and logs in where that is wanted.

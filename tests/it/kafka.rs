@@ -6,6 +6,7 @@ mod filters;
 mod idle;
 mod large;
 mod oauth;
+mod quota;
 mod replay;
 mod sasl;
 mod single;

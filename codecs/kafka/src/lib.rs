@@ -25,7 +25,8 @@
 //!
 //! # For what filters do
 //!
-//! [`batch`] reads and writes records. [`names`] replaces names of topics, groups and transactional ids.
+//! [`batch`] reads and writes records. [`names`] replaces names of topics, groups and transactional ids. [`throttle`] lets clients
+//! wait.
 //!
 //! # For figures
 //!
@@ -56,6 +57,7 @@ pub mod sasl;
 pub mod schema;
 pub mod table;
 pub mod tally;
+pub mod throttle;
 mod tree;
 pub mod walk;
 pub mod wire;

@@ -122,7 +122,7 @@ fn build(options: &Options, is_allow: bool) -> Result<Access, Vec<ConfigError>> 
 const MESSAGE: &str = "a rule of mecha forbids this";
 
 /// Whether a name is one of these.
-fn is_one(patterns: &[String], name: &[u8]) -> bool {
+pub(super) fn is_one(patterns: &[String], name: &[u8]) -> bool {
     patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
         Some(start) => name.starts_with(start.as_bytes()),
         None => name == pattern.as_bytes(),

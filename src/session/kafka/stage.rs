@@ -9,21 +9,25 @@
 //! turn, behind whatever is under way, which only the brokers know: so a question that every broker answers at once goes
 //! in its place, and its answer is exchanged.
 
+mod pause;
 mod staged;
 
 use std::collections::VecDeque;
+use std::task::Context;
 
 use bytes::{Bytes, BytesMut};
 use mecha_core::{Call, Cx, Done, OpClass, Outcome, Peer, Refusal, Ticket, Verdict};
-use mecha_filters::kafka::{Body, KafkaFilter, Refused, Wants};
+use mecha_filters::kafka::{Answer, Body, KafkaFilter, Refused, Wants};
 use mecha_kafka::api_versions;
 use mecha_kafka::errors::{Code, Reason, codes, refuse};
-use mecha_kafka::frame::{Item, RequestHead, ResponseHead, Scanner, Want};
+use mecha_kafka::frame::{Head, Item, RequestHead, ResponseHead, Scanner, Want};
 use mecha_kafka::pending::Acks;
 use mecha_kafka::table::ApiKey;
+use mecha_kafka::throttle;
 use mecha_telemetry::CloseReason;
 use mecha_transport::Clock;
 
+use self::pause::{Opening, Pause};
 pub(super) use self::staged::Staged;
 use super::conversation::Direction;
 use super::reception::reason;
@@ -40,6 +44,15 @@ const KEPT: usize = 16 << 10;
 pub(super) struct Stage {
     filters: Vec<Box<dyn KafkaFilter>>,
     policies: Option<Policies>,
+    clock: Clock,
+    /// The client is to send nothing more for a while.
+    pause: Pause,
+    /// The answer has to be counted before anything else may pass.
+    is_metering: bool,
+    /// There is more from the client than may pass before that is over.
+    is_stalled: bool,
+    /// The beginning of the answer that passes, if it says that the client is to wait.
+    opening: Option<Opening>,
     requests: Direction<RequestHead>,
     responses: Direction<ResponseHead>,
     /// The request that is awaited whole, since when, and why policies refuse it.
@@ -54,8 +67,8 @@ pub(super) struct Stage {
     done: Vec<Done>,
 }
 
-/// What is asked about each request, and by whom; the time.
-type Policies = (Judges, Peer, Clock);
+/// What is asked about each request, and by whom.
+type Policies = (Judges, Peer);
 
 /// Bytes of an answer that is looked at for errors.
 const MAX_JUDGED: u32 = 64 << 10;
@@ -84,11 +97,16 @@ impl Stage {
     pub(super) fn new(
         filters: Vec<Box<dyn KafkaFilter>>,
         policies: Option<Policies>,
-        max_frame: u32,
+        (max_frame, clock): (u32, Clock),
     ) -> Self {
         Self {
             filters,
             policies,
+            clock,
+            pause: Pause::default(),
+            is_metering: false,
+            is_stalled: false,
+            opening: None,
             requests: Direction::new(max_frame),
             responses: Direction::new(i32::MAX as u32),
             head: None,
@@ -116,7 +134,38 @@ impl Stage {
 
     /// Whether a request has begun, and not ended.
     pub(super) fn has_begun(&self) -> bool {
-        !self.requests.scanner.is_between() || !self.requests.held.is_empty()
+        !self.requests.scanner.is_between() || !self.requests.held.is_empty() && !self.is_stalled
+    }
+
+    /// Whether nothing may be read from the client now.
+    pub(super) fn is_paused(&self) -> bool {
+        self.pause.is_on() || self.is_metering
+    }
+
+    /// Looks at the head of the next request, which may have to wait for what others have taken.
+    fn owe(&mut self, input: &[u8]) {
+        let head = input.get(..RequestHead::SIZE).and_then(RequestHead::read);
+        let Some(key) = head.map(|head| head.key).filter(|key| is_metered(*key)) else { return };
+        if !self.filters.is_empty() {
+            let now_micros = self.clock.micros();
+            let owed = self.filters.iter().map(|filter| filter.owes(key, now_micros)).max();
+            self.pause.extend(owed.unwrap_or(0), now_micros);
+        }
+    }
+
+    /// Whether it kept bytes of the client that it can go on with when it may.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.is_stalled
+    }
+
+    /// Whether the client may go on, who might not before. The task is woken when it may.
+    pub(super) fn poll_pause(&mut self, cx: &mut Context<'_>) -> bool {
+        self.pause.poll(cx, self.clock)
+    }
+
+    /// The connection is about to end, and nobody has to wait.
+    pub(super) fn drain(&mut self) {
+        self.pause.drain();
     }
 
     fn wants(&self, key: ApiKey, version: i16) -> Wants {
@@ -126,6 +175,7 @@ impl Stage {
 
     /// What the client sent. What goes on is appended to `out`.
     pub(super) fn up(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), CloseReason> {
+        self.is_stalled = false;
         let mut requests = std::mem::replace(&mut self.requests, Direction::new(0));
         let joined = requests.joined(bytes);
         let input = joined.as_deref().unwrap_or(bytes);
@@ -144,6 +194,13 @@ impl Stage {
         let mut at = 0;
         loop {
             let rest = input.get(at..).unwrap_or_default();
+            if requests.is_between() {
+                self.owe(rest);
+                if self.is_paused() {
+                    self.is_stalled = !rest.is_empty();
+                    return Ok(at);
+                }
+            }
             let (taken, item) = requests.next(rest).map_err(|error| {
                 tracing::debug!(?error, "a client does not speak Kafka");
                 CloseReason::Protocol
@@ -156,6 +213,7 @@ impl Stage {
                     // Whether there will be an answer to one that produces, only its body says.
                     let is_seen = key == ApiKey::PRODUCE || self.wants(key, version) != Wants::Nothing;
                     if !is_seen && refusal.is_none() {
+                        self.meter(key);
                         head.write(out);
                         let what = What::Passes;
                         self.asked.push_back(Asked { key, version, correlation, what, since_micros });
@@ -183,10 +241,15 @@ impl Stage {
         }
     }
 
+    /// A request passes.
+    fn meter(&mut self, key: ApiKey) {
+        self.is_metering |= is_metered(key) && self.filters.iter().any(|filter| filter.meters(key));
+    }
+
     /// Asks policies about a request that begins: when that was, and why it may not pass.
     fn judge(&self, key: ApiKey) -> (u64, Option<Refusal>) {
-        let Some((judges, peer, clock)) = &self.policies else { return (0, None) };
-        let (op, now_micros) = (op_of(key), clock.micros());
+        let Some((judges, peer)) = &self.policies else { return (0, None) };
+        let (op, now_micros) = (op_of(key), self.clock.micros());
         let class = OPS.get(usize::from(op.0)).map_or(OpClass::Session, |info| info.class);
         // Without them nobody could even be told.
         if key == ApiKey::API_VERSIONS || class == OpClass::Session {
@@ -205,8 +268,8 @@ impl Stage {
 
     /// Tells policies how a request ended that they were asked about.
     fn ended(&self, key: ApiKey, since_micros: u64, outcome: Outcome) {
-        let Some((judges, peer, clock)) = self.policies.as_ref().filter(|_| since_micros > 0) else { return };
-        let now_micros = clock.micros();
+        let Some((judges, peer)) = self.policies.as_ref().filter(|_| since_micros > 0) else { return };
+        let now_micros = self.clock.micros();
         let micros = u32::try_from(now_micros.saturating_sub(since_micros)).unwrap_or(u32::MAX);
         let done = [Done { ticket: Ticket::default(), op: op_of(key), outcome, micros }];
         let cx = Cx { now_micros, peer };
@@ -237,22 +300,26 @@ impl Stage {
         self.room.shrink_to(KEPT);
         self.body.extend_from_slice(body);
         let before = self.notes.len();
+        let (now_micros, mut wait) = (self.clock.micros(), 0);
         for filter in &mut self.filters {
             let (bytes, room) = (&mut self.body, &mut self.room);
-            let mut request = Body { key, version, bytes, room, note: 0 };
+            let mut request = Body { key, version, bytes, room, note: 0, now_micros, wait_micros: 0 };
             let judged = match filter.wants(key, version) {
                 Wants::Nothing => Ok(()),
                 Wants::Request | Wants::Both => filter.on_request(&mut request),
             };
             self.notes.push_back(request.note);
+            wait = wait.max(request.wait_micros);
             if let Err(refused) = judged {
                 self.notes.truncate(before);
                 self.ended(key, since_micros, Outcome::Refused(Refusal::Denied));
                 return self.refuse((head, body), (refused, Refusal::Denied), is_answered, out);
             }
         }
+        self.pause.extend(wait, now_micros);
         RequestHead { body: self.body.len() as u32, ..head }.write(out);
         out.extend_from_slice(&self.body);
+        self.meter(key);
         if is_answered {
             let what = What::Seen;
             self.asked.push_back(Asked { key, version, correlation, what, since_micros });
@@ -321,9 +388,11 @@ impl Stage {
                 Item::Head(head) => {
                     let asked = self.asked.pop_front_if(|asked| asked.correlation == head.correlation);
                     let asked = asked.ok_or(CloseReason::UpstreamLost)?;
+                    let millis = self.wait_after(&asked, head.body);
                     let is_wanted = match &asked.what {
                         What::Passes => asked.key == ApiKey::API_VERSIONS,
                         What::Refused(_) => true,
+                        What::Seen if millis > 0 && asked.key == ApiKey::PRODUCE => true,
                         What::Seen => self.wants(asked.key, asked.version) == Wants::Both,
                     };
                     // Errors of brokers matter to policies, but not so much as to hold records up.
@@ -333,6 +402,10 @@ impl Stage {
                             self.notes.drain(..self.filters.len().min(self.notes.len()));
                         }
                         self.ended(asked.key, asked.since_micros, Outcome::Ok);
+                        self.is_metering &= !is_metered(asked.key);
+                        if millis > 0 {
+                            self.opening = Opening::new(asked.key, asked.version, millis);
+                        }
                         head.write(out);
                         continue;
                     }
@@ -344,7 +417,17 @@ impl Stage {
                     responses.want(Want::Whole);
                     self.coming = Some((head, asked));
                 }
-                Item::Piece { len, .. } => out.extend_from_slice(rest.get(..len).unwrap_or_default()),
+                Item::Piece { len, is_last } => {
+                    let mut piece = rest.get(..len).unwrap_or_default();
+                    if let Some(opening) = &mut self.opening {
+                        let (taken, is_over) = opening.take(piece, is_last, out);
+                        piece = piece.get(taken..).unwrap_or_default();
+                        if is_over {
+                            self.opening = None;
+                        }
+                    }
+                    out.extend_from_slice(piece);
+                }
                 Item::Whole(body) => {
                     let (head, asked) = self.coming.take().ok_or(CloseReason::Bug)?;
                     self.response(head, asked, body, out)?;
@@ -352,6 +435,19 @@ impl Stage {
                 Item::More => return Ok(at),
             }
         }
+    }
+
+    /// An answer begins: how many milliseconds its client is told to wait.
+    fn wait_after(&mut self, asked: &Asked, bytes: u32) -> i32 {
+        let (key, version) = (asked.key, asked.version);
+        if !is_metered(key) || self.filters.is_empty() || matches!(asked.what, What::Refused(_)) {
+            return 0;
+        }
+        let now_micros = self.clock.micros();
+        let answer = Answer { key, version, bytes, now_micros };
+        let wait = self.filters.iter_mut().map(|filter| filter.on_answer(&answer)).max();
+        self.pause.extend(wait.unwrap_or(0), now_micros);
+        self.pause.millis(now_micros)
     }
 
     /// An answer came that is there as a whole.
@@ -387,17 +483,23 @@ impl Stage {
                 self.body.shrink_to(KEPT);
                 self.room.shrink_to(KEPT);
                 self.body.extend_from_slice(body);
-                let count = self.filters.len();
+                let (count, now_micros) = (self.filters.len(), self.clock.micros());
                 for (at, filter) in self.filters.iter_mut().enumerate().rev() {
                     let note = self.notes.get(at).copied().unwrap_or_default();
                     let (bytes, room) = (&mut self.body, &mut self.room);
                     if filter.wants(key, version) == Wants::Both {
-                        let seen = filter.on_response(&mut Body { key, version, bytes, room, note });
-                        seen.map_err(|_| CloseReason::UpstreamLost)?;
+                        let mut body = Body { key, version, bytes, room, note, now_micros, wait_micros: 0 };
+                        filter.on_response(&mut body).map_err(|_| CloseReason::UpstreamLost)?;
+                        self.pause.extend(body.wait_micros, now_micros);
                     }
                 }
                 self.notes.drain(..count.min(self.notes.len()));
             }
+        }
+        self.is_metering &= !is_metered(key);
+        if is_metered(key) && self.pause.is_on() {
+            let millis = self.pause.millis(self.clock.micros());
+            throttle::set(key, version, &mut self.body, millis).map_err(|_| CloseReason::UpstreamLost)?;
         }
         ResponseHead { body: self.body.len() as u32, ..head }.write(out);
         out.extend_from_slice(&self.body);
@@ -411,9 +513,14 @@ impl Stage {
 
     /// Bytes to come of an answer that nobody wants to see.
     fn unseen_down(&self) -> usize {
-        let is_seen = !self.responses.held.is_empty() || self.coming.is_some();
+        let is_seen = !self.responses.held.is_empty() || self.coming.is_some() || self.opening.is_some();
         if is_seen { 0 } else { self.responses.scanner.unseen() }
     }
+}
+
+/// Whether clients are told by its answers how long they are to wait.
+fn is_metered(key: ApiKey) -> bool {
+    [ApiKey::PRODUCE, ApiKey::FETCH, ApiKey::SHARE_FETCH].contains(&key)
 }
 
 /// What an answer has come to: what brokers say of themselves is an error of theirs, anything else of the client's.

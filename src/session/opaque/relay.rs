@@ -42,9 +42,15 @@ pub trait Between {
         false
     }
 
-    /// Whether anything may be read from the client now. What changes that is an answer of the server.
+    /// Whether anything may be read from the client now. What changes that is an answer of the server, or the end of a pause.
     fn takes_more(&self) -> bool {
         true
+    }
+
+    /// Whether a pause has just ended that a client had to make. The task is woken when one ends.
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> bool {
+        let _ = cx;
+        false
     }
 
     /// Whether what a client has sent is delivered though it is gone, because it may want no answer. Otherwise the server learns that
@@ -290,6 +296,7 @@ impl<B: Between> Relay<B> {
 impl<B: Between> Passage for Relay<B> {
     fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<CloseReason> {
         let Self { client, server, up, down, passed, between, is_gone, .. } = self;
+        let _ = between.poll_pause(cx);
         // Answers first: they make room for requests.
         let came = if *is_gone {
             down.discard(cx, server, scratch)
@@ -305,6 +312,9 @@ impl<B: Between> Passage for Relay<B> {
         }
         if between.is_over() && up.unread() == 0 && down.unread() == 0 {
             return Poll::Ready(CloseReason::Drained);
+        }
+        if between.poll_pause(cx) {
+            cx.waker().wake_by_ref();
         }
         match (sent, came) {
             (Err(Failed::Bytes(why)), _) | (_, Err(Failed::Bytes(why))) => Poll::Ready(why),

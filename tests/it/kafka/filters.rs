@@ -7,7 +7,7 @@ use super::{answer, bootstrap, connect, field, kcat, records, request, topic};
 use crate::support::{Fake, Kafka, Mecha, Tool, kafka, tool};
 
 /// A mecha with these filters before `kafka`: a port for each broker, or one for all.
-fn behind(kafka: &Kafka, is_single: bool, filters: &str) -> Mecha {
+pub(super) fn behind(kafka: &Kafka, is_single: bool, filters: &str) -> Mecha {
     let brokers = if is_single { "{ ports: none }" } else { "{ host: 127.0.0.1 }" };
     Mecha::configured(&format!(
         "listeners:\n- listen: \"kafka://127.0.0.1:0\"\n  to: \"{}\"\n  brokers: {brokers}\n  filters:\n{filters}workers: 2\n",

@@ -151,14 +151,25 @@ impl Router {
 
     /// Reads from the client. Whether anything came.
     fn read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Result<bool, CloseReason> {
+        // What has passed filters goes on, whoever has to wait.
+        if self.takes_more() && self.has_held_request() {
+            self.take(&[])?;
+            return Ok(true);
+        }
+        if let Some(stage) = &mut self.stage {
+            let _ = stage.poll_pause(cx);
+            if stage.is_paused() {
+                return Ok(false);
+            }
+            if stage.is_stalled() {
+                self.came(&[])?;
+                return Ok(true);
+            }
+        }
         // What has begun before filters is awaited whole.
         let has_begun = self.stage.as_ref().is_some_and(|stage| stage.has_begun());
         if !self.takes_more() && !has_begun {
             return Ok(false);
-        }
-        if self.takes_more() && self.has_held_request() {
-            self.take(&[])?;
-            return Ok(true);
         }
         if self.is_ended {
             return Ok(false);
@@ -326,7 +337,11 @@ impl Router {
         if self.is_gone {
             return self.dispatch.links.is_empty();
         }
-        let is_idle = self.dispatch.answers.is_empty() && self.out.is_empty() && self.dispatch.unsent() == 0;
+        let is_stalled = self.stage.as_ref().is_some_and(|stage| stage.is_stalled());
+        let is_idle = self.dispatch.answers.is_empty()
+            && self.out.is_empty()
+            && self.dispatch.unsent() == 0
+            && !is_stalled;
         let is_between =
             || self.requests.is_between() && self.stage.as_ref().is_none_or(|stage| stage.is_between());
         is_idle && (self.is_ended || self.is_draining && is_between())
@@ -368,6 +383,9 @@ impl Passage for Router {
 
     fn drain(&mut self) {
         self.is_draining = true;
+        if let Some(stage) = &mut self.stage {
+            stage.drain();
+        }
     }
 
     fn abort(self) {

@@ -1,5 +1,7 @@
 //! The filters of a client that has a connection to one broker: a step before the conversation of the two.
 
+use std::task::Context;
+
 use mecha_core::Done;
 use mecha_telemetry::CloseReason;
 
@@ -54,12 +56,22 @@ impl Between for Staged {
     }
 
     fn resumes(&self) -> bool {
-        self.conversation.resumes()
+        let goes_on = |stage: &Stage| stage.is_stalled() && !stage.is_paused();
+        self.conversation.resumes() || self.stage.as_deref().is_some_and(goes_on)
     }
 
     fn takes_more(&self) -> bool {
+        if self.stage.as_ref().is_some_and(|stage| stage.is_paused()) {
+            // What has passed the filters goes on all the same.
+            return self.conversation.resumes();
+        }
         // What has begun is awaited whole, and then kept by the conversation if it can take no more.
-        self.conversation.takes_more() || self.stage.as_ref().is_some_and(|stage| stage.has_begun())
+        let is_owed = |stage: &Stage| stage.has_begun() || stage.is_stalled();
+        self.conversation.takes_more() || self.stage.as_deref().is_some_and(is_owed)
+    }
+
+    fn poll_pause(&mut self, cx: &mut Context<'_>) -> bool {
+        self.stage.as_mut().is_some_and(|stage| stage.poll_pause(cx))
     }
 
     fn outlives_client(&self) -> bool {
@@ -87,6 +99,9 @@ impl Between for Staged {
     }
 
     fn drain(&mut self) {
+        if let Some(stage) = &mut self.stage {
+            stage.drain();
+        }
         self.conversation.drain();
     }
 
