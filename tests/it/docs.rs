@@ -102,3 +102,17 @@ fn the_configuration_reference_is_what_the_executable_says() {
     }
     assert!(made == std::fs::read_to_string(PAGE).unwrap(), "docs/configuration.md is out of date");
 }
+
+/// Names of tests in `docs/traps.md`, as `file::test` or `folder::file::test`.
+#[test]
+fn every_trap_has_a_test_that_is_there() {
+    let page = include_str!("../../docs/traps.md");
+    let names: Vec<_> = page.split('`').skip(1).step_by(2).filter(|name| name.contains("::")).collect();
+    assert!(names.len() > 80, "{}", names.len());
+    for name in names {
+        let (file, test) = name.rsplit_once("::").unwrap();
+        let path = format!("{}/tests/it/{}.rs", env!("CARGO_MANIFEST_DIR"), file.replace("::", "/"));
+        let source = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(source.contains(&format!("#[test]\nfn {test}()")), "{name} is not in {path}");
+    }
+}
