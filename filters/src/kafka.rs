@@ -7,6 +7,7 @@
 //! name, and so only to who may know it.
 
 mod access;
+mod audit_log;
 mod headers;
 mod produce_limit;
 mod quota;
@@ -21,8 +22,15 @@ use mecha_kafka::table::ApiKey;
 use crate::{Build, Help};
 
 /// Every filter of this protocol, in alphabetical order.
-pub const FILTERS: &[&KafkaKind] =
-    &[&access::ALLOW, &access::DENY, &headers::KIND, &produce_limit::KIND, &quota::KIND, &topic_prefix::KIND];
+pub const FILTERS: &[&KafkaKind] = &[
+    &access::ALLOW,
+    &audit_log::KIND,
+    &access::DENY,
+    &headers::KIND,
+    &produce_limit::KIND,
+    &quota::KIND,
+    &topic_prefix::KIND,
+];
 
 /// A filter of Kafka that can be configured.
 pub struct KafkaKind {
@@ -83,6 +91,25 @@ pub struct Answer {
     pub now_micros: u64,
 }
 
+/// A request that is refused, for those who write that down.
+#[derive(Clone, Copy, Debug)]
+pub struct Rejection<'r> {
+    /// The API.
+    pub key: ApiKey,
+    /// Its version.
+    pub version: i16,
+    /// As the client has sent it, the bytes behind the correlation id.
+    pub bytes: &'r [u8],
+    /// What the client is told.
+    pub code: Code,
+    /// What is said about it.
+    pub message: &'r str,
+    /// The kind of refusal, as metrics name it.
+    pub reason: &'static str,
+    /// Whether the filter had seen the request, and let it pass.
+    pub was_seen: bool,
+}
+
 /// Why a request is not passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -129,6 +156,16 @@ pub trait KafkaFilter {
     fn on_answer(&mut self, answer: &Answer) -> u64 {
         let _ = answer;
         0
+    }
+
+    /// A request that it let pass, with this note, will have no answer.
+    fn on_unanswered(&mut self, note: u64) {
+        let _ = note;
+    }
+
+    /// A request is refused, by another filter or by a policy.
+    fn on_rejected(&mut self, rejection: &Rejection<'_>) {
+        let _ = rejection;
     }
 
     /// Looks at the response to a request that it let pass.

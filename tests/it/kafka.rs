@@ -1,5 +1,6 @@
 //! Kafka's own clients and brokers, and mecha between them.
 
+mod audit;
 mod faults;
 mod figures;
 mod filters;

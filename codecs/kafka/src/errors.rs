@@ -333,6 +333,7 @@ impl Code {
     pub const POLICY_VIOLATION: Self = Self(44);
     pub const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: Self = Self(53);
     pub const SASL_AUTHENTICATION_FAILED: Self = Self(58);
+    pub const DELEGATION_TOKEN_AUTHORIZATION_FAILED: Self = Self(65);
     pub const INVALID_RECORD: Self = Self(87);
     pub const THROTTLING_QUOTA_EXCEEDED: Self = Self(89);
     pub const INVALID_REGULAR_EXPRESSION: Self = Self(128);

@@ -18,8 +18,10 @@
 //! say anything.
 
 mod consumer;
+mod mentioned;
 mod pattern;
 
+pub use mentioned::{Mention, mentioned, topic_id};
 pub use pattern::{own_pattern, pattern};
 
 use crate::guard;

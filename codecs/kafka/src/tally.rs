@@ -175,7 +175,7 @@ fn number(bytes: &[u8]) -> i64 {
 }
 
 /// Goes over the values of a body that is there as a whole: each with its field and its bytes.
-fn values<'a>(
+pub(crate) fn values<'a>(
     mut walk: Walk,
     body: &'a [u8],
     visit: &mut dyn FnMut(&'static Field, &'a [u8]),

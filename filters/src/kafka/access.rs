@@ -93,16 +93,27 @@ struct Rule {
     users: Option<Vec<String>>,
 }
 
-fn api(name: &str) -> Option<ApiKey> {
+/// The API with this name.
+pub(super) fn api(name: &str) -> Option<ApiKey> {
     apis().map(|api| api.key).find(|key| key.name().eq_ignore_ascii_case(name))
+}
+
+/// Says which of these are no APIs.
+pub(super) fn complain<'a>(
+    options: &Options,
+    option: &str,
+    names: impl IntoIterator<Item = &'a String>,
+    errors: &mut Vec<ConfigError>,
+) {
+    for name in names.into_iter().filter(|name| api(name).is_none()) {
+        let hint = "as Kafka names them, as in `Produce`, `Fetch`, `DeleteTopics`";
+        errors.push(options.error(option, format!("Kafka has no `{name}`")).hint(hint));
+    }
 }
 
 fn build(options: &Options, is_allow: bool) -> Result<Access, Vec<ConfigError>> {
     let raw: RawAccess = options.check(|raw: &RawAccess, errors| {
-        for name in raw.apis.iter().flatten().filter(|name| api(name).is_none()) {
-            let hint = "as Kafka names them, as in `Produce`, `Fetch`, `DeleteTopics`";
-            errors.push(options.error("apis", format!("Kafka has no `{name}`")).hint(hint));
-        }
+        complain(options, "apis", raw.apis.iter().flatten(), errors);
         let lists = [&raw.topics, &raw.groups, &raw.transactional_ids];
         if raw.apis.is_none() && lists.iter().all(|list| list.is_none()) {
             errors.push(options.error("", "says nothing").hint("as in `{ apis: [DeleteTopics] }`"));

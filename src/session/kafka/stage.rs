@@ -17,7 +17,7 @@ use std::task::Context;
 
 use bytes::{Bytes, BytesMut};
 use mecha_core::{Call, Cx, Done, OpClass, Outcome, Peer, Refusal, Ticket, Verdict};
-use mecha_filters::kafka::{Answer, Body, KafkaFilter, Refused, Wants};
+use mecha_filters::kafka::{Answer, Body, KafkaFilter, Refused, Rejection, Wants};
 use mecha_kafka::api_versions;
 use mecha_kafka::errors::{Code, Reason, codes, refuse};
 use mecha_kafka::frame::{Head, Item, RequestHead, ResponseHead, Scanner, Want};
@@ -293,7 +293,7 @@ impl Stage {
             self.ended(key, since_micros, Outcome::Refused(why));
             let Reason { code, message, .. } = reason(why, key);
             let refused = Refused::With(code, message.unwrap_or_default());
-            return self.refuse((head, body), (refused, why), is_answered, out);
+            return self.refuse((head, body), (refused, why, 0), is_answered, out);
         }
         self.body.clear();
         self.body.shrink_to(KEPT);
@@ -301,7 +301,7 @@ impl Stage {
         self.body.extend_from_slice(body);
         let before = self.notes.len();
         let (now_micros, mut wait) = (self.clock.micros(), 0);
-        for filter in &mut self.filters {
+        for (at, filter) in self.filters.iter_mut().enumerate() {
             let (bytes, room) = (&mut self.body, &mut self.room);
             let mut request = Body { key, version, bytes, room, note: 0, now_micros, wait_micros: 0 };
             let judged = match filter.wants(key, version) {
@@ -313,7 +313,7 @@ impl Stage {
             if let Err(refused) = judged {
                 self.notes.truncate(before);
                 self.ended(key, since_micros, Outcome::Refused(Refusal::Denied));
-                return self.refuse((head, body), (refused, Refusal::Denied), is_answered, out);
+                return self.refuse((head, body), (refused, Refusal::Denied, at), is_answered, out);
             }
         }
         self.pause.extend(wait, now_micros);
@@ -324,17 +324,21 @@ impl Stage {
             let what = What::Seen;
             self.asked.push_back(Asked { key, version, correlation, what, since_micros });
         } else {
-            self.notes.truncate(before);
+            for (filter, note) in self.filters.iter_mut().zip(self.notes.drain(before..)) {
+                if filter.wants(key, version) != Wants::Nothing {
+                    filter.on_unanswered(note);
+                }
+            }
             self.ended(key, since_micros, Outcome::Ok);
         }
         Ok(())
     }
 
-    /// Something else is asked in its place.
+    /// Something else is asked in its place. So many filters have let it pass.
     fn refuse(
         &mut self,
         (head, body): (RequestHead, &[u8]),
-        (refused, why): (Refused, Refusal),
+        (refused, why, passed): (Refused, Refusal, usize),
         is_answered: bool,
         out: &mut Vec<u8>,
     ) -> Result<(), CloseReason> {
@@ -344,6 +348,11 @@ impl Stage {
             return Err(CloseReason::Protocol);
         };
         tracing::debug!(api = key.name(), code = code.0, message, "a request is refused");
+        for (at, filter) in self.filters.iter_mut().enumerate() {
+            let was_seen = at < passed && filter.wants(key, version) != Wants::Nothing;
+            let (bytes, reason) = (body, why.name());
+            filter.on_rejected(&Rejection { key, version, bytes, code, message, reason, was_seen });
+        }
         let outcome = Outcome::Refused(why);
         self.done.push(Done { ticket: Ticket::default(), op: op_of(key), outcome, micros: 0 });
         let reason = Reason { code, message: Some(message), throttle_millis: 0 };

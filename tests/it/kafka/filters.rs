@@ -17,7 +17,7 @@ pub(super) fn behind(kafka: &Kafka, is_single: bool, filters: &str) -> Mecha {
 
 /// What kcat says when it fails, as it must.
 #[track_caller]
-fn refused(mecha: &Mecha, args: &[&str], input: &str) -> String {
+pub(super) fn refused(mecha: &Mecha, args: &[&str], input: &str) -> String {
     let mut child = Command::new("kcat")
         .args(["-b", &bootstrap(mecha), "-X", "message.timeout.ms=10000"])
         .args(args)
@@ -194,7 +194,7 @@ fn records_are_what_they_must_be_and_carry_what_is_added() {
 }
 
 /// The errors that a client gets which asks for the list of groups so often.
-fn list_groups(mecha: &Mecha, times: i32) -> Vec<i16> {
+pub(super) fn list_groups(mecha: &Mecha, times: i32) -> Vec<i16> {
     let mut stream = connect(mecha);
     let ask = |correlation| {
         stream.write_all(&request(16, 0, correlation, &[])).unwrap();
