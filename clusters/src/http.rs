@@ -57,6 +57,20 @@ pub struct HttpOptions {
     pub shared: usize,
     /// How long a connection is kept without a request, in microseconds.
     pub idle_micros: u64,
+    /// How names of fields of HTTP/1 are written.
+    pub case: FieldCase,
+}
+
+/// How names of fields of HTTP/1 are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FieldCase {
+    /// In lower case.
+    #[default]
+    Lower,
+    /// As they came, which messages remember.
+    Preserve,
+    /// With a capital at the beginning of each word.
+    Title,
 }
 
 /// The servers of one cluster, on one worker.
@@ -284,7 +298,7 @@ impl HttpServers {
     }
 
     async fn single(&self, stream: Stream, seat: Seat) -> Result<Carrier, Refusal> {
-        let made = link::single(stream, seat, Arc::clone(&self.metrics)).await;
+        let made = link::single(stream, seat, Arc::clone(&self.metrics), self.options.case).await;
         made.map(|single| Carrier::Single(single, false)).map_err(|_| Refusal::UpstreamUnreachable)
     }
 
@@ -344,5 +358,6 @@ fn copy(request: &Request<Outbound>) -> Request<Outbound> {
     *same.uri_mut() = request.uri().clone();
     *same.version_mut() = request.version();
     *same.headers_mut() = request.headers().clone();
+    *same.extensions_mut() = request.extensions().clone();
     same
 }

@@ -40,8 +40,8 @@ pub use error::{ConfigError, edit_distance};
 pub use flags::{Overrides, TlsFlags, demo_snapshot, from_flags};
 pub use health::{HealthCheckKind, HealthCheckSpec, OutlierSpec};
 pub use http::{
-    HashOn, HttpActionSpec, HttpComplaint, HttpEditSpec, HttpForwardSpec, HttpRedirectSpec, HttpRetrySpec,
-    HttpRouteSpec,
+    HashOn, HeaderCase, HttpActionSpec, HttpComplaint, HttpEditSpec, HttpForwardSpec, HttpRedirectSpec,
+    HttpRetrySpec, HttpRouteSpec, Reachable, TunnelSpec,
 };
 pub use options::Options;
 pub use read::load;
@@ -126,6 +126,12 @@ pub struct ListenerSpec {
     pub idle_timeout: Option<Duration>,
     /// How long a client may take for the head of a request, where requests have heads.
     pub header_timeout: Duration,
+    /// For a request and its answer to their ends, or a tunnel, where requests have bodies.
+    pub max_duration: Option<Duration>,
+    /// How clients get names of fields.
+    pub header_case: HeaderCase,
+    /// Where clients may go with `CONNECT`; the first that allows it counts.
+    pub tunnels: Vec<TunnelSpec>,
     /// How long nothing may come of a body that is waited for, or be read of an answer, where requests have bodies.
     pub body_timeout: Duration,
     /// Whether clients are told that they talk to a cluster, and of which hosts and ports; none: where they have connected.
@@ -242,6 +248,8 @@ pub struct ClusterSpec {
     pub health_check: Option<HealthCheckSpec>,
     /// When servers that are alike are left out; never if there is nothing here.
     pub outlier: Option<OutlierSpec>,
+    /// How servers of HTTP/1 get names of fields.
+    pub header_case: HeaderCase,
     /// How servers that are alike are chosen and loaded.
     pub alike: AlikeSpec,
     /// Shared connections per endpoint and worker.

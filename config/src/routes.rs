@@ -135,6 +135,7 @@ impl crate::ListenerSpec {
     fn each_target(&mut self, mut each: impl FnMut(&mut usize)) {
         each(&mut self.cluster);
         self.http_routes.iter_mut().for_each(|route| route.each_target(&mut each));
+        self.tunnels.iter_mut().for_each(|tunnel| each(&mut tunnel.cluster));
         let routes = self.routes.iter_mut();
         let own = routes.map(|route| (Some(&mut route.cluster), &mut route.mirror, &mut route.migrate));
         for (cluster, mirror, migrate) in own.chain([(None, &mut self.mirror, &mut self.migrate)]) {

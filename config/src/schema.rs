@@ -114,6 +114,7 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
             "eject_for": duration("How long the first time; twice as long the second time, and so on (30s)."),
             "max_share": { "type": "number", "minimum": 0, "maximum": 1, "description": "Share of servers that may be left out at a time; one may be in any case (0.5)." },
         } },
+        "header_case": { "enum": ["lower", "preserve", "title"], "description": "How servers of HTTP/1 get names of fields; preserve is as clients have written them, whose listener must say so too (lower)." },
         "dns": { "type": "object", "additionalProperties": false, "description": "How the names of http+dns:// and http+srv:// are looked up: docs/clusters.md.", "properties": {
             "min_ttl": duration("The least time between two questions, whatever answers say (1s)."),
             "max_ttl": duration("The most time between two questions (5m)."),
@@ -211,6 +212,14 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
                     } },
                     "header_timeout": duration("Time for the head of an HTTP request, from its first byte (10s)."),
                     "body_timeout": duration("How long an HTTP body may stand still because of the client (1m)."),
+                    "max_duration": duration("For a request and its answer to their ends, or a tunnel, on HTTP listeners (for ever)."),
+                    "header_case": { "enum": ["lower", "preserve", "title"], "description": "How clients of HTTP/1 get names of fields; preserve is as servers have written them, whose cluster must say so too (lower)." },
+                    "connect": { "type": "array", "description": "Where clients of an HTTP listener may go with CONNECT; the first that allows it counts (nowhere): docs/http.md.", "items": {
+                        "type": "object", "additionalProperties": false, "required": ["allow"], "properties": {
+                            "allow": words("Whom they may name: host:port, where the host may be *.example.com, an address, a network or *, and the port *; one text, or a list."),
+                            "to": text("tcp:// servers to which they are led (whomever they name)."),
+                        },
+                    } },
                     "idle_timeout": duration("Silent clients are closed after this (never)."),
                     "proxy_protocol": { "enum": ["none", "required"], "description": "Whether each connection begins with a header of the PROXY protocol, version 1 or 2, that tells who the client is (none)." },
                     "detect": { "type": "object", "additionalProperties": false, "description": "Leads clients to other listeners by what they speak: docs/intercept.md.", "properties": {

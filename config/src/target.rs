@@ -9,6 +9,9 @@ use crate::{Address, ClusterSpec, Discovery, Endpoint, Transparent};
 /// The protocol of whatever connections of a transparent listener were going to.
 pub(crate) const ORIGINAL: &str = "original";
 
+/// As [`ORIGINAL`], as a target.
+pub(crate) const ORIGINAL_TARGET: &str = "original://";
+
 /// What an address begins with whose clients may speak anything.
 pub(crate) const AUTO: &str = "auto://";
 

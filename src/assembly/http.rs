@@ -19,10 +19,11 @@ use mecha_transport::Accepted;
 use self::filters::Factories;
 pub use self::routes::check_http_route;
 use super::policies::Policies;
+use super::scope::field_case;
 use super::{Door, DoorPlan, EngineView, ProtocolEntry, Scope, Shared};
 use crate::catalog;
 use crate::session::ConnectionInfo;
-use crate::session::http::{Asker, Forward, HttpEngine, HttpListener, Patience, Target};
+use crate::session::http::{Asker, Forward, HttpEngine, HttpListener, Patience, Target, Tunnel};
 use crate::worker::Seat;
 
 /// A row of the catalog for HTTP of any version.
@@ -160,7 +161,19 @@ impl DoorPlan for HttpPlan {
         }
         let filters = self.filters.open(&mut fetch);
         let filters = filters::places(&self.listener.filters).into_iter().zip(filters).collect();
+        let tunnels = self.listener.tunnels.iter().filter_map(|spec| {
+            let cluster = self.clusters.get(spec.cluster)?;
+            let streams = scope.streams(cluster, catalog::TCP, &self.shared);
+            let policies = RefCell::new(Policies::of_cluster(cluster, &self.shared));
+            let is_original = cluster.protocol == catalog::ORIGINAL;
+            Some(Rc::new(Tunnel { allow: spec.allow.clone(), streams, is_original, policies }))
+        });
+        let tunnels: Vec<_> = tunnels.collect();
+        let ticked_tunnels: Vec<_> = tunnels.iter().map(Rc::downgrade).collect();
         let listener = Rc::new(HttpListener {
+            tunnels,
+            max_duration: self.listener.max_duration,
+            case: field_case(self.listener.header_case),
             name: name.clone(),
             routes,
             filters,
@@ -184,6 +197,8 @@ impl DoorPlan for HttpPlan {
             let Some(listener) = alive.upgrade() else { return false };
             tick(&listener.policies, now);
             ticked.iter().filter_map(std::rc::Weak::upgrade).for_each(|target| tick(&target.policies, now));
+            let tunnels = ticked_tunnels.iter().filter_map(std::rc::Weak::upgrade);
+            tunnels.for_each(|tunnel| tick(&tunnel.policies, now));
             true
         }));
         let max_connections = self.listener.max_connections as usize;

@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mecha_clusters::http::{HttpOptions, HttpServers, HttpVersion};
+use mecha_clusters::http::{FieldCase, HttpOptions, HttpServers, HttpVersion};
 use mecha_clusters::{
     Cluster, ClusterOptions, HashTag, Listing, LoginSource, OutlierOptions, ReadFrom, ReadPolicy, Servers,
     StreamOptions, Streams,
 };
-use mecha_config::ClusterSpec;
+use mecha_config::{ClusterSpec, HeaderCase};
 use mecha_core::{Found, Framed, Limits, OpInfo, Protocol};
 use mecha_telemetry::{ApiMetrics, ClusterMetrics, ListenerMetrics, Registry, RouteMetrics};
 use mecha_transport::{Address, ProxyVersion};
@@ -217,6 +217,7 @@ impl Scope {
             max_connections: spec.max_pins as usize,
             shared: spec.connections as usize,
             idle_micros: KEPT_MICROS,
+            case: field_case(spec.header_case),
         };
         let metrics = Arc::clone(streams.shared_metrics());
         let servers = HttpServers::new(streams, options, metrics, self.environment.clock);
@@ -278,6 +279,15 @@ impl Scope {
         let describe = move || view.upgrade().map(|cluster| cluster.describe());
         self.clusters.push((spec.name.clone(), Box::new(describe)));
         cluster
+    }
+}
+
+/// How names of fields are written.
+pub(super) fn field_case(case: HeaderCase) -> FieldCase {
+    match case {
+        HeaderCase::Lower => FieldCase::Lower,
+        HeaderCase::Preserve => FieldCase::Preserve,
+        HeaderCase::Title => FieldCase::Title,
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderName, HeaderValue, TE};
 use hyper::{Method, Request};
-use mecha_clusters::http::{Failure, HttpOptions, HttpServers, HttpVersion, Outbound};
+use mecha_clusters::http::{Failure, FieldCase, HttpOptions, HttpServers, HttpVersion, Outbound};
 use mecha_clusters::{Choice, Environment, Listed, Listing, StreamOptions, Streams, Timers};
 use mecha_config::{ClusterSpec, HealthCheckKind, HealthCheckSpec};
 use mecha_telemetry::Registry;
@@ -113,7 +113,13 @@ impl Probe {
             quotas: Arc::default(),
         };
         let streams = Streams::new(options, Arc::clone(&metrics), &environment);
-        let options = HttpOptions { version: self.version, max_connections: 1, shared: 1, idle_micros: 0 };
+        let options = HttpOptions {
+            version: self.version,
+            max_connections: 1,
+            shared: 1,
+            idle_micros: 0,
+            case: FieldCase::Lower,
+        };
         HttpServers::new(streams, options, metrics, clock)
     }
 

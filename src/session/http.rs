@@ -16,21 +16,24 @@ mod guarded;
 mod link;
 mod outgoing;
 mod route;
+mod tunnel;
 
 use std::cell::{Cell, RefCell};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use mecha_clusters::http::{HttpServers, OnThisThread, Upgraded};
+use mecha_clusters::Stream;
+use mecha_clusters::http::{FieldCase, OnThisThread, Upgraded};
 use mecha_core::{Peer, Policy};
 use mecha_filters::http::HttpFilter;
-use mecha_telemetry::{CloseReason, ListenerMetrics};
+use mecha_telemetry::{CloseReason, ClusterMetrics, ListenerMetrics};
 use mecha_transport::{Clock, Outbox, ReadHalf, WriteHalf};
 use slab::Slab;
 
@@ -38,9 +41,10 @@ use super::opaque::{Passage, Relay};
 use super::{ConnectionInfo, Place, Places};
 pub use filters::Asker;
 pub use route::{Action, Forward, HttpRoute, Redirect, Retry, RetryOn, Target};
+pub use tunnel::Tunnel;
 
 use guarded::Guarded;
-use link::{Leaving, Link};
+use link::{Leaving, Link, Onward};
 
 /// Bytes of one request's head.
 const MAX_HEAD: usize = 64 << 10;
@@ -72,6 +76,12 @@ pub struct HttpListener {
     pub routes: Vec<HttpRoute>,
     /// What becomes of requests that no route takes.
     pub forward: Forward,
+    /// Where clients may go with `CONNECT`.
+    pub tunnels: Vec<Rc<Tunnel>>,
+    /// For a request and its answer to their ends, or a tunnel.
+    pub max_duration: Option<Duration>,
+    /// How clients of HTTP/1 get names of fields.
+    pub case: FieldCase,
     /// Whether its clients speak TLS.
     pub is_tls: bool,
     /// What each passes first.
@@ -158,7 +168,10 @@ impl HttpEngine {
                 Box::pin(exchange::exchange(Rc::clone(&engine), Rc::clone(&link), request, false))
             })
         };
+        let case = link.listener.borrow().case;
         let mut connection = http1::Builder::new()
+            .preserve_header_case(case == FieldCase::Preserve)
+            .title_case_headers(case == FieldCase::Title)
             .max_headers(MAX_FIELDS)
             .max_header_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), service);
@@ -190,12 +203,35 @@ impl HttpEngine {
             Some(Ok(())) => {
                 let parts = connection.into_parts();
                 let stream = parts.io.into_inner();
-                if let Some(lease) = link.upgraded.take() {
-                    let servers = Rc::clone(lease.servers());
-                    return match lease.upgraded().await {
-                        Some(server) => self.pass(link, stream, &parts.read_buf, server, &servers).await,
-                        None => CloseReason::UpstreamLost,
-                    };
+                match link.onward.take() {
+                    Some(Onward::Lease(lease)) => {
+                        let servers = Rc::clone(lease.servers());
+                        let Some(server) = lease.upgraded().await else { return CloseReason::UpstreamLost };
+                        let Upgraded { halves, read, seat } = server;
+                        let relay = Relay::holding(
+                            stream.into_halves(),
+                            halves,
+                            holding(&parts.read_buf),
+                            holding(&read),
+                        );
+                        let why = self.pass(link, relay, servers.metrics()).await;
+                        drop(seat);
+                        return why;
+                    }
+                    Some(Onward::Tunnel(server, tunnel)) => {
+                        let Stream { read, write, seat } = server;
+                        let client = stream.into_halves();
+                        let relay = Relay::holding(
+                            client,
+                            (read, write),
+                            holding(&parts.read_buf),
+                            Outbox::default(),
+                        );
+                        let why = self.pass(link, relay, tunnel.streams.metrics()).await;
+                        drop(seat);
+                        return why;
+                    }
+                    None => {}
                 }
                 let is_violated = violation(&stream);
                 link.unless_closing(stream.end()).await;
@@ -241,18 +277,10 @@ impl HttpEngine {
         }
     }
 
-    /// Passes on what the two send each other from here on.
-    async fn pass(
-        &self,
-        link: &Link,
-        stream: Guarded,
-        read: &[u8],
-        server: Upgraded,
-        servers: &HttpServers,
-    ) -> CloseReason {
-        let Upgraded { halves, read: from_server, seat } = server;
-        let mut relay = Relay::holding(stream.into_halves(), halves, holding(read), holding(&from_server));
-        let why = std::future::poll_fn(|cx| {
+    /// Passes on what the two send each other from here on, for as long as that may take.
+    async fn pass(&self, link: &Link, mut relay: Relay, metrics: &ClusterMetrics) -> CloseReason {
+        let limit = link.listener.borrow().max_duration;
+        let passing = std::future::poll_fn(|cx| {
             link.set_waker(cx.waker());
             if let Some(why) = link.closing.get() {
                 return Poll::Ready(why);
@@ -266,16 +294,18 @@ impl HttpEngine {
                 let listener = link.listener.borrow();
                 listener.metrics.read_bytes(passed.up);
                 listener.metrics.wrote_bytes(passed.down);
-                servers.metrics().sent_bytes(passed.up);
-                servers.metrics().received_bytes(passed.down);
+                metrics.sent_bytes(passed.up);
+                metrics.received_bytes(passed.down);
             }
             polled
-        })
-        .await;
+        });
+        let why = match limit {
+            None => passing.await,
+            Some(limit) => tokio::time::timeout(limit, passing).await.unwrap_or(CloseReason::Idle),
+        };
         if why != CloseReason::ClientLeft {
             relay.abort();
         }
-        drop(seat);
         why
     }
 

@@ -7,6 +7,7 @@ mod pairs;
 mod routes;
 mod secure;
 mod trouble;
+mod tunnels;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -10,7 +10,7 @@ use mecha_telemetry::ClusterMetrics;
 use mecha_transport::{ReadHalf, WriteHalf};
 use tokio::sync::oneshot;
 
-use super::{Meter, Outbound, Wire};
+use super::{FieldCase, Meter, Outbound, Wire};
 use crate::Stream;
 
 /// Bytes of one answer's head, and of a list of HTTP/2 fields.
@@ -70,11 +70,17 @@ pub(super) async fn single(
     stream: Stream,
     pool: super::pool::Seat,
     metrics: Arc<ClusterMetrics>,
+    case: FieldCase,
 ) -> hyper::Result<Single> {
     let Stream { read, write, seat } = stream;
     let seat = Counted { _stream: seat, _pool: pool };
     let io = TokioIo::new(Wire::new(read, write, ServerMeter(metrics)));
-    let (sender, mut connection) = http1::Builder::new().max_header_size(MAX_HEAD).handshake(io).await?;
+    let (sender, mut connection) = http1::Builder::new()
+        .max_header_size(MAX_HEAD)
+        .preserve_header_case(case == FieldCase::Preserve)
+        .title_case_headers(case == FieldCase::Title)
+        .handshake(io)
+        .await?;
     let (tell, end) = oneshot::channel();
     tokio::task::spawn_local(async move {
         let ended = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await;

@@ -1,7 +1,7 @@
 //! What a client reads when mecha answers in the backend's place.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use mecha_core::Refusal;
 
@@ -86,6 +86,15 @@ pub fn refusal(why: Refusal, reader: Reader) -> Response<Bytes> {
 /// Refusals are plain ASCII without a percent sign, which is what gRPC wants of a message.
 fn message(why: Refusal) -> HeaderValue {
     HeaderValue::from_str(&format!("mecha: {}", why.reason())).unwrap_or(HeaderValue::from_static("mecha"))
+}
+
+/// How an answer to a client of gRPC ends that was broken off.
+pub fn grpc_trailers(why: Refusal) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", grpc_code(why));
+    trailers.insert("grpc-message", message(why));
+    trailers.insert(REFUSED, HeaderValue::from_static(why.name()));
+    trailers
 }
 
 /// The answer to a request that cannot be served as it is, whatever configuration says.

@@ -67,6 +67,8 @@ enum State {
     ChunkEnd,
     /// Behind the last chunk.
     Trailers,
+    /// Behind the head of a `CONNECT`: what follows is for whoever the tunnel leads to.
+    Tunnel,
 }
 
 /// What the fields of one head have said so far.
@@ -76,6 +78,7 @@ struct Seen {
     is_chunked: bool,
     hosts: u32,
     is_1_0: bool,
+    is_connect: bool,
 }
 
 /// Follows one connection's requests. See the module.
@@ -87,17 +90,31 @@ pub struct Guard {
     line: Vec<u8>,
     violation: Option<Violation>,
     heads: u32,
+    has_tunnels: bool,
 }
 
 impl Default for Guard {
     fn default() -> Self {
-        Self { state: State::Start, seen: Seen::default(), line: Vec::new(), violation: None, heads: 0 }
+        Self {
+            state: State::Start,
+            seen: Seen::default(),
+            line: Vec::new(),
+            violation: None,
+            heads: 0,
+            has_tunnels: false,
+        }
     }
 }
 
 // === impl Guard ===
 
 impl Guard {
+    /// What stands behind the head of a `CONNECT` is nobody's request from now on. Whoever refuses one must end the
+    /// connection.
+    pub fn let_tunnels(&mut self) {
+        self.has_tunnels = true;
+    }
+
     /// Looks at the next bytes of the connection.
     ///
     /// # Errors
@@ -134,6 +151,7 @@ impl Guard {
     pub fn phase(&self) -> Phase {
         match self.state {
             State::Start if self.line.is_empty() => Phase::Idle,
+            State::Tunnel => Phase::Idle,
             State::Start | State::Fields => Phase::Head,
             _ => Phase::Body,
         }
@@ -152,6 +170,7 @@ impl Guard {
                 self.state = if taken == left { State::ChunkEnd } else { State::Chunk(left - taken) };
                 Ok(taken as usize)
             }
+            State::Tunnel => Ok(rest.len()),
             State::Start | State::Fields | State::ChunkSize | State::ChunkEnd | State::Trailers => {
                 self.line(rest)
             }
@@ -195,7 +214,8 @@ impl Guard {
             // One empty line before a request is forgiven (RFC 9112, section 2.2), and so are more.
             State::Start if line.is_empty() => {}
             State::Start => {
-                self.seen = Seen { is_1_0: request_line(line)?, ..Seen::default() };
+                let is_connect = line.starts_with(b"CONNECT ") && self.has_tunnels;
+                self.seen = Seen { is_1_0: request_line(line)?, is_connect, ..Seen::default() };
                 self.state = State::Fields;
             }
             State::Fields if line.is_empty() => {
@@ -211,7 +231,7 @@ impl Guard {
             State::ChunkEnd => return Err(Violation::Chunk),
             State::Trailers if line.is_empty() => self.state = State::Start,
             State::Trailers => drop(cut(line)?),
-            State::Body(_) | State::Chunk(_) => {}
+            State::Body(_) | State::Chunk(_) | State::Tunnel => {}
         }
         Ok(())
     }
@@ -249,6 +269,14 @@ impl Seen {
     fn body(self) -> Result<State, Violation> {
         if self.hosts == 0 && !self.is_1_0 {
             return Err(Violation::Host);
+        }
+        if self.is_connect {
+            // Its body would have no meaning (RFC 9110, section 9.3.6), and be taken for the tunnel's first bytes by some.
+            return match (self.is_chunked, self.length) {
+                (true, _) => Err(Violation::TransferCoding),
+                (false, Some(_)) => Err(Violation::Length),
+                (false, None) => Ok(State::Tunnel),
+            };
         }
         match (self.is_chunked, self.length) {
             (true, Some(_)) => Err(Violation::TransferCoding),

@@ -9,8 +9,8 @@ use crate::options::join;
 use crate::target::{self, Target};
 use crate::tls::MECHANISMS;
 use crate::{
-    AlikeSpec, Backoff, Balance, ClusterSpec, Discovery, HashOn, HashTag, KeyHash, LoginSpec, Member,
-    ProxyProtocol, ReadsSpec, SentinelsSpec, Subscriptions,
+    AlikeSpec, Backoff, Balance, ClusterSpec, Discovery, HashOn, HashTag, HeaderCase, KeyHash, LoginSpec,
+    Member, ProxyProtocol, ReadsSpec, SentinelsSpec, Subscriptions,
 };
 
 /// What a cluster has unless the file says otherwise; flags have nothing else.
@@ -32,6 +32,7 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         hash_tag: HashTag::default(),
         hash_on: HashOn::default(),
         eject: None,
+        header_case: HeaderCase::default(),
         alike: AlikeSpec::default(),
         health_check: None,
         outlier: None,
@@ -170,6 +171,12 @@ impl Reader<'_> {
                 );
             }
         }
+        let case = fields.take("header_case");
+        if let Some((node, path)) = case.clone().filter(|_| !["", "http"].contains(&&*cluster.protocol)) {
+            let hint = "it belongs to `http://` and `https://`".to_string();
+            self.error(node.place, &path, "these servers do not speak HTTP/1", Some(hint));
+        }
+        set(&mut cluster.header_case, self.word(case, &HeaderCase::ALL));
         set(&mut cluster.connect_rate, self.count(fields.take("connect_rate"), 1_000_000));
         let subscriptions = self.parsed(fields.take("subscriptions"), |text| match text {
             "dedicated" => Ok(Subscriptions::Dedicated),

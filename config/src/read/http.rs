@@ -6,10 +6,11 @@ use super::Reader;
 use super::fields::{Fields, Found};
 use super::routes::{Clusters, MAX_ROUTES};
 use crate::http::{
-    HttpActionSpec, HttpEditSpec, HttpForwardSpec, HttpRedirectSpec, HttpRetrySpec, HttpRouteSpec,
+    HttpActionSpec, HttpEditSpec, HttpForwardSpec, HttpRedirectSpec, HttpRetrySpec, HttpRouteSpec, Reachable,
+    TunnelSpec,
 };
 use crate::node::{Kind, Node};
-use crate::{ClusterSpec, ListenerSpec};
+use crate::{ClusterSpec, ListenerSpec, target};
 
 /// The largest body that is held to be sent again.
 const MAX_RETRIED_BODY: u64 = 16 << 20;
@@ -129,6 +130,7 @@ impl Reader<'_> {
             self.finish(rewrite);
         }
         forward.timeout = self.period(fields.take("timeout"), Duration::from_millis(1));
+        forward.max_duration = self.period(fields.take("max_duration"), Duration::from_millis(1));
         forward.retry = self.http_retry(fields.take("retry"));
         is_there.then_some(forward)
     }
@@ -151,6 +153,58 @@ impl Reader<'_> {
         let budget = self.count(fields.take("budget"), 100).unwrap_or(20);
         self.finish(fields);
         Some(HttpRetrySpec { attempts, on, per_try, hedge_after, backoff, max_body, budget })
+    }
+
+    /// `connect: [ { allow: "*.example.com:443" }, { allow: db.example:5432, to: database } ]`.
+    pub(super) fn tunnels(
+        &mut self,
+        found: Found<'_>,
+        listener: &ListenerSpec,
+        clusters: &mut Clusters,
+    ) -> Vec<TunnelSpec> {
+        let mut tunnels = Vec::new();
+        for (node, path) in self.items(found) {
+            let mut fields = self.fields(node, &path);
+            let allow = fields.take("allow");
+            let words = self.words(allow.clone());
+            let mut reachable = Vec::new();
+            for word in &words {
+                match Reachable::parse(word) {
+                    Some(one) => reachable.push(one),
+                    None => {
+                        let hint =
+                            "host and port, as in `db.example:5432`, `*.example.com:443`, `10.0.0.0/8:*`";
+                        let (place, path) =
+                            allow.as_ref().map_or((node.place, &path), |(node, path)| (node.place, path));
+                        self.error(place, path, format!("`{word}` is nowhere to go"), Some(hint.into()));
+                    }
+                }
+            }
+            if words.is_empty() {
+                let hint = "as in `allow: \"*.example.com:443\"`".to_string();
+                self.error(node.place, &path, "`allow` is missing", Some(hint));
+            }
+            let to = fields.take("to");
+            let place = to.clone();
+            let cluster = match to {
+                Some(to) => self.target(to, &listener.name, clusters, ""),
+                None => self.inline(target::ORIGINAL_TARGET, (node, &path), &listener.name, clusters),
+            };
+            let protocol =
+                cluster.and_then(|at| clusters.get(at)).map(|(cluster, _)| cluster.protocol.clone());
+            if let Some(protocol) =
+                protocol.filter(|protocol| !["tcp", target::ORIGINAL].contains(&&**protocol))
+            {
+                let hint =
+                    "`tcp://` or `tls://` servers, or nothing, for whomever the client names".to_string();
+                let (place, path) =
+                    place.map_or((node.place, path.clone()), |(node, path)| (node.place, path));
+                self.error(place, &path, format!("a tunnel cannot lead to {protocol}"), Some(hint));
+            }
+            self.finish(fields);
+            tunnels.extend(cluster.map(|cluster| TunnelSpec { allow: reachable, cluster }));
+        }
+        tunnels
     }
 
     fn http_redirect(&mut self, found: Found<'_>) -> Option<HttpRedirectSpec> {

@@ -8,7 +8,7 @@ use crate::brokers::{BROKER_ID, BrokersSpec, MAX_COUNT};
 use crate::error::suggestion;
 use crate::node::Node;
 use crate::target;
-use crate::{Address, ClusterSpec, DetectSpec, ListenerSpec, Transparent, UserSpec};
+use crate::{Address, ClusterSpec, DetectSpec, HeaderCase, ListenerSpec, Transparent, UserSpec};
 
 use super::cluster::default_cluster;
 
@@ -22,7 +22,7 @@ const MAX_ANNOUNCED: usize = 1000;
 const OF_CALLS: [&str; 3] = ["max_frame", "max_in_flight", "max_output"];
 
 /// Keys that concern requests with a head and a body.
-const OF_HEADS: [&str; 2] = ["body_timeout", "header_timeout"];
+const OF_HEADS: [&str; 5] = ["body_timeout", "connect", "header_case", "header_timeout", "max_duration"];
 
 /// What a listener has unless the file says otherwise; flags have nothing else.
 pub(crate) fn default_listener(
@@ -49,6 +49,9 @@ pub(crate) fn default_listener(
         idle_timeout: None,
         header_timeout: Duration::from_secs(10),
         body_timeout: Duration::from_secs(60),
+        max_duration: None,
+        header_case: HeaderCase::default(),
+        tunnels: Vec::new(),
         announce: None,
         tls: None,
         proxy_protocol: false,
@@ -171,6 +174,7 @@ impl Reader<'_> {
             self.error(node.place, path, message, hint);
         }
         if is_streamed {
+            listener.tunnels = self.tunnels(fields.take("connect"), &listener, clusters);
             listener.http_routes = self.http_routes(fields.take("routes"), &listener, clusters);
         } else {
             listener.routes = self.routes(fields.take("routes"), &listener, clusters);
@@ -219,6 +223,8 @@ impl Reader<'_> {
             &mut listener.header_timeout,
             self.period(fields.take("header_timeout"), Duration::from_millis(100)),
         );
+        listener.max_duration = self.period(fields.take("max_duration"), Duration::from_millis(1));
+        set(&mut listener.header_case, self.word(fields.take("header_case"), &HeaderCase::ALL));
         set(&mut listener.body_timeout, self.period(fields.take("body_timeout"), Duration::from_millis(100)));
         listener.idle_timeout = self.period(fields.take("idle_timeout"), Duration::from_secs(1));
     }
@@ -331,6 +337,40 @@ impl Reader<'_> {
         Some(nodes)
     }
 
+    /// The index of the cluster that `text` describes, which may be a new one.
+    pub(super) fn inline(
+        &mut self,
+        text: &str,
+        (node, path): (&Node, &str),
+        listener: &str,
+        clusters: &mut Vec<(ClusterSpec, bool)>,
+    ) -> Option<usize> {
+        let target = match target::back(text, self.known.backs) {
+            Ok(target) => target,
+            Err(complaint) => {
+                self.complain(node, path, complaint);
+                return None;
+            }
+        };
+        // Listeners that lead to the same target share it, as two doors of one embedded store must.
+        let same = clusters.iter().position(|(cluster, is_inline)| *is_inline && target.is_of(cluster));
+        Some(same.unwrap_or_else(|| {
+            let base = if target.endpoints.is_empty() {
+                target.protocol.to_string()
+            } else {
+                format!("{listener}-upstream")
+            };
+            let is_taken = |name: &str| clusters.iter().any(|(cluster, _)| cluster.name == name);
+            let name = (2..).map(|n| format!("{base}-{n}")).find(|name| !is_taken(name));
+            let name = if is_taken(&base) { name.unwrap_or_default() } else { base };
+            let is_tls = target.is_tls;
+            let mut cluster = default_cluster(name, target);
+            cluster.tls = self.client_tls(None, (node, path), is_tls);
+            clusters.push((cluster, true));
+            clusters.len() - 1
+        }))
+    }
+
     /// The index of the cluster that `to` names, or of a new one that it describes.
     pub(super) fn target(
         &mut self,
@@ -342,25 +382,7 @@ impl Reader<'_> {
         let (node, path) = (to.0, to.1.clone());
         let text = self.text(Some(to))?;
         let index = if text.contains("://") {
-            let backs = self.known.backs;
-            let target = self.parsed(Some((node, path.clone())), |text| target::back(text, backs))?;
-            // Listeners that lead to the same target share it, as two doors of one embedded store must.
-            let same = clusters.iter().position(|(cluster, is_inline)| *is_inline && target.is_of(cluster));
-            same.unwrap_or_else(|| {
-                let base = if target.endpoints.is_empty() {
-                    target.protocol.to_string()
-                } else {
-                    format!("{listener}-upstream")
-                };
-                let is_taken = |name: &str| clusters.iter().any(|(cluster, _)| cluster.name == name);
-                let name = (2..).map(|n| format!("{base}-{n}")).find(|name| !is_taken(name));
-                let name = if is_taken(&base) { name.unwrap_or_default() } else { base };
-                let is_tls = target.is_tls;
-                let mut cluster = default_cluster(name, target);
-                cluster.tls = self.client_tls(None, (node, &path), is_tls);
-                clusters.push((cluster, true));
-                clusters.len() - 1
-            })
+            self.inline(&text, (node, &path), listener, clusters)?
         } else {
             let names: Vec<_> = clusters.iter().map(|(cluster, _)| cluster.name.as_str()).collect();
             match names.iter().position(|name| *name == text) {

@@ -509,3 +509,47 @@ fn what_has_no_meaning_for_servers_that_are_alike_or_not_is_an_error() {
         ],
     );
 }
+
+#[test]
+fn tunnels_lead_to_bytes_or_to_whomever_a_client_names() {
+    const BACKS: &[Scheme] = &[
+        Scheme::plain("http", "http", 80).streamed(),
+        Scheme::plain("tcp", "tcp", 0).opaque(),
+        Scheme::inside("original", "original").opaque(),
+    ];
+    let listener = |keys: &str| {
+        let text = format!("listeners:\n  - {{ listen: http://127.0.0.1:1, to: http://a, {keys} }}\n");
+        read_with(ALIKE, BACKS, &text)
+    };
+    let snapshot = listener(
+        "max_duration: 1h, header_case: title, connect: [ { allow: [a:1, \"*.b:*\"], to: tcp://c:1 }, { allow: \"*:443\" } ]",
+    )
+    .unwrap();
+    let listener_spec = &snapshot.listeners[0];
+    let protocols: Vec<_> = listener_spec
+        .tunnels
+        .iter()
+        .map(|tunnel| snapshot.clusters[tunnel.cluster].protocol.as_str())
+        .collect();
+    assert_eq!(protocols, ["tcp", "original"]);
+    assert_eq!(listener_spec.targets().len(), 3);
+    assert!(listener_spec.tunnels[0].allow[1].has("x.b", 9));
+    for (keys, message) in [
+        ("connect: [ { allow: nowhere } ]", "`nowhere` is nowhere to go"),
+        ("connect: [ { to: tcp://a:1 } ]", "`allow` is missing"),
+        ("connect: [ { allow: a:1, to: http://a } ]", "a tunnel cannot lead to http"),
+        ("header_case: upper", "`upper` is not one of"),
+    ] {
+        let errors = listener(keys).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].message.starts_with(message) && errors[0].hint.is_some(), "{errors:?}");
+    }
+    complains(
+        read_with(
+            ALIKE,
+            ALIKE,
+            "listeners:\n  - { listen: tcp://127.0.0.1:1, to: tcp://a:1, max_duration: 1s }\n",
+        ),
+        &["2:63 listeners[0].max_duration `max_duration` has no meaning but on"],
+    );
+}

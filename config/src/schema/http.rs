@@ -44,6 +44,7 @@ pub(super) fn route(target: &Value, filters: &Value) -> Value {
             "host": text("In place of the host."),
         })),
         "timeout": duration("For the head of the answer, all attempts together (none)."),
+        "max_duration": duration("For a request and its answer to their ends (as the listener says)."),
         "retry": map("When a request is sent again.", json!({
             "attempts": count("How often at most (1)."),
             "on": statuses,

@@ -124,6 +124,7 @@ fn forward_of(spec: &HttpForwardSpec) -> Forward {
         path: spec.path.clone(),
         host: spec.host.as_ref().and_then(|host| HeaderValue::try_from(host).ok()),
         timeout: spec.timeout,
+        max_duration: spec.max_duration,
         retry: spec.retry.as_ref().and_then(retry_of),
     }
 }

@@ -12,8 +12,9 @@ use http_body_util::BodyExt;
 use hyper::body::Body;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
-use mecha_clusters::http::{Answer, Failure, Outbound};
+use mecha_clusters::http::{Answer, Failure, FieldCase, Outbound};
 use mecha_core::{Call, ConnKey, Cx, Outcome, Policy, Protocol, Refusal, Ticket, Verdict};
 use mecha_filters::http::HttpCx;
 use mecha_http::answer::{self, Reader};
@@ -25,10 +26,10 @@ use mecha_http::{Http, ops};
 use super::affinity::Key;
 use super::changed::Inbound;
 use super::filters::{Ended, Followers};
-use super::link::Link;
-use super::outgoing::{Open, Outgoing, Passed};
+use super::link::{Link, Onward};
+use super::outgoing::{End, Open, Outgoing, Passed};
 use super::route::{self, Action, Forward, Retry, Target};
-use super::{Asked, HttpEngine};
+use super::{Asked, HttpEngine, tunnel};
 
 /// Answers one request of a client.
 pub(super) async fn exchange(
@@ -37,8 +38,11 @@ pub(super) async fn exchange(
     request: Asked,
     is_http2: bool,
 ) -> Result<Response<Outgoing>, Infallible> {
+    let is_connect = request.method() == Method::CONNECT;
     let answer = answer(&engine, &link, request, is_http2).await;
-    Ok(if link.is_draining.get() && !is_http2 { closing(answer) } else { answer })
+    // What follows a tunnel that was refused may be anything.
+    let is_last = link.is_draining.get() || is_connect && !answer.status().is_success();
+    Ok(if is_last && !is_http2 { closing(answer) } else { answer })
 }
 
 /// The same answer, behind which the connection ends.
@@ -76,11 +80,15 @@ async fn filtered(
     };
     let is_head = request.method() == Method::HEAD;
     let (mut head, body) = request.into_parts();
-    let Some(upgrade) = end_hop(&mut head, is_http2) else {
+    // hyper has the stream of a tunnel where it has its notes about a request.
+    let stream = head.extensions.remove::<OnUpgrade>().filter(|_| is_http2);
+    let keeps_notes = listener.case == FieldCase::Preserve;
+    let Some(upgrade) = end_hop(&mut head, is_http2, keeps_notes) else {
         return own(answer::bad_request("the request does not say clearly whom it is for"));
     };
     let is_upgrade = upgrade.is_some();
-    if head.method == Method::CONNECT {
+    let is_connect = head.method == Method::CONNECT;
+    if is_connect && listener.tunnels.is_empty() {
         return refused(call, Refusal::Unsupported, reader);
     }
     let http_cx = HttpCx {
@@ -103,6 +111,9 @@ async fn filtered(
             Ok(within) => of_listener = of_listener.into_iter().chain(within).min(),
             Err(why) => return refused(call, why, reader),
         }
+    }
+    if is_connect {
+        return Box::pin(connect(call, &head, stream, of_listener, neutral)).await;
     }
     let found = route::find(&listener.routes, &head);
     let (edits, matched) = match found {
@@ -140,7 +151,8 @@ async fn filtered(
     }
     // What a gRPC client waits for no longer is worth nothing to it.
     let deadline = (reader == Reader::Grpc).then(|| fields::grpc_timeout(&head.headers)).flatten();
-    let within = [of_listener, of_target, forward.timeout, deadline].into_iter().flatten().min();
+    let longest = [forward.max_duration, listener.max_duration].into_iter().flatten().min();
+    let within = [of_listener, of_target, forward.timeout, deadline, longest].into_iter().flatten().min();
     if !forward.rewrite(&mut head, matched) {
         return own(answer::bad_request("the request's path cannot be rewritten"));
     }
@@ -182,14 +194,56 @@ async fn filtered(
             return refused(call, Refusal::UpstreamConfused, reader);
         };
         fields::set_upgrade(&mut head.headers, protocol);
-        link.upgraded.set(Some(lease));
+        link.onward.set(Some(Onward::Lease(lease)));
         return Response::from_parts(head, Outgoing::Own(Bytes::new()));
     }
     if is_head {
         // There is none, whatever its head says.
         lease.finished();
     }
-    edited(Response::from_parts(head, Outgoing::Passed(Passed { body, lease, call })), edits)
+    let elapsed = Duration::from_micros(engine.clock.micros().saturating_sub(started_micros));
+    let end = longest.map(|longest| {
+        let sleep = tokio::time::sleep(longest.saturating_sub(elapsed));
+        Box::new(End { sleep: Box::pin(sleep), is_grpc: reader == Reader::Grpc })
+    });
+    edited(Response::from_parts(head, Outgoing::Passed(Passed { body, lease, call, end })), edits)
+}
+
+/// Leads a client to the server that it names, if it may go there.
+async fn connect(
+    mut call: Open,
+    head: &Parts,
+    stream: Option<OnUpgrade>,
+    of_listener: Option<Duration>,
+    neutral: Call,
+) -> Response<Outgoing> {
+    let Some((host, port)) = tunnel::named(head) else {
+        return own(answer::bad_request("the target is no host and port"));
+    };
+    let listener = Rc::clone(&call.listener);
+    let Some(tunnel) = tunnel::find(&listener.tunnels, &host, port) else {
+        return refused(call, Refusal::Denied, Reader::Http);
+    };
+    call.tunnel = Some(Rc::clone(tunnel));
+    let link = Rc::clone(&call.link);
+    let cx = Cx { now_micros: call.started_micros, peer: &link.peer };
+    let of_target = match admit(&tunnel.policies, 0..usize::MAX, neutral, &cx) {
+        Ok(within) => within,
+        Err(why) => return refused(call, why, Reader::Http),
+    };
+    let within = of_listener.into_iter().chain(of_target).min();
+    let server = match tunnel.open((host, port), &link.peer, within).await {
+        Ok(server) => server,
+        Err(why) => return refused(call, why, Reader::Http),
+    };
+    call.outcome = Outcome::Ok;
+    match stream {
+        Some(stream) => {
+            tokio::task::spawn_local(Rc::clone(tunnel).pass(stream, server, listener.max_duration));
+        }
+        None => link.onward.set(Some(Onward::Tunnel(server, Rc::clone(tunnel)))),
+    }
+    own(Response::new(Bytes::new()))
 }
 
 const TIMED_OUT: Failure = Failure::Server(Refusal::TimedOut);
@@ -203,6 +257,7 @@ fn open(engine: &HttpEngine, link: &Rc<Link>, request: &Asked) -> Open {
         link: Rc::clone(link),
         listener: link.current(),
         target: None,
+        tunnel: None,
         clock: engine.clock,
         ticket: Ticket { conn, seq: link.requests.get() },
         op: ops::op(request.method(), request.headers()),
@@ -259,7 +314,7 @@ fn at_filter(mut call: Open, ended: Ended, reader: Reader) -> Response<Outgoing>
 
 /// Ends what is for this hop only. Returns what the connection is to become, and `None` if nobody can say for sure whom the
 /// request is for.
-fn end_hop(head: &mut Parts, is_http2: bool) -> Option<Option<HeaderValue>> {
+fn end_hop(head: &mut Parts, is_http2: bool, keeps_notes: bool) -> Option<Option<HeaderValue>> {
     let upgrade = if is_http2 { None } else { fields::upgrade(&head.headers) };
     fields::end_hop(&mut head.headers, Direction::Request);
     if let Some(protocol) = &upgrade {
@@ -273,7 +328,10 @@ fn end_hop(head: &mut Parts, is_http2: bool) -> Option<Option<HeaderValue>> {
         let path = head.uri.path_and_query().cloned();
         head.uri = path.map_or_else(|| hyper::Uri::from_static("/"), hyper::Uri::from);
     }
-    head.extensions.clear();
+    // Notes of how names were written are among them.
+    if !keeps_notes {
+        head.extensions.clear();
+    }
     Some(upgrade)
 }
 

@@ -62,12 +62,12 @@ impl Meter for ClientMeter {
 
 impl Guarded {
     pub(super) fn new(read: ReadHalf, write: WriteHalf, link: Rc<Link>) -> Self {
-        Self {
-            wire: Wire::new(read, write, ClientMeter(link)),
-            first: Vec::new(),
-            guard: Some(Guard::default()),
-            poison: &[],
+        let mut guard = Guard::default();
+        if !link.listener.borrow().tunnels.is_empty() {
+            guard.let_tunnels();
         }
+        let wire = Wire::new(read, write, ClientMeter(link));
+        Self { wire, first: Vec::new(), guard: Some(guard), poison: &[] }
     }
 
     /// Whether the first bytes are those of HTTP/2. They are read again afterwards.

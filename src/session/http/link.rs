@@ -7,12 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use mecha_clusters::Stream;
 use mecha_clusters::http::Lease;
 use mecha_core::Peer;
 use mecha_http::Phase;
 use mecha_telemetry::CloseReason;
 
-use super::{HttpEngine, HttpListener, Patience};
+use super::{HttpEngine, HttpListener, Patience, Tunnel};
 use crate::session::{ConnectionInfo, Place};
 
 /// How long a client that asks nothing keeps a connection that is to end.
@@ -49,7 +50,15 @@ pub(super) struct Link {
     pub(super) closing: Cell<Option<CloseReason>>,
     waker: RefCell<Option<Waker>>,
     /// The server's side of a connection that becomes something else.
-    pub(super) upgraded: Cell<Option<Lease>>,
+    pub(super) onward: Cell<Option<Onward>>,
+}
+
+/// What a client's connection leads to when HTTP has ended on it.
+pub(super) enum Onward {
+    /// A server that has agreed to speak something else.
+    Lease(Lease),
+    /// A server that the client may reach, and whose figures it counts in.
+    Tunnel(Stream, Rc<Tunnel>),
 }
 
 impl Link {
@@ -73,7 +82,7 @@ impl Link {
             is_over: Cell::default(),
             closing: Cell::default(),
             waker: RefCell::default(),
-            upgraded: Cell::default(),
+            onward: Cell::default(),
         })
     }
 

@@ -57,6 +57,8 @@ pub struct Forward {
     pub host: Option<HeaderValue>,
     /// For the head of the answer, all attempts together.
     pub timeout: Option<Duration>,
+    /// For the request and its answer, to their ends.
+    pub max_duration: Option<Duration>,
     /// When it is sent again.
     pub retry: Option<Retry>,
 }

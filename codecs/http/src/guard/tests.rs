@@ -159,3 +159,25 @@ proptest! {
         prop_assert_eq!(guard.violation(), whole.1);
     }
 }
+
+#[test]
+fn a_tunnel_is_no_request_where_there_are_tunnels() {
+    let rest = b"\0 anything \r\n\r\nGET";
+    let message = [b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n".as_slice(), rest].concat();
+    let mut guard = Guard::default();
+    guard.let_tunnels();
+    for byte in &message {
+        guard.look(std::slice::from_ref(byte)).unwrap();
+    }
+    assert_eq!((guard.heads(), guard.phase()), (1, Phase::Idle));
+    assert!(Guard::default().look(&message).is_err());
+    for (fields, why) in
+        [("Content-Length: 0", Violation::Length), ("Transfer-Encoding: chunked", Violation::TransferCoding)]
+    {
+        let mut guard = Guard::default();
+        guard.let_tunnels();
+        let head = format!("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
+        assert!(guard.look(head.as_bytes()).is_err());
+        assert_eq!(guard.violation(), Some(why));
+    }
+}
