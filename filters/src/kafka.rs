@@ -12,6 +12,7 @@ mod headers;
 mod produce_limit;
 mod quota;
 mod topic_prefix;
+mod topic_rename;
 
 use mecha_core::Peer;
 use mecha_kafka::errors::Code;
@@ -30,6 +31,7 @@ pub const FILTERS: &[&KafkaKind] = &[
     &produce_limit::KIND,
     &quota::KIND,
     &topic_prefix::KIND,
+    &topic_rename::KIND,
 ];
 
 /// A filter of Kafka that can be configured.

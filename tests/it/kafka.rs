@@ -8,6 +8,7 @@ mod idle;
 mod large;
 mod oauth;
 mod quota;
+mod rename;
 mod replay;
 mod sasl;
 mod single;

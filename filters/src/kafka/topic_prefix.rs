@@ -37,7 +37,7 @@ pub(super) static KIND: KafkaKind = KafkaKind {
 const USER: &str = "$(user)";
 
 /// The longest name of a topic (`Topic.MAX_NAME_LENGTH` of Kafka), in bytes.
-const MAX_TOPIC: usize = 249;
+pub(super) const MAX_TOPIC: usize = 249;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,7 +50,7 @@ struct TopicPrefix {
 }
 
 /// Whether a topic may have such a name.
-fn is_topic(name: &str) -> bool {
+pub(super) fn is_topic(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 

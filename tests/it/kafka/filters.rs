@@ -33,14 +33,14 @@ pub(super) fn refused(mecha: &Mecha, args: &[&str], input: &str) -> String {
     said
 }
 
-fn topics(mecha: &Mecha) -> Vec<String> {
+pub(super) fn topics(mecha: &Mecha) -> Vec<String> {
     let list = kcat(mecha, &["-L"], "");
     let names = list.lines().filter_map(|line| line.trim().strip_prefix("topic \"")?.split('"').next());
     names.map(str::to_string).collect()
 }
 
 /// What a tool of groups prints.
-fn groups(mecha: &Mecha, args: &[&str]) -> String {
+pub(super) fn groups(mecha: &Mecha, args: &[&str]) -> String {
     tool(
         "consumer.group.ConsumerGroupCommand",
         &[&["--bootstrap-server", &bootstrap(mecha)][..], args].concat(),

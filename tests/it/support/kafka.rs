@@ -139,7 +139,9 @@ pub(crate) struct Tool {
 impl Tool {
     pub(crate) fn start(class: &str, args: &[&str]) -> Self {
         let mut command = java("-Xmx160m").unwrap();
-        let class = format!("org.apache.kafka.tools.{class}");
+        // Some are where they were before the others moved.
+        let is_whole = class.starts_with("kafka.");
+        let class = if is_whole { class.into() } else { format!("org.apache.kafka.tools.{class}") };
         command.arg(&class).args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
         Self::of(command.spawn().unwrap(), format!("{class} {args:?}"))
     }
