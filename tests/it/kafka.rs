@@ -11,6 +11,7 @@ mod quota;
 mod rename;
 mod replay;
 mod sasl;
+mod shares;
 mod single;
 mod tls;
 
