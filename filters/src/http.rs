@@ -15,6 +15,8 @@ mod cache;
 mod compression;
 mod cors;
 mod ext_authz;
+mod ext_authz_grpc;
+mod grpc;
 mod grpc_web;
 mod jwt;
 mod traceparent;
@@ -31,6 +33,8 @@ use mecha_core::{Peer, Refusal};
 
 use crate::{Build, Help};
 
+pub use self::grpc::Trailers;
+
 /// Every filter of this protocol, in alphabetical order.
 pub const FILTERS: &[&HttpKind] = &[
     &basic_auth::KIND,
@@ -39,6 +43,7 @@ pub const FILTERS: &[&HttpKind] = &[
     &compression::KIND,
     &cors::KIND,
     &ext_authz::KIND,
+    &ext_authz_grpc::KIND,
     &grpc_web::KIND,
     &jwt::KIND,
     &traceparent::KIND,
@@ -139,7 +144,8 @@ pub trait Transform {
 
 /// Sends a request to a cluster and brings the whole answer, or why there is none.
 pub trait Fetch {
-    /// `request` has a path for its target; the answer must be there `within` this time.
+    /// `request` has a path for its target; the answer must be there `within` this time. Its trailers are among its
+    /// extensions ([`Trailers`]).
     fn fetch(&self, request: Request<Bytes>, within: Duration) -> Fetching;
 }
 

@@ -130,7 +130,7 @@ mod tests {
         listed("src/resp", typed, &["channels", "replies"]);
         let typed = super::kafka::FILTERS.iter().map(|kind| kind.name).collect();
         listed("src/kafka", typed, &["access"]);
-        listed("src/http", super::http::FILTERS.iter().map(|kind| kind.name).collect(), &[]);
+        listed("src/http", super::http::FILTERS.iter().map(|kind| kind.name).collect(), &["grpc"]);
     }
 
     /// What a filter's decoder says when it meets an option that nobody has: it names all that there are.

@@ -3,6 +3,7 @@
 pub(crate) mod client;
 mod filters;
 mod framing;
+mod grpc;
 mod pairs;
 mod routes;
 mod secure;

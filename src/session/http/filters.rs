@@ -10,7 +10,7 @@ use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use mecha_clusters::http::{Answer, Failure, HttpServers, Outbound};
 use mecha_core::Refusal;
-use mecha_filters::http::{Fetch, Fetching, Follow, HttpCx, HttpFilter, Step};
+use mecha_filters::http::{Fetch, Fetching, Follow, HttpCx, HttpFilter, Step, Trailers};
 
 use super::changed::{Changed, Inbound};
 use super::outgoing::Outgoing;
@@ -102,9 +102,14 @@ impl Fetch for Asker {
                 })?;
                 let (head, body) = response.into_parts();
                 let whole = Limited::new(body, MAX_FETCHED).collect().await;
-                let whole = whole.map_err(|_| Refusal::UpstreamGone)?.to_bytes();
+                let whole = whole.map_err(|_| Refusal::UpstreamGone)?;
                 lease.finished();
-                Ok(Response::from_parts(head, whole))
+                let trailers = whole.trailers().cloned();
+                let mut answer = Response::from_parts(head, whole.to_bytes());
+                if let Some(trailers) = trailers {
+                    answer.extensions_mut().insert(Trailers(trailers));
+                }
+                Ok(answer)
             };
             tokio::time::timeout(within, asking).await.unwrap_or(Err(Refusal::TimedOut))
         })
