@@ -477,6 +477,32 @@ fn sentinels_have_a_login_of_their_own_and_servers_tls_and_a_database() {
     assert_eq!([direct.call("SELECT 3"), direct.call("GET k")], ["+OK\r\n", "$1\r\n1\r\n"]);
     let used = ports_in_use(plain);
     assert!(!used.is_empty() && used.iter().all(|port| *port == tls), "{used:?}");
+    drop((client, mecha));
+    // Sentinels speak TLS too, unless told otherwise, to whoever trusts them.
+    let ports = all.tls_ports();
+    assert_eq!(ports.len(), 3);
+    let seeds: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+    let mecha = |ca: &str| {
+        Mecha::configured(&format!(
+            "listeners: [ {{ listen: \"redis://127.0.0.1:0\", to: back }} ]\n\
+             clusters:\n  back:\n    to: \"rediss-sentinel://{}/{NAME}\"\n    tls: {{ ca: {ca} }}\n    db: 3\n    \
+             auth: {{ username: mecha, password: secret }}\n    \
+             sentinels: {{ auth: {{ username: watcher, password: own }} }}\n",
+            seeds.join(",")
+        ))
+    };
+    let trusting = mecha(&ca);
+    assert_eq!(trusting.client().call("GET k"), "$1\r\n1\r\n");
+    let mut asked = 0;
+    for ((_, port), tls) in all.sentinels.iter().zip(&ports) {
+        let mut sentinel = Client::new(*port);
+        assert_eq!(sentinel.call("AUTH watcher own"), "+OK\r\n");
+        asked += sentinel.call("CLIENT LIST").matches(&format!("laddr=127.0.0.1:{tls} ")).count();
+    }
+    assert!(asked > 0, "no sentinel was asked in TLS");
+    let other = Folder::new("sentinel-other");
+    let wary = mecha(&other.file("ca.pem"));
+    assert!(wary.client().call("GET k").starts_with("-ERR mecha: backend is unreachable"));
 }
 
 #[test]

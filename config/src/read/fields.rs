@@ -26,7 +26,9 @@ pub(super) struct Fields<'n> {
 
 impl<'n> Fields<'n> {
     pub(super) fn take(&mut self, name: &'static str) -> Found<'n> {
-        self.names.push(name);
+        if !self.names.contains(&name) {
+            self.names.push(name);
+        }
         let at = self.pairs.iter().position(|(key, ..)| *key == name)?;
         let (_, _, node) = self.pairs.remove(at);
         Some((node, join(&self.path, name)))

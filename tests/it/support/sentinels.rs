@@ -108,6 +108,20 @@ impl Sentinels {
         process
     }
 
+    /// The ports where the sentinels speak TLS, if that was among their lines.
+    pub(crate) fn tls_ports(&self) -> Vec<u16> {
+        let port_in = |text: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix("tls-port "))
+                .and_then(|port| port.trim().parse().ok())
+        };
+        let file = |port: u16| self.folder.join(format!("{port}.conf"));
+        self.sentinels
+            .iter()
+            .filter_map(|(_, port)| port_in(&std::fs::read_to_string(file(*port)).ok()?))
+            .collect()
+    }
+
     pub(crate) fn to(&self) -> String {
         format!("redis-sentinel://{}/{NAME}", self.addresses())
     }
