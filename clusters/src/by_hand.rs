@@ -34,6 +34,7 @@ impl<P: Framed> ByHand<P> {
             limits,
             tls: None,
             login: CurrentLogin::default(),
+            guests: crate::logins::Guests::default(),
             scripts: crate::scripts::Scripts::default(),
         };
         let endpoint = Endpoint {

@@ -30,6 +30,7 @@ use crate::CurrentLogin;
 use crate::Health;
 use crate::detour::{Detour, Follow, PATIENCE_MICROS};
 use crate::ear::Watches;
+use crate::logins::Guests;
 use crate::news::{Cause, Subscription};
 use crate::reads::{ReadPolicy, Reads};
 use crate::router::Router;
@@ -165,6 +166,7 @@ impl<P: Framed> Cluster<P> {
                 limits: options.limits,
                 tls: options.tls,
                 login: options.login,
+                guests: Guests::default(),
                 scripts: Scripts::new(options.scripts),
             }),
             metrics,
@@ -287,6 +289,20 @@ impl<P: Framed> Cluster<P> {
         let mut watchers = self.watchers.borrow_mut();
         watchers.retain(|watcher| watcher.strong_count() > 0);
         watchers.push(watcher);
+    }
+
+    /// Clients' logins.
+    pub(crate) fn guests(&self) -> &Guests {
+        &self.blueprint.options.guests
+    }
+
+    /// Nobody has this login any more: its connections end with what is in flight on them.
+    pub(crate) fn dismiss(&self, login: u8) {
+        let members = self.members();
+        let extras = self.extras.borrow();
+        for server in members.servers.iter().flatten().chain(&*extras) {
+            server.dismiss(login).iter().for_each(|connection| self.remember(connection));
+        }
     }
 
     /// Whether the server in `position` is left alone after a failure.

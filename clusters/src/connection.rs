@@ -9,13 +9,15 @@ mod replies;
 mod scripts;
 mod task;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use mecha_core::{Batch, Call, ConnKey, Decode, Framed, Limits, Outcome, Refusal, ReplyCount, Ticket};
+use mecha_core::{
+    Batch, Call, ConnKey, Decode, Framed, Limits, Login, Outcome, Refusal, ReplyCount, Ticket, login_of,
+};
 use mecha_transport::Outbox;
 use mecha_transport::tls::ClientTls;
 
@@ -24,6 +26,7 @@ pub(crate) use self::task::Reading;
 use crate::CurrentLogin;
 use crate::detour::{Detour, Follow};
 use crate::endpoint::Endpoint;
+use crate::logins::Guests;
 use crate::runs::{Failed, Run, Runs};
 use crate::scripts::Scripts;
 use crate::{ReplySink, Slip};
@@ -47,6 +50,8 @@ pub struct ConnectionOptions {
     pub tls: Option<Arc<ClientTls>>,
     /// What new connections say first.
     pub login: CurrentLogin,
+    /// Clients' logins.
+    pub(crate) guests: Guests,
     /// Texts that servers may have to be told again.
     pub(crate) scripts: Scripts,
 }
@@ -137,6 +142,8 @@ pub struct Connection<P: Framed> {
     inner: RefCell<Inner<P>>,
     pub(crate) endpoint: Rc<Endpoint>,
     pub(crate) profile: u8,
+    /// Its client's login was refused the last time.
+    is_denied: Cell<bool>,
     /// Which of its server's shared connections of this profile it is.
     pub(crate) turn: usize,
     kind: Kind,
@@ -182,11 +189,24 @@ impl<P: Framed> Connection<P> {
             }),
             endpoint,
             profile,
+            is_denied: Cell::new(false),
             turn: turn.unwrap_or_default(),
             kind,
             is_dedicated: kind == Kind::Dedicated,
             follower,
         })
+    }
+
+    /// Lets `read` see who the connection's clients are to the server.
+    fn login<R>(&self, read: impl Fn(&Login) -> R) -> R {
+        let options = &self.endpoint.options;
+        let guest = options.guests.with(login_of(self.profile), &read);
+        guest.unwrap_or_else(|| options.login.with(&read))
+    }
+
+    /// Why calls are refused while nothing can be sent.
+    pub(crate) fn refusal(&self) -> Refusal {
+        if self.is_denied.get() { Refusal::UpstreamDenied } else { self.endpoint.refusal() }
     }
 
     /// Where the connection is in its life.

@@ -26,6 +26,7 @@ mod health;
 pub mod http;
 pub mod listing;
 mod login;
+mod logins;
 pub mod moves;
 pub mod news;
 mod pubsub;

@@ -29,7 +29,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use mecha_core::{
-    Affinity, Batch, ConnKey, Decode, Framed, Limits, OpId, Outcome, Protocol, Refusal, Ticket,
+    Affinity, Batch, ConnKey, Decode, Framed, Limits, OpId, Outcome, Protocol, Refusal, Ticket, profile_of,
 };
 use mecha_resp::{ReplyDecoder, Resp, TopicKind, args, confirm, op, subscribes};
 
@@ -42,7 +42,7 @@ use wire::{Said, is_of_keys, said};
 
 /// The version of the protocol that a connection with this profile speaks.
 fn proto_of(profile: u8) -> u8 {
-    if profile > 0 { 3 } else { 2 }
+    mecha_resp::version_of(profile)
 }
 
 /// Bytes of names that one door's clients of one worker may listen to.
@@ -78,6 +78,8 @@ struct Link {
 pub(crate) struct PubSub {
     inner: Rc<dyn Upstream<Resp>>,
     cluster: Rc<Cluster<Resp>>,
+    /// Of links.
+    profile: u8,
     board: RefCell<Board>,
     /// By position of the server.
     links: RefCell<HashMap<usize, Link>>,
@@ -95,12 +97,13 @@ pub(crate) struct PubSub {
 // === impl PubSub ===
 
 impl PubSub {
-    /// Stands in front of `inner`, which leads to `cluster`.
-    pub(crate) fn new(inner: Rc<dyn Upstream<Resp>>, cluster: Rc<Cluster<Resp>>) -> Rc<Self> {
+    /// Stands in front of `inner`, which leads to `cluster`, for clients with this login.
+    pub(crate) fn new(inner: Rc<dyn Upstream<Resp>>, cluster: Rc<Cluster<Resp>>, login: u8) -> Rc<Self> {
         let answers = Answers::new(&cluster);
         let pubsub = Rc::new_cyclic(|me| Self {
             inner,
             cluster,
+            profile: profile_of(0, login),
             board: RefCell::default(),
             links: RefCell::default(),
             main: Cell::new(None),
@@ -315,7 +318,7 @@ impl PubSub {
         if links.contains_key(&at) {
             return true;
         }
-        let Ok(connection) = self.cluster.pin_at(at, 0) else { return false };
+        let Ok(connection) = self.cluster.pin_at(at, self.profile) else { return false };
         let epoch = self.epoch.get().wrapping_add(1);
         self.epoch.set(epoch);
         let ear: Rc<dyn ReplySink<Resp>> = Rc::new(Ear::new(self.me.clone()));
@@ -328,7 +331,7 @@ impl PubSub {
                 epoch,
                 sent: VecDeque::new(),
                 names: 0,
-                decoder: Resp::reply_decoder(limits, 0),
+                decoder: Resp::reply_decoder(limits, self.profile),
                 unread: Vec::new(),
             },
         );
@@ -500,7 +503,7 @@ impl PubSub {
         let mut touched = self.touched.borrow_mut();
         for conn in &topic.listeners {
             let Some(listener) = board.listeners.get(conn) else { continue };
-            let lead = if listener.profile > 0 { b'>' } else { b'*' };
+            let lead = if proto_of(listener.profile) > 2 { b'>' } else { b'*' };
             listener.sink.message(*conn, lead, frame.get(1..).unwrap_or_default());
             if !touched.iter().any(|known| Rc::ptr_eq(known, &listener.sink)) {
                 touched.push(Rc::clone(&listener.sink));

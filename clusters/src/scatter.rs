@@ -159,12 +159,15 @@ pub trait Rules: Framed {
         None
     }
 
-    /// Puts what this protocol has of subscriptions, and of news about keys, between a door and `upstream`, which leads to `cluster`.
-    fn with_subscriptions(
+    /// Puts what this protocol keeps for clients as a whole between a door and `upstream`, which leads to `cluster`: what they
+    /// listen to, if they share that, and who they are, if there are several servers (`is_sharded`).
+    fn in_front(
         upstream: Rc<dyn Upstream<Self>>,
         cluster: Rc<Cluster<Self>>,
+        shares_subscriptions: bool,
+        is_sharded: bool,
     ) -> Rc<dyn Upstream<Self>> {
-        let _ = cluster;
+        let _ = (cluster, shares_subscriptions, is_sharded);
         upstream
     }
 

@@ -5,7 +5,7 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mecha_core::{Framed, Refusal};
+use mecha_core::{Framed, Refusal, login_of};
 use mecha_telemetry::ClusterMetrics;
 use mecha_transport::Address;
 
@@ -147,7 +147,7 @@ impl<P: Framed> Server<P> {
             connection
         });
         match connection.state() {
-            State::BackingOff => Err(self.endpoint.refusal()),
+            State::BackingOff => Err(connection.refusal()),
             // It is there and does not do its work: what is sent to it would wait.
             State::Open if self.endpoint.is_ill() => Err(self.endpoint.refusal()),
             State::Connecting | State::Idle if self.endpoint.is_lost() => {
@@ -187,6 +187,26 @@ impl<P: Framed> Server<P> {
         if idle.len() > IDLE_PINS {
             idle.swap_remove(0).close();
         }
+    }
+
+    /// Nobody has this login any more. Returns the connections that live on for what is in flight.
+    pub(crate) fn dismiss(&self, login: u8) -> Vec<Rc<Connection<P>>> {
+        let is_theirs = |connection: &Rc<Connection<P>>| login_of(connection.profile) == login;
+        self.idle_pins.borrow_mut().retain(|connection| {
+            let goes = is_theirs(connection);
+            if goes {
+                connection.close();
+            }
+            !goes
+        });
+        let mut left = Vec::new();
+        for connections in [&self.shared, &self.reading] {
+            left.extend(
+                connections.borrow_mut().iter_mut().filter_map(|slot| slot.take_if(|known| is_theirs(known))),
+            );
+        }
+        left.iter().for_each(|connection| connection.retire());
+        left
     }
 
     /// The server has left the cluster: what is in flight is still answered, and nothing new comes. Returns the

@@ -193,6 +193,7 @@ impl Streams {
                 limits: Limits::default(),
                 tls: options.tls,
                 login: CurrentLogin::default(),
+                guests: crate::logins::Guests::default(),
                 scripts: crate::scripts::Scripts::default(),
             }),
             metrics: Arc::clone(&metrics),

@@ -23,10 +23,11 @@ use std::time::Duration;
 
 use mecha_core::{
     Affinity, Asked, Batch, Call, ConnKey, Framed, OpId, Outcome, Passage, Protocol, Refusal, Ticket,
+    profile_of,
 };
 use mecha_resp::reply::Writer;
 use mecha_resp::tracking::{Invalid, Tracking as Wanted, chosen, invalidate, is_kept, tracking_info};
-use mecha_resp::{Resp, args, op};
+use mecha_resp::{Resp, args, op, version_of};
 
 use crate::answers::{Answer, Answers};
 use crate::ear::{Ear, Hears, Watches};
@@ -43,7 +44,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// What a link begins with.
 const TRACK: &[u8] = b"*4\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n$5\r\nBCAST\r\n";
 /// Links speak version 3 of the protocol.
-const PROFILE: u8 = 1;
+const KIND: u8 = 1;
 
 /// A connection that hears of all keys that change.
 struct Link {
@@ -58,6 +59,8 @@ struct Link {
 pub(crate) struct Tracking {
     inner: Rc<dyn Upstream<Resp>>,
     cluster: Rc<Cluster<Resp>>,
+    /// Of links.
+    profile: u8,
     table: RefCell<Table>,
     /// By position of the server.
     links: RefCell<HashMap<usize, Link>>,
@@ -73,12 +76,13 @@ pub(crate) struct Tracking {
 // === impl Tracking ===
 
 impl Tracking {
-    /// Stands in front of `inner`, which leads to `cluster`.
-    pub(crate) fn new(inner: Rc<dyn Upstream<Resp>>, cluster: Rc<Cluster<Resp>>) -> Rc<Self> {
+    /// Stands in front of `inner`, which leads to `cluster`, for clients with this login.
+    pub(crate) fn new(inner: Rc<dyn Upstream<Resp>>, cluster: Rc<Cluster<Resp>>, login: u8) -> Rc<Self> {
         let answers = Answers::new(&cluster);
         let tracking = Rc::new_cyclic(|me| Self {
             inner,
             cluster,
+            profile: profile_of(KIND, login),
             table: RefCell::default(),
             links: RefCell::default(),
             epoch: Cell::new(0),
@@ -110,7 +114,7 @@ impl Tracking {
         let mut table = self.table.borrow_mut();
         let tracker = table.trackers.get_mut(&ticket.conn)?;
         let (mut bytes, mut outcome) = (Vec::new(), Outcome::Ok);
-        let mut writer = Writer::new(&mut bytes, if cx.profile > 0 { 3 } else { 2 });
+        let mut writer = Writer::new(&mut bytes, version_of(cx.profile));
         match call.op {
             op::CLIENT_GETREDIR => writer.int(0),
             op::CLIENT_TRACKINGINFO => tracking_info(&tracker.tracking, tracker.is_chosen, &mut writer),
@@ -265,13 +269,14 @@ impl Tracking {
         if self.links.borrow().contains_key(&at) {
             return true;
         }
-        let Ok(connection) = self.cluster.pin_at(at, PROFILE) else { return false };
+        let Ok(connection) = self.cluster.pin_at(at, self.profile) else { return false };
         let epoch = self.epoch.get().wrapping_add(1);
         self.epoch.set(epoch);
         let ear: Rc<dyn ReplySink<Resp>> = Rc::new(Ear::new(self.me.clone()));
         connection.set_owner(Some((ear, ConnKey { index: at as u32, epoch })), true);
         connection.submit_bytes(TRACK);
-        let link = Link { connection, epoch, stream: Some(Uncounted::new(PROFILE)), is_confirmed: false };
+        let link =
+            Link { connection, epoch, stream: Some(Uncounted::new(self.profile)), is_confirmed: false };
         self.links.borrow_mut().insert(at, link);
         true
     }

@@ -29,6 +29,6 @@ pub use call::{
 pub use chain::{Batch, Chain, Cx, Filter, Identity, Passage, Peer, Policy, Replies};
 pub use errand::{Act, ClientFacts, ClientKind, Errand, Found, Line, Selection, shown};
 pub use frame::{Decode, Decoded, Limits, ProtocolError, Span};
-pub use protocol::{Framed, Keys, Login, Looked, Matched, Protocol, Session};
+pub use protocol::{Framed, Keys, Login, Looked, Matched, Protocol, Session, kind_of, login_of, profile_of};
 pub use redirect::Redirect;
 pub use script::ScriptRole;

@@ -61,6 +61,26 @@ pub enum Keys {
     Unknown,
 }
 
+/// The part of a profile that is the protocol's: its lowest bit.
+#[inline]
+#[must_use]
+pub const fn kind_of(profile: u8) -> u8 {
+    profile & 1
+}
+
+/// The part of a profile that says whose login a connection has: the cluster's number of it. 0 is mecha's own.
+#[inline]
+#[must_use]
+pub const fn login_of(profile: u8) -> u8 {
+    profile >> 1
+}
+
+/// The profile of these parts.
+#[must_use]
+pub const fn profile_of(kind: u8, login: u8) -> u8 {
+    login << 1 | kind & 1
+}
+
 /// A protocol whose frames we cut ourselves; the session's pump serves it.
 pub trait Framed: Protocol<Request: Copy, Reply: Copy> {
     /// Cuts what clients send.
@@ -490,7 +510,12 @@ pub trait Session<P: Framed>: Default {
         let _ = call;
     }
 
-    /// Which kind of upstream connection this client needs (RESP version). 0 is the plain one.
+    /// The client logs in at servers that share the keys, as the cluster's login with this number, which holds once they agree.
+    fn on_login(&mut self, login: u8) {
+        let _ = login;
+    }
+
+    /// Which kind of upstream connection this client needs: [`kind_of`] (RESP version) and [`login_of`]. 0 is the plain one.
     fn profile(&self) -> u8 {
         0
     }

@@ -113,12 +113,16 @@ pub const fn scattered<P: Rules>(name: &'static str) -> Back<P> {
             } else {
                 Rc::clone(&cluster) as _
             };
-            match opening.cluster.subscriptions {
-                // Routes see to what belongs to one client; a subscription there has a connection of its own.
-                _ if opening.is_routed => upstream,
-                Subscriptions::Auto if is_sharded => P::with_subscriptions(upstream, cluster),
-                Subscriptions::Shared => P::with_subscriptions(upstream, cluster),
-                Subscriptions::Auto | Subscriptions::Dedicated => upstream,
+            let shares_subscriptions = match opening.cluster.subscriptions {
+                Subscriptions::Auto => is_sharded,
+                Subscriptions::Shared => true,
+                Subscriptions::Dedicated => false,
+            };
+            // Routes see to what belongs to one client; a subscription there has a connection of its own.
+            if opening.is_routed {
+                upstream
+            } else {
+                P::in_front(upstream, cluster, shares_subscriptions, is_sharded)
             }
         },
     }

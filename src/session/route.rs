@@ -199,12 +199,13 @@ impl<P: Framed> State<P> {
             Affinity::Attempt | Affinity::Once | Affinity::Pin
                 if self.listener.upstream.sees_to(batch, at) =>
             {
-                if call.affinity == Affinity::Pin && !is_drained {
+                let may_bind = matches!(call.affinity, Affinity::Attempt | Affinity::Pin);
+                if may_bind && !is_drained {
                     return Err(Wait::Drained);
                 }
                 batch.session.on_seen_to(call);
                 // What would bind a connection may change what the client's next calls mean.
-                self.is_barred = call.affinity == Affinity::Pin;
+                self.is_barred = may_bind;
                 self.submit(batch, at..at + 1, cx)
             }
             // Seen to above.

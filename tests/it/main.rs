@@ -29,6 +29,7 @@ mod kafka;
 mod learned;
 mod limits;
 mod listening;
+mod logins;
 mod lookup;
 mod memcached;
 mod migrate;

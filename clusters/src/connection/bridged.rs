@@ -53,9 +53,10 @@ impl<P: Framed> Connection<P> {
         // What followed the refused version was not meant for a client without a login.
         inner.forgiven = inner.unwelcomed;
         let greeting = inner.greeting.buffer();
-        let mut replies = self.endpoint.options.login.with(|login| P::prologue(0, login, greeting));
+        let greeting = std::cell::RefCell::new(greeting);
+        let mut replies = self.login(|login| P::prologue(0, login, &mut greeting.borrow_mut()));
         if self.kind == (super::Kind::Reading { is_told: true }) {
-            replies += P::reading(greeting);
+            replies += P::reading(&mut greeting.borrow_mut());
         }
         inner.unwelcomed += replies;
     }

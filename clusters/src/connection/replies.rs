@@ -2,7 +2,7 @@
 
 use std::rc::{Rc, Weak};
 
-use mecha_core::{Asked, Decode, Framed, Matched, Outcome, Redirect, Refusal};
+use mecha_core::{Asked, Decode, Framed, Matched, Outcome, Redirect, Refusal, kind_of};
 
 use super::task::Reading;
 use super::{Connection, Inner, OpenReply};
@@ -114,7 +114,7 @@ impl<P: Framed> Connection<P> {
                 inner.forgiven -= u32::from(P::matched(first) == Matched::Last);
                 return Some(at + 1);
             }
-            if self.profile > 0
+            if kind_of(self.profile) > 0
                 && inner.bridged.is_none()
                 && P::outcome(first) != Outcome::Ok
                 && P::lacks_version(P::reply_span(first).of(wire, &[]))
@@ -123,9 +123,7 @@ impl<P: Framed> Connection<P> {
                 return Some(at + 1);
             }
             // Without a login it is about the version only, and the client learns of that by itself.
-            if P::outcome(first) != Outcome::Ok
-                && !self.endpoint.options.login.with(mecha_core::Login::is_empty)
-            {
+            if P::outcome(first) != Outcome::Ok && !self.login(mecha_core::Login::is_empty) {
                 let words = String::from_utf8_lossy(P::reply_span(first).of(wire, &[])).into_owned();
                 let words = words.trim_end().chars().filter(|c| !c.is_control()).take(200);
                 inner.denied.get_or_insert(words.collect());

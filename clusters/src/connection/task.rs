@@ -1,11 +1,12 @@
 //! The task of one connection: connects when it is needed, reads, writes, and says farewell.
 
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use mecha_core::{ConnKey, Framed, Refusal};
+use mecha_core::{ConnKey, Framed, Refusal, kind_of, login_of};
 use mecha_transport::{Intake, ReadHalf, WriteHalf};
 
 use super::{Connection, State};
@@ -19,6 +20,8 @@ const SLOW_CLIENT_POLL: Duration = Duration::from_millis(2);
 const SHORT_LIFE_MICROS: u64 = 1_000_000;
 /// The longest wait between attempts while calls wait for their outcome.
 const AWAITED_WAIT: Duration = Duration::from_millis(500);
+/// The wait before a client's login that the server has refused is tried again.
+const DENIED_WAIT: Duration = Duration::from_millis(500);
 
 /// Why a socket ended.
 enum End {
@@ -90,6 +93,8 @@ impl<P: Framed> Connection<P> {
                     // A dedicated connection ends as its client wants it to: that says nothing about the server.
                     let is_failure = is_short && !self.is_dedicated && !self.inner.borrow().is_closing;
                     match end {
+                        // That says nothing about the server.
+                        End::Denied(_) if login_of(self.profile) > 0 => (Refusal::UpstreamDenied, false),
                         End::Denied(_) => (Refusal::UpstreamDenied, true),
                         _ => (Refusal::UpstreamGone, is_failure),
                     }
@@ -100,7 +105,13 @@ impl<P: Framed> Connection<P> {
                     (Refusal::UpstreamUnreachable, true)
                 }
             };
-            self.endpoint.is_denied.set(why == Refusal::UpstreamDenied);
+            let is_guest = login_of(self.profile) > 0;
+            let is_denied = why == Refusal::UpstreamDenied;
+            if is_guest {
+                self.is_denied.set(is_denied);
+            } else {
+                self.endpoint.is_denied.set(is_denied);
+            }
             let is_over = {
                 let mut inner = self.inner.borrow_mut();
                 inner.state = State::BackingOff;
@@ -122,6 +133,7 @@ impl<P: Framed> Connection<P> {
             if is_over {
                 break;
             }
+            let wait = if is_guest && is_denied { DENIED_WAIT } else { wait };
             let is_awaited = self.follower().is_some_and(|follower| follower.is_awaited());
             let wait = if is_awaited { wait.min(AWAITED_WAIT) } else { wait };
             if !wait.is_zero() {
@@ -171,10 +183,11 @@ impl<P: Framed> Connection<P> {
         inner.state = State::Open;
         // Calls wait for its answers: before a login they would run as somebody else, or in another database.
         let inner = &mut *inner;
-        let (login, profile) = (&self.endpoint.options.login, self.profile);
-        inner.unwelcomed = login.with(|login| P::prologue(profile, login, inner.greeting.buffer()));
+        let profile = self.profile;
+        let greeting = RefCell::new(inner.greeting.buffer());
+        inner.unwelcomed = self.login(|login| P::prologue(profile, login, &mut greeting.borrow_mut()));
         inner.bridged = None;
-        if profile == 0 && self.is_dedicated && self.endpoint.lacks_version.get() {
+        if kind_of(profile) == 0 && self.is_dedicated && self.endpoint.lacks_version.get() {
             // Its client may want another version later.
             inner.bridged = super::bridged::Bridged::of::<P>(profile);
         }

@@ -18,9 +18,11 @@ mod slowlog;
 use std::rc::Rc;
 
 use mecha_core::{Asked, OpId, Refusal};
+use mecha_resp::version_of;
 use mecha_resp::{Request, Resp, args, op, op_info, reply::Writer, write_request};
 
 use super::{Announcement, Bond, Gathered, Itself, Rules, ScanStep, Way};
+use crate::logins::Logins;
 use crate::moves::Moves;
 use crate::pubsub::PubSub;
 use crate::tracking::Tracking;
@@ -144,11 +146,21 @@ impl Rules for Resp {
         }
     }
 
-    fn with_subscriptions(
+    fn in_front(
         upstream: Rc<dyn Upstream<Self>>,
         cluster: Rc<Cluster<Self>>,
+        shares_subscriptions: bool,
+        is_sharded: bool,
     ) -> Rc<dyn Upstream<Self>> {
-        Tracking::new(PubSub::new(upstream, Rc::clone(&cluster)), cluster)
+        let behind = Rc::clone(&cluster);
+        let stack = move |login| -> Rc<dyn Upstream<Self>> {
+            if !shares_subscriptions {
+                return Rc::clone(&upstream);
+            }
+            let pubsub = PubSub::new(Rc::clone(&upstream), Rc::clone(&behind), login);
+            Tracking::new(pubsub, Rc::clone(&behind), login)
+        };
+        if is_sharded { Logins::new(Box::new(stack), cluster) } else { stack(0) }
     }
 
     fn ahead(op: OpId) -> &'static [u8] {
@@ -166,7 +178,7 @@ impl Rules for Resp {
         profile: u8,
         out: &mut Vec<u8>,
     ) -> Itself {
-        itself::answer(request.op, frame, announcement, if profile == 0 { 2 } else { 3 }, out)
+        itself::answer(request.op, frame, announcement, version_of(profile), out)
     }
 
     fn part(request: &Request, frame: &[u8], keys: &[u32], out: &mut Vec<u8>) {
@@ -186,7 +198,7 @@ impl Rules for Resp {
     }
 
     fn merge(gathered: &Gathered<'_>, profile: u8, out: &mut Vec<u8>) -> bool {
-        let proto = if profile == 0 { 2 } else { 3 };
+        let proto = version_of(profile);
         let merge = merge_of(gathered.op);
         let (failed, total) = (errors(gathered.replies).count(), gathered.replies.len());
         if merge == Some(Merge::Success) && failed < total {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mecha_core::{ConnKey, OpId, Ticket};
+use mecha_core::{ConnKey, OpId, Ticket, kind_of};
 use mecha_resp::Resp;
 use mecha_resp::tracking::Tracking;
 
@@ -50,7 +50,7 @@ pub(super) struct Notice {
 
 impl Tracker {
     fn notice(&self, conn: ConnKey) -> Option<Notice> {
-        let may_hear = self.profile > 0 && self.pending.is_none();
+        let may_hear = kind_of(self.profile) > 0 && self.pending.is_none();
         may_hear.then(|| Notice { conn, behind: self.last_read, sink: Rc::clone(&self.sink) })
     }
 }

@@ -35,6 +35,7 @@ mod cluster;
 pub mod glob;
 mod keys;
 mod learning;
+mod login;
 mod ops;
 pub mod reply;
 mod request;
@@ -49,6 +50,7 @@ mod value;
 use mecha_core::{
     Affinity, Asked, Batch, Bridge, Call, Decode, Framed, Keys, Limits, Login, Matched, OpId, OpInfo,
     Outcome, Protocol, ProtocolError, Redirect, Refusal, ReplyCount, ScriptRole, Span, Ticket, Verdict,
+    kind_of,
 };
 
 pub use args::{Args, args, inline_to_array, write_request};
@@ -56,6 +58,7 @@ pub use cluster::{
     ClusterNode, ClusterShard, Context, cluster_nodes, cluster_shards, cluster_slots, host_and_port, redirect,
 };
 pub use keys::each_touched;
+pub use login::credentials;
 pub use ops::{
     Access, Begin, CATEGORIES, COMMANDS, CommandInfo, Find, KeySpec, access, flag, is_learned, op, op_info,
     op_named, ops, sub_named, touch,
@@ -342,7 +345,7 @@ impl Framed for Resp {
     }
 
     fn bridge(profile: u8) -> Option<Box<dyn Bridge>> {
-        Some(Box::new(bridge::VersionBridge::new(if profile == 0 { 2 } else { 3 })))
+        Some(Box::new(bridge::VersionBridge::new(version_of(profile))))
     }
 
     fn deferral(op: OpId) -> Option<&'static [u8]> {
@@ -358,7 +361,7 @@ impl Framed for Resp {
             replies += 1;
         };
         let user = login.username.as_deref();
-        match (profile, login.password.as_deref()) {
+        match (kind_of(profile), login.password.as_deref()) {
             (0, None) => {}
             // Servers before Redis 6 know no users.
             (0, Some(password)) => match user {
@@ -392,6 +395,12 @@ impl Framed for Resp {
         }
         out.extend_from_slice(b"\r\n");
     }
+}
+
+/// The version of the protocol that connections of this profile speak.
+#[must_use]
+pub fn version_of(profile: u8) -> u8 {
+    2 + kind_of(profile)
 }
 
 /// Decodes the one request that `frame` holds; `None` if it holds anything else.

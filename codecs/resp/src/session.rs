@@ -37,7 +37,10 @@ mod subscriptions;
 mod tracked;
 mod transaction;
 
-use mecha_core::{Affinity, Batch, Call, ClientFacts, ClientKind, Errand, Found, Looked, OpId, Outcome};
+use mecha_core::{
+    Affinity, Batch, Call, ClientFacts, ClientKind, Errand, Found, Looked, OpId, Outcome, login_of,
+    profile_of,
+};
 
 use crate::ops::{flag, op, op_info};
 use crate::reply::Writer;
@@ -77,6 +80,9 @@ pub struct Session {
     /// The user of the last login that the server has accepted, and of the one under way.
     login: Option<Box<str>>,
     next_login: Option<Box<str>>,
+    /// The cluster's number of the login, where several servers have to be told it; and of one under way.
+    upstream_login: u8,
+    next_upstream_login: u8,
     /// Commands since `MULTI`.
     queued: u32,
     /// It has subscribed to something.
@@ -159,6 +165,8 @@ impl Default for Session {
             was_deaf: false,
             login: None,
             next_login: None,
+            upstream_login: 0,
+            next_upstream_login: 0,
             queued: 0,
             is_subscriber: false,
             is_monitor: false,
@@ -266,6 +274,7 @@ impl Session {
                 writer.ok();
                 Step::Quit
             }
+            op::RESET if self.upstream_login > 0 && !is_pinned => Step::Go(Affinity::Aside),
             op::RESET => self.reset(out),
             op::SUBSCRIBE | op::PSUBSCRIBE | op::SSUBSCRIBE | op::MONITOR | op::SCRIPT_DEBUG => {
                 self.is_monitor |= seen.op == op::MONITOR;
@@ -576,7 +585,10 @@ impl mecha_core::Session<Resp> for Session {
     fn is_portable(&self) -> bool {
         // Credentials, transactions and databases belong to the backend that they were given to.
         let has_transaction = self.transaction.is_some() || self.doomed || self.greeting.is_some();
-        let is_free = !self.is_pinned() && !self.subscriptions.is_some() && !self.tracked.is_on();
+        let is_free = !self.is_pinned()
+            && self.upstream_login == 0
+            && !self.subscriptions.is_some()
+            && !self.tracked.is_on();
         is_free && !self.authenticated && !has_transaction
     }
 
@@ -587,13 +599,26 @@ impl mecha_core::Session<Resp> for Session {
             self.subscriptions.answered(op, answer);
             self.tracked.answered(op, answer);
         }
+        let next = std::mem::take(&mut self.next_upstream_login);
+        if next > 0 && matches!(op, op::AUTH | op::HELLO) && !answer.starts_with(b"-") {
+            self.upstream_login = next;
+        }
     }
 
     fn is_listening(&self) -> bool {
         self.subscriptions.is_some() || self.tracked.is_on()
     }
 
+    fn on_login(&mut self, login: u8) {
+        self.next_upstream_login = login;
+    }
+
     fn on_seen_to(&mut self, call: &Call) {
+        if matches!(call.op, op::AUTH | op::HELLO) {
+            // It is said on other connections than one of the client's own.
+            self.held = self.before.is_some_and(|before| before.held);
+            return;
+        }
         if subscriptions::is_about(call.op) {
             // They are shared, and nothing of the client's own is needed for them.
             self.before.take().into_iter().for_each(|before| self.restore(before));
@@ -610,11 +635,11 @@ impl mecha_core::Session<Resp> for Session {
     }
 
     fn profile(&self) -> u8 {
-        u8::from(self.proto >= 3)
+        profile_of(u8::from(self.proto >= 3), self.upstream_login)
     }
 
     fn of_profile(profile: u8) -> Self {
-        Self { proto: if profile == 0 { 2 } else { 3 }, ..Self::default() }
+        Self { proto: crate::version_of(profile), upstream_login: login_of(profile), ..Self::default() }
     }
 
     fn database(&self) -> u32 {
