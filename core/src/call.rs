@@ -124,6 +124,8 @@ pub enum Refusal {
     LoginFailed,
     /// The client must first say who it is.
     LoginNeeded,
+    /// What the client says cannot be understood.
+    Malformed,
     /// While keys move to another cluster, nobody could tell what this call changes.
     Migrating,
     /// The data is on its way to another server, and the call could not be sent after it.
@@ -166,7 +168,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every variant, for metrics and tests.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::CircuitOpen,
         Self::CrossRoute,
         Self::CrossSlot,
@@ -174,6 +176,7 @@ impl Refusal {
         Self::Filtered,
         Self::LoginFailed,
         Self::LoginNeeded,
+        Self::Malformed,
         Self::Migrating,
         Self::Moved,
         Self::NeedsTls,
@@ -205,6 +208,7 @@ impl Refusal {
             Self::Filtered => "filtered",
             Self::LoginFailed => "login_failed",
             Self::LoginNeeded => "login_needed",
+            Self::Malformed => "malformed",
             Self::Migrating => "migrating",
             Self::Moved => "moved",
             Self::NeedsTls => "needs_tls",
@@ -237,6 +241,7 @@ impl Refusal {
             Self::Filtered => "command cannot pass a filter of this listener",
             Self::LoginFailed => "user name or password is wrong",
             Self::LoginNeeded => "authentication is required",
+            Self::Malformed => "it cannot be understood",
             Self::Migrating => "command cannot be followed while its keys move to another cluster",
             Self::Moved => "data is moving to another server, try again",
             Self::NeedsTls => "this port speaks TLS only",

@@ -17,6 +17,7 @@ mod cors;
 mod ext_authz;
 mod ext_authz_grpc;
 mod grpc;
+mod grpc_json;
 mod grpc_web;
 mod jwt;
 mod traceparent;
@@ -44,6 +45,7 @@ pub const FILTERS: &[&HttpKind] = &[
     &cors::KIND,
     &ext_authz::KIND,
     &ext_authz_grpc::KIND,
+    &grpc_json::KIND,
     &grpc_web::KIND,
     &jwt::KIND,
     &traceparent::KIND,
@@ -122,6 +124,19 @@ pub trait Follow {
     fn on_response(&mut self, head: &mut response::Parts) -> Option<Box<dyn Transform>> {
         let _ = head;
         None
+    }
+
+    /// Whether it must have the whole answer with this head, of at most so many bytes, before anybody sees its head. Then
+    /// [`Follow::on_whole`] is called in place of [`Follow::on_response`].
+    fn holds(&self, head: &response::Parts) -> Option<usize> {
+        let _ = head;
+        None
+    }
+
+    /// Makes another answer of a whole one: its body, and its trailers; `None` if it was broken off or is too large.
+    fn on_whole(&mut self, head: &mut response::Parts, whole: Option<(Bytes, HeaderMap)>) -> Bytes {
+        let _ = head;
+        whole.map(|(body, _)| body).unwrap_or_default()
     }
 }
 

@@ -23,7 +23,9 @@ pub fn status(why: Refusal) -> StatusCode {
         Refusal::RateLimited | Refusal::TooManyLogins => StatusCode::TOO_MANY_REQUESTS,
         Refusal::LoginFailed | Refusal::LoginNeeded => StatusCode::UNAUTHORIZED,
         Refusal::Denied | Refusal::NoChannel | Refusal::NoCommand | Refusal::NoKey => StatusCode::FORBIDDEN,
-        Refusal::NeedsTls | Refusal::CrossRoute | Refusal::CrossSlot => StatusCode::BAD_REQUEST,
+        Refusal::CrossRoute | Refusal::CrossSlot | Refusal::Malformed | Refusal::NeedsTls => {
+            StatusCode::BAD_REQUEST
+        }
         Refusal::Filtered | Refusal::Unsupported => StatusCode::NOT_IMPLEMENTED,
         Refusal::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         Refusal::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -44,6 +46,7 @@ pub fn status(why: Refusal) -> StatusCode {
 /// gRPC's code of a refusal ("Status codes and their use in gRPC").
 fn grpc_code(why: Refusal) -> HeaderValue {
     HeaderValue::from_static(match why {
+        Refusal::Malformed => "3",
         Refusal::TimedOut => "4",
         Refusal::Denied | Refusal::NoChannel | Refusal::NoCommand | Refusal::NoKey => "7",
         Refusal::RateLimited | Refusal::TooLarge | Refusal::TooManyLogins => "8",

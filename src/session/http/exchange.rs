@@ -57,7 +57,7 @@ async fn answer(engine: &HttpEngine, link: &Rc<Link>, request: Asked, is_http2: 
     let is_head = request.method() == Method::HEAD;
     let mut followers = Followers::default();
     let answer = filtered(engine, link, request, is_http2, &mut followers).await;
-    followers.answered(answer, is_head)
+    if followers.is_empty() { answer } else { Box::pin(followers.answered(answer, is_head)).await }
 }
 
 async fn filtered(

@@ -67,13 +67,23 @@ impl Followers {
         self.broken.as_ref()?.get()
     }
 
+    /// Whether nobody follows.
+    pub(super) fn is_empty(&self) -> bool {
+        self.followers.is_empty()
+    }
+
     /// Shows them the answer.
-    pub(super) fn answered(self, answer: Response<Outgoing>, is_head: bool) -> Response<Outgoing> {
-        if self.followers.is_empty() {
-            return answer;
-        }
+    pub(super) async fn answered(self, answer: Response<Outgoing>, is_head: bool) -> Response<Outgoing> {
         let (mut head, mut body) = answer.into_parts();
         for mut follow in self.followers.into_iter().rev() {
+            if let Some(max) = follow.holds(&head) {
+                let whole = Limited::new(body, max).collect().await.ok().map(|whole| {
+                    let trailers = whole.trailers().cloned().unwrap_or_default();
+                    (whole.to_bytes(), trailers)
+                });
+                body = Outgoing::Own(follow.on_whole(&mut head, whole));
+                continue;
+            }
             let transform = follow.on_response(&mut head);
             // A filter may have made another answer of it.
             let has_body = !is_head

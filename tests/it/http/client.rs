@@ -29,15 +29,25 @@ impl Version {
 
 /// A body in pieces, maybe with trailers.
 #[derive(Default)]
-pub(crate) struct Pieces(VecDeque<Frame<Bytes>>);
+pub(crate) struct Pieces {
+    frames: VecDeque<Frame<Bytes>>,
+    is_endless: bool,
+}
 
 impl Pieces {
     pub(crate) fn of(pieces: impl IntoIterator<Item = impl Into<Bytes>>) -> Self {
-        Self(pieces.into_iter().map(|piece| Frame::data(piece.into())).collect())
+        let frames = pieces.into_iter().map(|piece| Frame::data(piece.into())).collect();
+        Self { frames, is_endless: false }
     }
 
     pub(crate) fn with_trailers(mut self, trailers: HeaderMap) -> Self {
-        self.0.push_back(Frame::trailers(trailers));
+        self.frames.push_back(Frame::trailers(trailers));
+        self
+    }
+
+    /// Nothing comes behind them, not even an end.
+    pub(crate) fn without_end(mut self) -> Self {
+        self.is_endless = true;
         self
     }
 }
@@ -50,11 +60,14 @@ impl Body for Pieces {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(Ok))
+        match self.frames.pop_front() {
+            None if self.is_endless => Poll::Pending,
+            frame => Poll::Ready(frame.map(Ok)),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
+        self.frames.is_empty() && !self.is_endless
     }
 }
 

@@ -1,5 +1,6 @@
 //! Filters that speak gRPC.
 
+use std::io::{Read, Write};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -75,7 +76,6 @@ fn a_server_of_envoys_api_says_who_may_pass() {
     let heard = Heard::default();
     let hears = heard.clone();
     let app = Fake::start(move |mut stream, _| {
-        use std::io::Write;
         while let Some(message) = message(&mut stream) {
             hears.add(message);
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nin");
@@ -113,7 +113,6 @@ fn a_server_of_envoys_api_says_who_may_pass() {
         ))
     };
     let told = |mecha: &Mecha, fields: &str| {
-        use std::io::Write;
         let mut stream = connect(mecha.port);
         write!(
             stream,
@@ -158,4 +157,132 @@ fn a_server_of_envoys_api_says_who_may_pass() {
         assert_eq!((answer.status().as_u16(), answer.header("grpc-status")), (200, "16"));
         assert_eq!(answer.header("grpc-message"), "log in");
     });
+}
+
+/// Methods that were called, and what with.
+type Asked = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
+/// A server of `shop.v1.Shop` (`filters/src/http/grpc_json/shop.proto`), and what it was asked.
+fn shop() -> (u16, Asked) {
+    let asked = Asked::default();
+    let asks = Arc::clone(&asked);
+    let port = server(move |request| {
+        assert_eq!(request.head.headers["content-type"], "application/grpc");
+        assert_eq!(request.head.headers["te"], "trailers");
+        let method = request.head.uri.path().strip_prefix("/shop.v1.Shop/").unwrap().to_string();
+        asks.lock().unwrap().push((method.clone(), request.body.to_vec()));
+        let item = |name: &str, price: u64| [field(1, name), number(2, price)].concat();
+        match method.as_str() {
+            "GetItem" if request.body.windows(4).any(|part| part == b"gone") => {
+                // Its head says nothing of that.
+                let mut trailers = trailers("5");
+                trailers.insert("grpc-message", HeaderValue::from_static("no such item"));
+                let body = Pieces::default().with_trailers(trailers);
+                Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+            }
+            "GetItem" | "CreateItem" => answer(item("pear", 250), "0"),
+            "WatchItems" => {
+                let frames = [frame(&item("a", 1)), frame(&item("b", 2)), frame(&item("c", 3))].concat();
+                // In pieces that are no messages.
+                let pieces = frames.chunks(5).map(<[u8]>::to_vec).collect::<Vec<_>>();
+                let body = Pieces::of(pieces).with_trailers(trailers("0"));
+                Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+            }
+            "AddItems" => answer(number(1, 7), "0"),
+            _ => answer(Vec::new(), "12"),
+        }
+    });
+    (port, asked)
+}
+
+fn transcoding(port: u16, options: &str) -> Mecha {
+    let set = concat!(env!("CARGO_MANIFEST_DIR"), "/filters/src/http/grpc_json/shop.pb");
+    Mecha::configured(&format!(
+        "workers: 1\nlisteners:\n  - listen: http://127.0.0.1:0\n    to: 'grpc://127.0.0.1:{port}'\n    filters: [ grpc_json: {{ descriptors: {set}{options} }} ]\n"
+    ))
+}
+
+/// What curl prints, and the status in front of it.
+fn curl(mecha: &Mecha, path: &str, args: &[&str]) -> String {
+    let url = format!("http://127.0.0.1:{}{path}", mecha.port);
+    let args =
+        [&["-s", "-g", "--max-time", "20", "-o", "-", "-w", "%{stderr}%{http_code} %{content_type}"], args]
+            .concat();
+    let output = std::process::Command::new("curl").args(args).arg(url).output().unwrap();
+    assert!(output.status.success(), "curl {path}: {}", output.status);
+    format!("{} {}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout))
+}
+
+#[test]
+fn programs_that_speak_json_call_grpc() {
+    let (port, asked) = shop();
+    let mecha = transcoding(port, "");
+    let last = || asked.lock().unwrap().last().cloned().unwrap();
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let told = curl(&mecha, "/v1/shelves/1/items/2?view=full", &[version]);
+        assert_eq!(told, r#"200 application/json {"name":"pear","priceCents":"250"}"#);
+        let expected = frame(&[field(1, "shelves/1/items/2"), field(2, "full")].concat());
+        assert_eq!(last(), ("GetItem".into(), expected));
+        let body = r#"{"name":"pear","priceCents":250,"tags":["x","y"]}"#;
+        let told = curl(
+            &mecha,
+            "/v1/shelves/7/items?dryRun=true",
+            &[version, "-d", body, "-H", "Content-Type: application/json"],
+        );
+        assert!(told.starts_with("200 application/json {"), "{told}");
+        let item = [field(1, "pear"), number(2, 250), field(4, "x"), field(4, "y")].concat();
+        let expected = frame(&[field(1, "7"), field(2, item), number(3, 1)].concat());
+        assert_eq!(last(), ("CreateItem".into(), expected));
+    }
+    // Errors come with trailers, and yet have their status.
+    let told = curl(&mecha, "/v1/items/gone", &[]);
+    assert_eq!(told, r#"404 application/json {"code":5,"details":[],"message":"no such item"}"#);
+    let before = asked.lock().unwrap().len();
+    for (path, args) in [("/v1/items/a?colour=red", &[][..]), ("/v1/items:add", &["-d", "{ no json"])] {
+        let told = curl(&mecha, path, args);
+        assert!(told.starts_with(r#"400 application/json {"code":3,"#), "{told}");
+    }
+    let told = curl(&mecha, "/v1/items:add", &["-d", r#"{"name":"a"}{"name":"b"}"#]);
+    assert_eq!(told, r#"200 application/json {"priceCents":"7"}"#);
+    assert_eq!(last().1, [frame(&field(1, "a")), frame(&field(1, "b"))].concat());
+    // A broken body may have begun to be sent, but it has not come to its end.
+    assert!(asked.lock().unwrap().len() <= before + 2);
+    let told = curl(&mecha, "/v1/shelves/1/items:watch", &[]);
+    let items = ["a", "b", "c"]
+        .iter()
+        .zip(1..)
+        .map(|(name, price)| format!(r#"{{"name":"{name}","priceCents":"{price}"}}"#));
+    let items: Vec<_> = items.collect();
+    assert_eq!(told, format!("200 application/json [{}]", items.join(",")));
+    let lines = transcoding(port, ", streams: lines");
+    let told = curl(&lines, "/v1/shelves/1/items:watch", &[]);
+    assert_eq!(told, format!("200 application/x-ndjson {}\n", items.join("\n")));
+    // Those who speak gRPC are served as ever.
+    run(async {
+        let mut client = Client::new(mecha.port, Version::Two).await;
+        let request = Request::post("/shop.v1.Shop/GetItem").header("content-type", "application/grpc");
+        let request = request.header("te", "trailers").body(Pieces::of([frame(&field(1, "gone"))])).unwrap();
+        let answer = client.send(request).await.unwrap();
+        assert_eq!(answer.trailers["grpc-status"], "5");
+    });
+    let dead = transcoding(free_port(), "");
+    assert!(curl(&dead, "/v1/items/a", &[]).starts_with("503 text/plain"));
+}
+
+#[test]
+fn a_stream_passes_while_it_comes() {
+    let port = server(|_| {
+        let body = Pieces::of([frame(&field(1, "a"))]).without_end();
+        Response::builder().header("content-type", "application/grpc").body(body).unwrap()
+    });
+    for (options, expected) in [("", "[{\"name\":\"a\"}"), (", streams: lines", "{\"name\":\"a\"}\n")] {
+        let mecha = transcoding(port, options);
+        let mut stream = connect(mecha.port);
+        stream.write_all(b"GET /v1/shelves/1/items:watch HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let (mut heard, mut byte) = (Vec::new(), [0; 1]);
+        while !heard.ends_with(expected.as_bytes()) {
+            assert_eq!(stream.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&heard));
+            heard.push(byte[0]);
+        }
+    }
 }
