@@ -106,6 +106,8 @@ pub(crate) struct Members<P: Framed> {
     any: usize,
     /// `None` where the primaries alone are read.
     reads: Option<Reads>,
+    /// Each shard's position and slots, by the lowest slot; only where keys are hashed to slots.
+    pub(crate) slices: Vec<(usize, Vec<(u16, u16)>)>,
 }
 
 /// The servers of one cluster and the connections to them.
@@ -193,6 +195,7 @@ impl<P: Framed> Cluster<P> {
                     shards,
                     any: 0,
                     reads: None,
+                    slices: Vec::new(),
                 }
             }
             Servers::Found(_) => Members {
@@ -201,6 +204,7 @@ impl<P: Framed> Cluster<P> {
                 shards: Vec::new(),
                 any: 0,
                 reads: None,
+                slices: Vec::new(),
             },
         };
         let park = if subscription.is_some() { options.park } else { Duration::ZERO };
@@ -264,6 +268,7 @@ impl<P: Framed> Cluster<P> {
             shards: topology.shards.iter().map(|shard| shard.primary).collect(),
             any: topology.shards.first().map_or(0, |shard| shard.primary),
             reads: Reads::of(topology, &self.reads),
+            slices: slices_of(topology),
         };
         for (node, server) in topology.nodes.iter().zip(&members.servers) {
             if let (Some(node), Some(server)) = (node, server)
@@ -379,6 +384,13 @@ impl<P: Framed> Cluster<P> {
     pub fn is_sharded(&self) -> bool {
         let members = self.members.borrow();
         members.shards.len() > 1 && members.router.is_keyed()
+    }
+
+    /// The positions of the shards that an address of several stands for (`part`), which are all where there is one.
+    pub(crate) fn shards_of(&self, part: Option<(u16, u16)>) -> Vec<usize> {
+        let members = self.members.borrow();
+        let own: Vec<_> = members.part(part).collect();
+        if own.is_empty() { members.shards.clone() } else { own }
     }
 
     /// Whether keys are hashed to slots.
@@ -514,6 +526,20 @@ impl<P: Framed> Cluster<P> {
 }
 
 impl<P: Framed> Members<P> {
+    /// The positions of the shards that one of several addresses stands for: whole ones, so that what their servers tell of
+    /// themselves adds up. Addresses beyond the number of shards stand for one that another stands for too.
+    pub(crate) fn part(&self, part: Option<(u16, u16)>) -> impl Iterator<Item = usize> {
+        let shards = self.slices.len();
+        let (own, step) = match part {
+            Some((own, of)) if shards > 0 => {
+                let step = usize::from(of).clamp(1, shards);
+                (usize::from(own) % step, step)
+            }
+            _ => (shards, 1),
+        };
+        self.slices.iter().skip(own).step_by(step).map(|(position, _)| *position)
+    }
+
     pub(crate) fn at(&self, position: usize) -> Result<&Rc<Server<P>>, Refusal> {
         self.servers.get(position).and_then(Option::as_ref).ok_or(Refusal::NoRoute)
     }
@@ -565,4 +591,16 @@ impl<P: Framed> Drop for Cluster<P> {
             server.retire();
         }
     }
+}
+
+/// See [`Members::slices`].
+fn slices_of(topology: &Topology) -> Vec<(usize, Vec<(u16, u16)>)> {
+    if !topology.is_slotted {
+        return Vec::new();
+    }
+    let held = topology.shards.iter().filter(|shard| !shard.slots.is_empty());
+    let mut slices: Vec<_> = held.map(|shard| (shard.primary, shard.slots.clone())).collect();
+    slices.iter_mut().for_each(|(_, slots)| slots.sort_unstable());
+    slices.sort_by_key(|(_, slots)| slots.first().copied());
+    slices
 }

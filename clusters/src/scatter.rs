@@ -103,8 +103,10 @@ pub struct Scan<'a> {
 /// Where a scan goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScanStep {
-    /// With the server in this position.
+    /// With the server in this position, of those that the client's address stands for.
     At(usize),
+    /// With the server in this position, of all.
+    Again(usize),
     /// With a question to all.
     Every,
 }
@@ -151,10 +153,15 @@ pub trait Rules: Framed {
         let _ = (request, frame, keys, out);
     }
 
-    /// Appends the request with which a scan goes on, and returns to whom: `shards` are the positions of all, and `moves`
-    /// is there where servers hold slots. `None` if the request tells nothing of the kind; any shard has the right
-    /// words for it.
-    fn scan(frame: &[u8], shards: &[usize], moves: Option<&Moves>, out: &mut Vec<u8>) -> Option<ScanStep> {
+    /// Appends the request with which a scan goes on, and returns to whom: `shards` are the positions of those that the
+    /// client's address stands for, and of all, and `moves` is there where servers hold slots. `None` if the request tells
+    /// nothing of the kind; any shard has the right words for it.
+    fn scan(
+        frame: &[u8],
+        shards: (&[usize], &[usize]),
+        moves: Option<&Moves>,
+        out: &mut Vec<u8>,
+    ) -> Option<ScanStep> {
         let _ = (frame, shards, moves, out);
         None
     }
@@ -280,7 +287,12 @@ impl<P: Rules> Scattered<P> {
             return Submitted::Full;
         }
         let only = at..at + 1;
-        let shards = self.cluster.shards();
+        let all = self.cluster.shards();
+        // One of several addresses stands for some of the shards, so that clients may add up what all of them tell.
+        let mut shards = match way {
+            Way::Every | Way::Scan => self.cluster.shards_of(cx.lane.part),
+            _ => all.clone(),
+        };
         match way {
             Way::Refused => return Submitted::Refused(1, Refusal::Unsupported),
             Way::Itself => return self.submit_itself(batch, at, &cx),
@@ -302,14 +314,19 @@ impl<P: Rules> Scattered<P> {
                 }
                 plan.parts.extend(shards.iter().map(|position| (*position, Span::wire(0, frame.len()))));
             }
-            Way::Scan => match P::scan(frame, &shards, self.moves(), &mut plan.wire) {
+            Way::Scan => match P::scan(frame, (&shards, &all), self.moves(), &mut plan.wire) {
                 Some(step) => {
                     let span = Span::wire(0, plan.wire.len());
                     match step {
                         ScanStep::At(position) => plan.parts.push((position, span)),
+                        ScanStep::Again(position) => {
+                            plan.parts.push((position, span));
+                            shards = all;
+                        }
                         ScanStep::Every => {
                             plan.asks_all = true;
-                            plan.parts.extend(shards.iter().map(|position| (*position, span)));
+                            plan.parts.extend(all.iter().map(|position| (*position, span)));
+                            shards = all;
                         }
                     }
                 }
@@ -331,7 +348,7 @@ impl<P: Rules> Scattered<P> {
         };
         let frame = call.span.of(batch.wire, batch.local);
         let mut answer = Vec::new();
-        let announcement = Announcement { local: cx.peer.local, nodes: &[] };
+        let announcement = Announcement { local: cx.peer.local, ..Announcement::default() };
         match P::itself(head, frame, &announcement, cx.profile, &mut answer) {
             Itself::Answered => {
                 call.verdict = Verdict::Answered(Span::local(batch.local.len(), answer.len()));

@@ -121,6 +121,8 @@ pub struct Lane {
     pub epoch: u32,
     /// No replica answers the client.
     pub only_primaries: bool,
+    /// The client has connected to this one of so many addresses that are announced as a cluster.
+    pub part: Option<(u16, u16)>,
 }
 
 /// What belongs to a submission besides its calls.
@@ -244,6 +246,11 @@ pub trait Upstream<P: Framed> {
         key: &[u8],
     ) -> Result<Option<Rc<Connection<P>>>, Refusal> {
         self.inner().map_or(Ok(None), |inner| inner.settle(connection, owner, key))
+    }
+
+    /// The slots of each shard (first and last of each range), by their lowest one. Empty where keys are not hashed to slots.
+    fn slices(&self) -> Vec<Vec<(u16, u16)>> {
+        self.inner().map(|inner| inner.slices()).unwrap_or_default()
     }
 
     /// Whether a dedicated connection is better not chosen before a key is known: servers share the keys.

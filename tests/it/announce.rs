@@ -4,19 +4,19 @@ use std::process::Command;
 
 use crate::support::{Client, Mecha, RedisCluster, Sentinels, eventually, free_port, redis};
 
-/// Two listeners that announce each other, over one back.
-fn pair(to: &str) -> (Mecha, [u16; 2]) {
-    let ports = [free_port(), free_port()];
-    let announce = format!("[ \"127.0.0.1:{}\", \"127.0.0.1:{}\" ]", ports[0], ports[1]);
-    let listener = |port: u16| {
-        format!("  - {{ listen: \"redis://127.0.0.1:{port}\", to: back, announce: {announce} }}\n")
+/// Listeners that announce each other, over one back.
+fn several<const COUNT: usize>(to: &str) -> (Mecha, [u16; COUNT]) {
+    let ports = [(); COUNT].map(|()| free_port());
+    let addresses: Vec<_> = ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+    let listener = |port: &u16| {
+        let announce = addresses.join(", ");
+        format!("  - {{ listen: \"redis://127.0.0.1:{port}\", to: back, announce: [ {announce} ] }}\n")
     };
-    let yaml = format!(
-        "listeners:\n{}{}clusters: {{ back: \"{to}\" }}\nworkers: 2\n",
-        listener(ports[0]),
-        listener(ports[1])
-    );
-    (Mecha::configured(&yaml), ports)
+    let listeners: String = ports.iter().map(listener).collect();
+    (
+        Mecha::configured(&format!("listeners:\n{listeners}clusters: {{ back: \"{to}\" }}\nworkers: 2\n")),
+        ports,
+    )
 }
 
 /// What a client that asks is told, in both versions of the protocol.
@@ -45,7 +45,7 @@ fn told(port: u16) -> String {
 }
 
 fn is_told_of_both(to: &str, hidden: &[u16]) {
-    let (mecha, ports) = pair(to);
+    let (mecha, ports) = several::<2>(to);
     let both = [told(ports[0]), told(ports[1])];
     for (at, told) in both.iter().enumerate() {
         for port in ports {
@@ -121,4 +121,75 @@ fn a_listener_may_announce_where_the_client_has_connected() {
     let mut client = mecha.client();
     assert_eq!([client.call("WATCH k"), client.call("MULTI")], ["+OK\r\n", "+OK\r\n"]);
     assert!(client.call("CLUSTER SLOTS").starts_with("-ERR mecha"));
+}
+
+/// Keys that a whole scan through one address returns.
+fn scanned(client: &mut Client) -> Vec<String> {
+    let (mut cursor, mut keys) = ("0".to_string(), Vec::new());
+    loop {
+        let reply = client.call(&format!("SCAN {cursor} COUNT 7"));
+        let mut lines = reply.split("\r\n").skip(2);
+        cursor = lines.next().unwrap_or_default().into();
+        keys.extend(
+            lines.skip(1).filter(|line| !line.is_empty() && !line.starts_with('$')).map(String::from),
+        );
+        if cursor == "0" {
+            return keys;
+        }
+    }
+}
+
+#[test]
+fn what_clients_add_up_over_the_addresses_is_the_whole() {
+    let Some(cluster) = RedisCluster::start() else { return };
+    // Fewer addresses than shards, as many, and more.
+    let (two, three, seven) =
+        (several::<2>(&cluster.to()), several::<3>(&cluster.to()), several::<7>(&cluster.to()));
+    let mut anybody = Client::new(two.1[0]);
+    let mut all: Vec<_> = (0..90).map(|number| format!("key-{number}")).collect();
+    all.iter().for_each(|key| assert_eq!(anybody.call(&format!("SET {key} v")), "+OK\r\n"));
+    all.sort();
+    for (ports, primaries) in [(two.1.as_slice(), 2), (three.1.as_slice(), 3), (seven.1.as_slice(), 3)] {
+        eventually("the cluster is known", || {
+            Client::new(ports[0]).call("CLUSTER INFO").contains(&format!("cluster_size:{primaries}"))
+        });
+        let mut clients: Vec<_> = ports.iter().take(primaries).map(|port| Client::new(*port)).collect();
+        let sizes: Vec<u32> = clients
+            .iter_mut()
+            .map(|client| client.call("DBSIZE").trim_start_matches(':').trim_end().parse().unwrap())
+            .collect();
+        assert_eq!(sizes.iter().sum::<u32>(), 90, "{sizes:?}");
+        assert!(sizes.iter().all(|size| *size > 0), "{sizes:?}");
+        let mut seen: Vec<_> = clients.iter_mut().flat_map(scanned).collect();
+        seen.sort();
+        assert_eq!(seen, all);
+        let listed: usize =
+            clients.iter_mut().map(|client| client.call("KEYS key-*").matches("key-").count()).sum();
+        assert_eq!(listed, 90);
+        // Each shard is told once.
+        for client in &mut clients {
+            let library =
+                "FUNCTION LOAD #!lua\tname=mylib\nredis.register_function('f',function()return(1)end)";
+            let words: Vec<_> = library.split(' ').map(|word| word.replace('\t', " ")).collect();
+            client.send(&crate::support::frame(&words));
+            assert_eq!(client.reply(), "$5\r\nmylib\r\n");
+        }
+        for client in &mut clients {
+            assert_eq!(client.call("FUNCTION DELETE mylib"), "+OK\r\n");
+        }
+    }
+    // What is left over stands beside another address, and serves every key.
+    let mut last = Client::new(seven.1[6]);
+    let role = last.call("ROLE");
+    assert!(role.contains("slave") && role.contains(&seven.1[0].to_string()), "{role}");
+    assert_eq!([last.call("READONLY"), last.call("GET key-1")], ["+OK\r\n", "$1\r\nv\r\n"]);
+    let output = Command::new("redis-cli")
+        .args(["--cluster", "call", &format!("127.0.0.1:{}", seven.1[4]), "DBSIZE", "--cluster-only-masters"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!((0..3).all(|at| text.contains(&seven.1[at].to_string())), "{text}");
+    let count = |line: &str| line.rsplit(' ').next().and_then(|word| word.parse::<u32>().ok());
+    let sum: u32 = text.lines().skip(1).filter_map(count).sum();
+    assert_eq!(sum, 90, "{text}");
 }

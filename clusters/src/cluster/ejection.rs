@@ -130,6 +130,7 @@ impl<P: Framed> Cluster<P> {
             router: Router::Balanced(ejection.balancer()),
             shards: old.shards.clone(),
             any: first.unwrap_or(old.any),
+            slices: Vec::new(),
         };
         self.members.replace(Rc::new(members));
         self.start_epoch();

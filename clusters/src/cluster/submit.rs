@@ -46,7 +46,10 @@ impl<P: Framed> Cluster<P> {
                 Some(key) => map.at(P::slot(key)).ok_or(Refusal::NoRoute),
                 None => {
                     let is_shard = |at: &usize| members.shards.contains(at);
-                    lane.endpoint.filter(is_shard).or_else(|| self.choose(members)).ok_or(Refusal::NoRoute)
+                    let own = members.part(lane.part).next();
+                    own.or(lane.endpoint.filter(is_shard))
+                        .or_else(|| self.choose(members))
+                        .ok_or(Refusal::NoRoute)
                 }
             };
         }
@@ -291,6 +294,9 @@ impl<P: Framed> Cluster<P> {
         let meets = P::meets(op) && self.is_balanced();
         match (&members.router, key) {
             _ if meets => members.shards.first().copied(),
+            (Router::Slots(_), None) if lane.part.is_some() => {
+                members.part(lane.part).next().or_else(|| self.choose(members))
+            }
             (router, Some(key)) if router.is_keyed() && members.shards.len() > 1 => router.by_key::<P>(key),
             (Router::Balanced(balancer), None)
                 if balancer.balance().is_hashed() && members.shards.len() > 1 =>
@@ -402,6 +408,10 @@ impl<P: Framed> Upstream<P> for Cluster<P> {
         let other = self.pin_at(position, connection.profile)?;
         other.take_over(connection, owner, false);
         Ok(Some(other))
+    }
+
+    fn slices(&self) -> Vec<Vec<(u16, u16)>> {
+        self.members().slices.iter().map(|(_, slots)| slots.clone()).collect()
     }
 
     fn owns(&self, connection: &Connection<P>) -> bool {

@@ -14,12 +14,30 @@ use super::{Itself, Rules};
 use crate::{Connection, SubmitCx, Submitted, Upstream};
 
 /// What clients are told of the cluster.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Announcement<'a> {
     /// The address that the client has connected to, if it is known.
     pub local: Option<SocketAddr>,
     /// Hosts and ports that are announced; if there are none, `local` alone is.
     pub nodes: &'a [(String, u16)],
+    /// The slots of each shard behind them (first and last of each range); empty where keys are not hashed to slots.
+    pub slices: Vec<Vec<(u16, u16)>>,
+}
+
+impl Announcement<'_> {
+    /// Which of the announced addresses the client has connected to.
+    pub fn own(&self) -> Option<usize> {
+        let local = self.local?;
+        let host = local.ip().to_canonical().to_string();
+        let is_own = |(known, port): &(String, u16)| *known == host && *port == local.port();
+        // Names, and addresses that are translated on the way, are told apart by their ports, if they can be.
+        let has_port = |(_, port): &&(String, u16)| *port == local.port();
+        let of_port = || {
+            let is_only_one = self.nodes.iter().filter(has_port).count() == 1;
+            self.nodes.iter().position(|node| has_port(&node)).filter(|_| is_only_one)
+        };
+        self.nodes.iter().position(is_own).or_else(of_port)
+    }
 }
 
 /// An upstream that is announced as a cluster.
@@ -34,6 +52,19 @@ impl<P: Rules> Announced<P> {
         Rc::new(Self { inner, nodes })
     }
 
+    fn announcement(&self, cx: &SubmitCx<'_, P>) -> Announcement<'_> {
+        Announcement { local: cx.peer.local, nodes: &self.nodes, slices: self.inner.slices() }
+    }
+
+    /// Which of several addresses the client has connected to.
+    fn part(&self, cx: &SubmitCx<'_, P>) -> Option<(u16, u16)> {
+        if self.nodes.len() < 2 {
+            return None;
+        }
+        let known = Announcement { local: cx.peer.local, nodes: &self.nodes, slices: Vec::new() };
+        Some((u16::try_from(known.own()?).ok()?, u16::try_from(self.nodes.len()).ok()?))
+    }
+
     fn is_asked(batch: &Batch<'_, P>, at: usize) -> bool {
         batch.heads.get(at).is_some_and(P::asks_of_cluster)
     }
@@ -42,7 +73,7 @@ impl<P: Rules> Announced<P> {
     fn answer(&self, batch: &mut Batch<'_, P>, at: usize, cx: &SubmitCx<'_, P>) -> Option<Submitted> {
         let (head, call) = (batch.heads.get(at)?, batch.calls.get_mut(at)?);
         let frame = call.span.of(batch.wire, batch.local);
-        let announcement = Announcement { local: cx.peer.local, nodes: &self.nodes };
+        let announcement = self.announcement(cx);
         let mut answer = Vec::new();
         match P::itself(head, frame, &announcement, cx.profile, &mut answer) {
             Itself::Answered => {
@@ -62,6 +93,9 @@ impl<P: Rules> Upstream<P> for Announced<P> {
     }
 
     fn submit(&self, batch: &mut Batch<'_, P>, range: Range<usize>, cx: SubmitCx<'_, P>) -> Submitted {
+        if cx.lane.part.is_none() {
+            cx.lane.part = self.part(&cx);
+        }
         if Self::is_asked(batch, range.start) {
             let only = range.start..range.start + 1;
             return match self.answer(batch, range.start, &cx) {

@@ -193,7 +193,12 @@ impl Rules for Resp {
         write_request(own.into_iter(), out);
     }
 
-    fn scan(frame: &[u8], shards: &[usize], moves: Option<&Moves>, out: &mut Vec<u8>) -> Option<ScanStep> {
+    fn scan(
+        frame: &[u8],
+        shards: (&[usize], &[usize]),
+        moves: Option<&Moves>,
+        out: &mut Vec<u8>,
+    ) -> Option<ScanStep> {
         scan::ask(frame, shards, moves, out)
     }
 

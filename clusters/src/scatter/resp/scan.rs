@@ -96,11 +96,15 @@ impl Cursor {
 /// As [`crate::Rules::scan`].
 pub(super) fn ask(
     frame: &[u8],
-    shards: &[usize],
+    (own, all): (&[usize], &[usize]),
     moves: Option<&Moves>,
     out: &mut Vec<u8>,
 ) -> Option<ScanStep> {
-    let cursor = Cursor::asked(frame, shards, moves)?;
+    let mut cursor = Cursor::asked(frame, own, moves)?;
+    if cursor.stage != Stage::All {
+        // What has moved may be on servers that the client's address does not stand for.
+        cursor = Cursor::asked(frame, all, moves)?;
+    }
     if cursor.stage == Stage::Check && moves.is_some() {
         out.extend_from_slice(WHO_HOLDS);
         return Some(ScanStep::Every);
@@ -123,7 +127,10 @@ pub(super) fn ask(
         }
     }
     write_request(words.into_iter(), out);
-    Some(ScanStep::At(cursor.position))
+    Some(match cursor.stage {
+        Stage::All => ScanStep::At(cursor.position),
+        _ => ScanStep::Again(cursor.position),
+    })
 }
 
 /// The keys of one server, and where to go on.

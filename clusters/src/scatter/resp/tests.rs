@@ -118,7 +118,7 @@ fn replies_that_do_not_fit_are_not_guessed() {
 fn a_cursor_names_its_server_and_ends_with_the_last() {
     let next = |cursor: &str, shards: &[usize]| {
         let mut out = Vec::new();
-        let step = Resp::scan(&frame(&format!("SCAN {cursor} COUNT 5")), shards, None, &mut out)?;
+        let step = Resp::scan(&frame(&format!("SCAN {cursor} COUNT 5")), (shards, shards), None, &mut out)?;
         let ScanStep::At(position) = step else { return None };
         let inner = args(&out).nth(1).map(|cursor| String::from_utf8(cursor.to_vec()).unwrap());
         Some((position, inner.unwrap()))
