@@ -32,11 +32,13 @@ const LIFETIME: Duration = Duration::from_secs(60);
 const MAX_HEADERS: usize = 16 << 10;
 /// Connections listed by `/connections` unless asked for more.
 const DEFAULT_LIMIT: usize = 1000;
+/// Keys of one filter that `/hot_keys` tells.
+const MAX_HOT_KEYS: usize = 50;
 /// Connections listed by `/connections` whatever is asked for: some megabytes.
 const MAX_LIMIT: usize = 10_000;
 
 /// Paths, for the index of errors.
-const PATHS: &str = "/ /live /ready /metrics /config /clusters /connections /drain (POST)";
+const PATHS: &str = "/ /live /ready /metrics /config /clusters /connections /hot_keys /drain (POST)";
 
 /// What the admin server knows of the process.
 pub struct AdminState {
@@ -129,6 +131,7 @@ fn answer(request: &Request<Incoming>, state: &AdminState) -> Response<Full<Byte
         }
         "/config" => json(&(state.config)()),
         "/clusters" => json(&(state.clusters)()),
+        "/hot_keys" => json(&hot_keys(&state.registry, limit(request.uri().query()))),
         "/connections" => json(&(state.connections)(limit(request.uri().query()))),
         "/drain" => {
             // Nobody listens once the drain has begun, which is what was asked for.
@@ -137,6 +140,20 @@ fn answer(request: &Request<Incoming>, state: &AdminState) -> Response<Full<Byte
         }
         _ => text(StatusCode::NOT_FOUND, format!("nothing at {path}; there is {PATHS}\n")),
     }
+}
+
+/// The keys that are used most, by what their filter is configured on.
+fn hot_keys(registry: &Registry, most: usize) -> Value {
+    let keys = |keys: &mecha_telemetry::HotKeys| -> Vec<Value> {
+        let row = |key: mecha_telemetry::HotKey| {
+            let text = String::from_utf8_lossy(&key.key).into_owned();
+            serde_json::json!({ "key": text, "length": key.length, "share": key.share })
+        };
+        keys.top(most.min(MAX_HOT_KEYS)).into_iter().map(row).collect()
+    };
+    let all = registry.all_hot_keys();
+    let scopes = all.iter().map(|(scope, all)| (scope.clone(), keys(all).into()));
+    Value::Object(scopes.collect())
 }
 
 /// `limit=N` of a query.

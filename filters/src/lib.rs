@@ -11,6 +11,7 @@
 mod access_log;
 mod circuit_breaker;
 mod deny_commands;
+mod hot_keys;
 pub mod http;
 pub mod kafka;
 mod log_sink;
@@ -120,12 +121,23 @@ mod tests {
         listed(
             "src",
             policies,
-            &["lib", "log_sink", "select", "http", "kafka", "memcached", "resp", "deny_commands", "testing"],
+            &[
+                "lib",
+                "log_sink",
+                "select",
+                "http",
+                "kafka",
+                "memcached",
+                "resp",
+                "deny_commands",
+                "hot_keys",
+                "testing",
+            ],
         );
         let typed: Vec<_> = super::resp::FILTERS
             .iter()
             .map(|kind| kind.name)
-            .filter(|name| *name != "deny_commands")
+            .filter(|name| !["deny_commands", "hot_keys"].contains(name))
             .collect();
         listed("src/resp", typed, &["channels", "replies"]);
         let typed = super::kafka::FILTERS.iter().map(|kind| kind.name).collect();

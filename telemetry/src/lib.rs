@@ -10,6 +10,7 @@ mod cluster;
 mod counter;
 mod export;
 mod histogram;
+mod hot_keys;
 mod lag;
 mod listener;
 mod logins;
@@ -28,6 +29,7 @@ pub use apis::{ApiMetrics, Seated};
 pub use cluster::ClusterMetrics;
 pub use counter::Counter;
 pub use histogram::Histogram;
+pub use hot_keys::{HotKey, HotKeys, HotKeysTable};
 pub use lag::{Lag, LagTopic};
 pub use listener::{CloseReason, ListenerMetrics};
 pub use logins::LoginMetrics;
@@ -63,6 +65,7 @@ pub(crate) struct Sources {
     routes: Mutex<Vec<Arc<RouteMetrics>>>,
     apis: Mutex<Vec<Arc<ApiMetrics>>>,
     lags: Mutex<BTreeMap<String, Arc<Lag>>>,
+    hot_keys: Mutex<BTreeMap<String, Arc<HotKeys>>>,
 }
 
 impl Sources {
@@ -176,6 +179,23 @@ impl Registry {
     pub fn lag(&self, listener: &str) -> Arc<Lag> {
         let mut lags = self.inner.sources.lags.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(lags.entry(listener.into()).or_default())
+    }
+
+    /// Tables for the keys that are used most in `scope`: the same for the same scope, unless other calls are to be looked at.
+    pub fn hot_keys(&self, scope: &str, sample: u32) -> Arc<HotKeys> {
+        let mut all = self.inner.sources.hot_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.entry(scope.into()).or_insert_with(|| Arc::new(HotKeys::new(sample)));
+        if known.sample() != sample {
+            *known = Arc::new(HotKeys::new(sample));
+        }
+        Arc::clone(known)
+    }
+
+    /// All scopes whose keys are counted by anybody.
+    pub fn all_hot_keys(&self) -> Vec<(String, Arc<HotKeys>)> {
+        let mut all = self.inner.sources.hot_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, keys| Arc::strong_count(keys) > 1);
+        all.iter().map(|(scope, keys)| (scope.clone(), Arc::clone(keys))).collect()
     }
 
     /// Figures of the migration of `route`, a listener's and a route's name; over all workers.

@@ -82,3 +82,32 @@ fn connections_beyond_the_limit_are_counted_and_not_listed() {
         assert_eq!(text.matches("\"idle_seconds\"").count(), listed, "{text}");
     }
 }
+
+#[test]
+fn hot_keys_are_told_by_the_admin_server() {
+    let mecha = Mecha::configured(
+        "listeners:\n  - { listen: \"redis://127.0.0.1:0\", to: \"embedded://\", name: front, filters: [ { hot_keys: { sample: 3 } } ] }\n  \
+         - { listen: \"memcached://127.0.0.1:0\", to: \"embedded://\", name: quiet }\nworkers: 2\n",
+    );
+    let none = mecha.get("/hot_keys");
+    assert!(none.contains("\"listener:front\": []") && !none.contains("quiet"), "{none}");
+    let mut clients: Vec<_> = (0..4).map(|_| mecha.client()).collect();
+    for round in 0..600 {
+        for client in &mut clients {
+            let _ = client.call("GET sirius");
+            let _ = client.call(&format!("GET other:{round}"));
+        }
+    }
+    let told: serde_json::Value = serde_json::from_str(body(&mecha.get("/hot_keys?limit=2"))).unwrap();
+    let keys = told["listener:front"].as_array().unwrap();
+    assert_eq!((keys.len(), keys[0]["key"].as_str()), (2, Some("sirius")), "{told}");
+    let share = keys[0]["share"].as_f64().unwrap();
+    assert!((0.4..0.6).contains(&share), "{share}");
+    // Keys are told nowhere else.
+    assert!(mecha.get("/metrics").contains("mecha_calls_total") && !mecha.get("/metrics").contains("sirius"));
+}
+
+/// What is behind the head of an answer.
+fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").map_or(answer, |(_, body)| body)
+}
