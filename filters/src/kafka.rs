@@ -55,6 +55,9 @@ pub trait KafkaFactory: Send + Sync {
 pub enum Wants {
     /// Nothing.
     Nothing,
+    /// Of a request to produce, its beginning: the client's and the transactional id, and the acknowledgements. Another filter may
+    /// want more, and then it sees all of it. It cannot be refused: whoever refuses has to see it as a whole.
+    Beginning,
     /// The request.
     Request,
     /// The request and the response.
@@ -68,8 +71,10 @@ pub struct Body<'b> {
     pub key: ApiKey,
     /// Its version.
     pub version: i16,
-    /// The bytes behind the correlation id, which may be changed.
+    /// The bytes behind the correlation id, which may be changed; or the first of them, of a request to produce.
     pub bytes: &'b mut Vec<u8>,
+    /// How many bytes there are behind the correlation id, in all, as they came.
+    pub size: u32,
     /// Room to write them anew; what is in there is of no account.
     pub room: &'b mut Vec<u8>,
     /// Of a request: what the filter will want to know about it when the response comes. Of a response: that.
@@ -189,13 +194,9 @@ fn who(peer: &Peer) -> Option<&str> {
     })
 }
 
-/// Whether responses of this version name nothing that a name belongs to, and may be large.
-fn is_nameless(key: ApiKey, version: i16) -> bool {
-    match key {
-        ApiKey::FETCH | ApiKey::PRODUCE => version >= 13,
-        ApiKey::SHARE_FETCH | ApiKey::SHARE_ACKNOWLEDGE => true,
-        _ => false,
-    }
+/// Whether responses name nothing that a name belongs to, and may be large.
+fn is_nameless(key: ApiKey) -> bool {
+    [ApiKey::SHARE_FETCH, ApiKey::SHARE_ACKNOWLEDGE].contains(&key)
 }
 
 /// Goes over all names of an exchange, and replaces them.
@@ -209,9 +210,10 @@ impl Names {
     fn wants(key: ApiKey, version: i16) -> Wants {
         match key {
             ApiKey::API_VERSIONS => Wants::Nothing,
+            ApiKey::PRODUCE if version >= names::NAMELESS_PRODUCE => Wants::Beginning,
             // From here on they name topics by their identities.
             ApiKey::FETCH if version >= 13 => Wants::Nothing,
-            _ if is_nameless(key, version) => Wants::Request,
+            _ if is_nameless(key) => Wants::Request,
             _ => Wants::Both,
         }
     }
@@ -219,7 +221,12 @@ impl Names {
     fn request(&mut self, request: &mut Body<'_>, map: &mut names::Map<'_>) -> Result<(), names::Failure> {
         request.room.clear();
         let (key, version) = (request.key, request.version);
-        names::request(key, version, request.bytes, &mut self.note, map, request.room)?;
+        if Self::wants(key, version) == Wants::Beginning {
+            // Whatever follows is as it was.
+            names::beginning(version, request.bytes, map, request.room)?;
+        } else {
+            names::request(key, version, request.bytes, &mut self.note, map, request.room)?;
+        }
         request.note = self.note.bits();
         std::mem::swap(request.bytes, request.room);
         Ok(())
@@ -295,8 +302,16 @@ mod testing {
         guard::encode_request(Some("test"), request, version, &mut body).unwrap();
         let (mut bytes, mut room) = (body.to_vec(), vec![1, 2, 3]);
         let key = ApiKey(R::KEY);
-        let mut body =
-            Body { key, version, bytes: &mut bytes, room: &mut room, note: 0, now_micros: 0, wait_micros: 0 };
+        let mut body = Body {
+            key,
+            version,
+            size: bytes.len() as u32,
+            bytes: &mut bytes,
+            room: &mut room,
+            note: 0,
+            now_micros: 0,
+            wait_micros: 0,
+        };
         filter.on_request(&mut body)?;
         let note = body.note;
         let (client, request) = guard::request::<R>(version, bytes.into()).unwrap();
@@ -315,7 +330,9 @@ mod testing {
         let (mut bytes, mut room) = (body.to_vec(), Vec::new());
         let key = ApiKey(R::KEY);
         let (bytes_of, room) = (&mut bytes, &mut room);
-        let mut body = Body { key, version, bytes: bytes_of, room, note, now_micros: 0, wait_micros: 0 };
+        let size = bytes_of.len() as u32;
+        let mut body =
+            Body { key, version, bytes: bytes_of, size, room, note, now_micros: 0, wait_micros: 0 };
         filter.on_response(&mut body).unwrap();
         guard::response::<R>(version, bytes.into()).unwrap()
     }

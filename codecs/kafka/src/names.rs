@@ -130,6 +130,44 @@ pub fn request(
     copy(message, version, body, note, map, out)
 }
 
+/// From this version on requests to produce have no names behind their beginning.
+pub const NAMELESS_PRODUCE: i16 = 13;
+
+/// Replaces the names in the beginning of a request to produce ([`crate::pending::beginning`]), of a version from
+/// [`NAMELESS_PRODUCE`] on, and appends the new beginning to `out`.
+///
+/// # Errors
+/// As [`request`].
+pub fn beginning(version: i16, bytes: &[u8], map: &mut Map<'_>, out: &mut Vec<u8>) -> Result<(), Failure> {
+    let (key, is_nameless) = (ApiKey::PRODUCE, version >= NAMELESS_PRODUCE);
+    let is_known = is_nameless && is_understood(key, version);
+    let message = key.request().filter(|_| is_known).ok_or(Failure::NotUnderstood)?;
+    let first = message.fields.first().filter(|field| field.role == Role::TransactionalId);
+    let first = first.ok_or(Failure::NotUnderstood)?;
+    let is_flexible = message.is_flexible(version);
+    let mut copier = Copier {
+        key,
+        is_response: false,
+        version,
+        is_flexible,
+        rest: bytes,
+        resource: 0,
+        note: &mut Note::default(),
+        map,
+        name: Vec::new(),
+        out,
+    };
+    let header = guard::header(bytes, is_flexible)?.1;
+    let header = copier.take(header)?;
+    copier.out.extend_from_slice(header);
+    if let Some(name) = copier.field(first)? {
+        return Err(Failure::Foreign(name));
+    }
+    let acks = copier.take(copier.rest.len())?;
+    copier.out.extend_from_slice(acks);
+    Ok(())
+}
+
 /// Replaces the names in the body of a response. `note` is that of the request.
 ///
 /// # Errors

@@ -153,9 +153,39 @@ impl Acks {
     }
 }
 
+/// The beginning of a request to produce, up to its acknowledgements and with them: how many bytes that are, and what they are.
+/// `None` if `bytes`, of a body of so many, end before that.
+///
+/// # Errors
+/// See [`Malformed`].
+pub fn beginning(version: i16, body: u32, bytes: &[u8]) -> Result<Option<(usize, i16)>, Malformed> {
+    let message = ApiKey::PRODUCE.request().ok_or(Malformed::Unknown)?;
+    let (mut walk, mut at) = (Walk::new(message, version, body)?, 0);
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let step = walk.step(rest)?;
+        if matches!(step, Step::More) {
+            return Ok(None);
+        }
+        at += step.head() + step.body();
+        if let Step::Value { field: Some(field), .. } = step
+            && field.role == Role::Acks
+        {
+            let acks = rest.first_chunk().ok_or(Malformed::Truncated)?;
+            return Ok(Some((at, i16::from_be_bytes(*acks))));
+        }
+        if matches!(step, Step::Done) {
+            return Err(Malformed::Truncated);
+        }
+        if at > bytes.len() {
+            return Ok(None);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Acks, Full, InFlight, Mismatch, Pending};
+    use super::{Acks, Full, InFlight, Mismatch, Pending, beginning};
     use crate::table::ApiKey;
 
     fn request(correlation: i32) -> InFlight<()> {
@@ -191,6 +221,11 @@ mod tests {
                     let mut probe = Acks::new(version, body.len() as u32).unwrap();
                     let found = body.chunks(size).find_map(|piece| probe.push(piece).unwrap());
                     assert_eq!(found, Some(acks), "version {version} in pieces of {size}");
+                }
+                let size = body.len() - b"whatever follows".len();
+                for cut in 0..body.len() {
+                    let found = beginning(version, body.len() as u32, &body[..cut]);
+                    assert_eq!(found, Ok((cut >= size).then_some((size, acks))), "version {version}, {cut}");
                 }
             }
         }

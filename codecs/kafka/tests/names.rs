@@ -10,6 +10,7 @@ use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Request, StrBytes};
 use mecha_kafka::guard;
 use mecha_kafka::names::{self, Failure, Name, Note, is_understood};
+use mecha_kafka::pending::beginning;
 use mecha_kafka::schema::{Field, Kind, MESSAGES, Role};
 use mecha_kafka::table::{ApiKey, apis};
 
@@ -98,6 +99,28 @@ fn names_come_back_as_they_went() {
         }
     }
     assert!(seen > 300);
+}
+
+#[test]
+fn the_beginning_of_a_nameless_request_to_produce_has_all_of_its_names() {
+    let key = ApiKey::PRODUCE;
+    let last = names::understood(key).last;
+    assert!(last >= names::NAMELESS_PRODUCE);
+    for version in names::NAMELESS_PRODUCE..=last {
+        for seed in 0..20 {
+            let mut any = Any { random: Rng::with_seed(seed), text: "name", is_full: seed % 2 == 0 };
+            let body = any.body(key.request().unwrap(), version);
+            let mut whole = Vec::new();
+            names::request(key, version, &body, &mut Note::default(), &mut add, &mut whole).unwrap();
+            let (size, _) = beginning(version, body.len() as u32, &body).unwrap().unwrap();
+            let mut anew = Vec::new();
+            names::beginning(version, &body[..size], &mut add, &mut anew).unwrap();
+            anew.extend_from_slice(&body[size..]);
+            assert_eq!(anew, whole, "version {version}, seed {seed}");
+        }
+    }
+    let named = names::beginning(names::NAMELESS_PRODUCE - 1, &[0; 20], &mut add, &mut Vec::new());
+    assert_eq!(named, Err(Failure::NotUnderstood));
 }
 
 #[test]

@@ -255,7 +255,7 @@ impl Meter {
         };
         let mut wait = 0;
         match &self.own {
-            Some(own) => wait = of(own, body.bytes.len()),
+            Some(own) => wait = of(own, body.size as usize),
             None => {
                 let topics = &mut self.topics;
                 let read = record_bytes(body.key, body.version, body.bytes, &mut |topic, bytes| {
@@ -303,8 +303,9 @@ impl KafkaFilter for Meter {
         let is_metered = self.rule.as_ref().is_some_and(|rule| rule.rate(key).is_some());
         match key {
             _ if !is_metered => Wants::Nothing,
+            // It is enough to know how large they are.
+            ApiKey::PRODUCE if self.own.is_some() => Wants::Beginning,
             ApiKey::PRODUCE => Wants::Request,
-            // Of others it is enough to know how large they are.
             _ if self.own.is_some() => Wants::Nothing,
             _ => Wants::Both,
         }
@@ -376,7 +377,8 @@ mod tests {
         guard::encode_request(None, &request, 9, &mut body).unwrap();
         let (mut bytes, mut room) = (body.to_vec(), Vec::new());
         let (bytes, room, key) = (&mut bytes, &mut room, ApiKey::PRODUCE);
-        let mut body = Body { key, version: 9, bytes, room, note: 0, now_micros, wait_micros: 0 };
+        let size = bytes.len() as u32;
+        let mut body = Body { key, version: 9, bytes, size, room, note: 0, now_micros, wait_micros: 0 };
         filter.on_request(&mut body).unwrap();
         body.wait_micros
     }

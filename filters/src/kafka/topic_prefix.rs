@@ -128,7 +128,11 @@ impl KafkaFilter for Prefix {
     }
 
     fn wants(&self, key: ApiKey, version: i16) -> Wants {
-        Names::wants(key, version)
+        match Names::wants(key, version) {
+            // It will be refused.
+            Wants::Beginning if self.prefix.is_none() => Wants::Request,
+            wants => wants,
+        }
     }
 
     fn on_request(&mut self, request: &mut Body<'_>) -> Result<(), Refused> {

@@ -106,18 +106,18 @@ pub(super) struct Direction<H> {
 }
 
 /// Collects what goes on: nothing is copied as long as it is what came.
-struct Passing<'a> {
-    bytes: &'a [u8],
+pub(super) struct Passing<'a> {
+    pub(super) bytes: &'a [u8],
     /// The first so many bytes go on as they are.
-    as_is: usize,
+    pub(super) as_is: usize,
     /// From here on `out` is what goes on.
-    is_written: bool,
-    out: &'a mut Vec<u8>,
+    pub(super) is_written: bool,
+    pub(super) out: &'a mut Vec<u8>,
 }
 
 impl Passing<'_> {
     /// These bytes of what was given go on as they are.
-    fn pass(&mut self, from: usize, len: usize) {
+    pub(super) fn pass(&mut self, from: usize, len: usize) {
         if self.is_written {
             self.out.extend_from_slice(self.bytes.get(from..from + len).unwrap_or_default());
         } else if self.as_is == from {
@@ -130,14 +130,14 @@ impl Passing<'_> {
     }
 
     /// From now on what goes on is written.
-    fn write(&mut self) -> &mut Vec<u8> {
+    pub(super) fn write(&mut self) -> &mut Vec<u8> {
         if !std::mem::replace(&mut self.is_written, true) {
             self.out.extend_from_slice(self.bytes.get(..self.as_is).unwrap_or_default());
         }
         self.out
     }
 
-    fn goes(&self) -> Goes {
+    pub(super) fn goes(&self) -> Goes {
         if self.is_written { Goes::Written } else { Goes::AsIs(self.as_is) }
     }
 }

@@ -9,6 +9,7 @@
 //! turn, behind whatever is under way, which only the brokers know: so a question that every broker answers at once goes
 //! in its place, and its answer is exchanged.
 
+mod beginning;
 mod pause;
 mod staged;
 
@@ -27,12 +28,13 @@ use mecha_kafka::throttle;
 use mecha_telemetry::CloseReason;
 use mecha_transport::Clock;
 
+use self::beginning::Beginning;
 use self::pause::{Opening, Pause};
 pub(super) use self::staged::Staged;
-use super::conversation::Direction;
+use super::conversation::{Direction, Passing};
 use super::reception::reason;
 use super::{OPS, op_of};
-use crate::session::opaque::Judges;
+use crate::session::opaque::{Goes, Judges};
 
 /// Bytes of a request or a response that a filter wants to see.
 const MAX_WHOLE: u32 = 64 << 20;
@@ -57,6 +59,8 @@ pub(super) struct Stage {
     responses: Direction<ResponseHead>,
     /// The request that is awaited whole, since when, and why policies refuse it.
     head: Option<(RequestHead, u64, Option<Refusal>)>,
+    /// The request to produce of which the beginning is awaited.
+    beginning: Option<Beginning>,
     /// The answer that is awaited whole.
     coming: Option<(ResponseHead, Asked)>,
     asked: VecDeque<Asked>,
@@ -110,6 +114,7 @@ impl Stage {
             requests: Direction::new(max_frame),
             responses: Direction::new(i32::MAX as u32),
             head: None,
+            beginning: None,
             coming: None,
             asked: VecDeque::new(),
             notes: VecDeque::new(),
@@ -173,23 +178,28 @@ impl Stage {
         wants.unwrap_or(Wants::Nothing)
     }
 
-    /// What the client sent. What goes on is appended to `out`.
-    pub(super) fn up(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), CloseReason> {
+    /// What the client sent. What goes on that is not as it came is appended to `out`.
+    pub(super) fn up(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Goes, CloseReason> {
         self.is_stalled = false;
         let mut requests = std::mem::replace(&mut self.requests, Direction::new(0));
         let joined = requests.joined(bytes);
         let input = joined.as_deref().unwrap_or(bytes);
-        let taken = self.requests_in(&mut requests.scanner, input, out);
+        let mut passing = Passing { bytes: input, as_is: 0, is_written: joined.is_some(), out };
+        let taken = self.requests_in(&mut requests.scanner, input, &mut passing);
+        if let Some(begun) = &mut self.beginning {
+            begun.is_apart();
+        }
+        let goes = passing.goes();
         self.requests = requests;
         self.requests.held.extend_from_slice(input.get(taken?..).unwrap_or_default());
-        Ok(())
+        Ok(goes)
     }
 
     fn requests_in(
         &mut self,
         requests: &mut Scanner<RequestHead>,
         input: &[u8],
-        out: &mut Vec<u8>,
+        passing: &mut Passing<'_>,
     ) -> Result<usize, CloseReason> {
         let mut at = 0;
         loop {
@@ -205,16 +215,21 @@ impl Stage {
                 tracing::debug!(?error, "a client does not speak Kafka");
                 CloseReason::Protocol
             })?;
+            let from = at;
             at += taken;
             match item {
                 Item::Head(head) => {
                     let RequestHead { key, version, correlation, body } = head;
                     let (since_micros, refusal) = self.judge(key);
-                    // Whether there will be an answer to one that produces, only its body says.
-                    let is_seen = key == ApiKey::PRODUCE || self.wants(key, version) != Wants::Nothing;
-                    if !is_seen && refusal.is_none() {
+                    let wants = self.wants(key, version);
+                    if key == ApiKey::PRODUCE && wants <= Wants::Beginning && refusal.is_none() {
+                        // Whether there will be an answer, only its body says.
+                        self.beginning = Some(Beginning::new(head, since_micros, from));
+                        continue;
+                    }
+                    if wants == Wants::Nothing && refusal.is_none() {
                         self.meter(key);
-                        head.write(out);
+                        passing.pass(from, taken);
                         let what = What::Passes;
                         self.asked.push_back(Asked { key, version, correlation, what, since_micros });
                         continue;
@@ -231,10 +246,16 @@ impl Stage {
                     requests.want(Want::Whole);
                     self.head = Some((head, since_micros, refusal));
                 }
-                Item::Piece { len, .. } => out.extend_from_slice(rest.get(..len).unwrap_or_default()),
+                Item::Piece { len, is_last } => match self.beginning.take() {
+                    Some(begun) => {
+                        let piece = rest.get(..len).unwrap_or_default();
+                        self.begin(begun, (from, piece), is_last, passing)?;
+                    }
+                    None => passing.pass(from, len),
+                },
                 Item::Whole(body) => {
                     let (head, since_micros, refusal) = self.head.take().ok_or(CloseReason::Bug)?;
-                    self.request((head, since_micros), refusal, body, out)?;
+                    self.request((head, since_micros), refusal, body, passing.write())?;
                 }
                 Item::More => return Ok(at),
             }
@@ -303,10 +324,11 @@ impl Stage {
         let (now_micros, mut wait) = (self.clock.micros(), 0);
         for (at, filter) in self.filters.iter_mut().enumerate() {
             let (bytes, room) = (&mut self.body, &mut self.room);
-            let mut request = Body { key, version, bytes, room, note: 0, now_micros, wait_micros: 0 };
+            let size = head.body;
+            let mut request = Body { key, version, bytes, size, room, note: 0, now_micros, wait_micros: 0 };
             let judged = match filter.wants(key, version) {
                 Wants::Nothing => Ok(()),
-                Wants::Request | Wants::Both => filter.on_request(&mut request),
+                Wants::Beginning | Wants::Request | Wants::Both => filter.on_request(&mut request),
             };
             self.notes.push_back(request.note);
             wait = wait.max(request.wait_micros);
@@ -324,14 +346,19 @@ impl Stage {
             let what = What::Seen;
             self.asked.push_back(Asked { key, version, correlation, what, since_micros });
         } else {
-            for (filter, note) in self.filters.iter_mut().zip(self.notes.drain(before..)) {
-                if filter.wants(key, version) != Wants::Nothing {
-                    filter.on_unanswered(note);
-                }
-            }
+            self.unanswered((key, version), before);
             self.ended(key, since_micros, Outcome::Ok);
         }
         Ok(())
+    }
+
+    /// Tells filters that the last request, whose notes are from here on, will have no answer.
+    fn unanswered(&mut self, (key, version): (ApiKey, i16), before: usize) {
+        for (filter, note) in self.filters.iter_mut().zip(self.notes.drain(before..)) {
+            if filter.wants(key, version) != Wants::Nothing {
+                filter.on_unanswered(note);
+            }
+        }
     }
 
     /// Something else is asked in its place. So many filters have let it pass.
@@ -371,27 +398,30 @@ impl Stage {
         Ok(())
     }
 
-    /// What is for the client. What goes on is appended to `out`.
-    pub(super) fn down(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), CloseReason> {
+    /// What is for the client. What goes on that is not as it came is appended to `out`.
+    pub(super) fn down(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Goes, CloseReason> {
         let mut responses = std::mem::replace(&mut self.responses, Direction::new(0));
         let joined = responses.joined(bytes);
         let input = joined.as_deref().unwrap_or(bytes);
-        let taken = self.responses_in(&mut responses.scanner, input, out);
+        let mut passing = Passing { bytes: input, as_is: 0, is_written: joined.is_some(), out };
+        let taken = self.responses_in(&mut responses.scanner, input, &mut passing);
+        let goes = passing.goes();
         self.responses = responses;
         self.responses.held.extend_from_slice(input.get(taken?..).unwrap_or_default());
-        Ok(())
+        Ok(goes)
     }
 
     fn responses_in(
         &mut self,
         responses: &mut Scanner<ResponseHead>,
         input: &[u8],
-        out: &mut Vec<u8>,
+        passing: &mut Passing<'_>,
     ) -> Result<usize, CloseReason> {
         let mut at = 0;
         loop {
             let rest = input.get(at..).unwrap_or_default();
             let (taken, item) = responses.next(rest).map_err(|_| CloseReason::UpstreamLost)?;
+            let from = at;
             at += taken;
             match item {
                 Item::Head(head) => {
@@ -399,9 +429,11 @@ impl Stage {
                     let asked = asked.ok_or(CloseReason::UpstreamLost)?;
                     let millis = self.wait_after(&asked, head.body);
                     let is_wanted = match &asked.what {
-                        What::Passes => asked.key == ApiKey::API_VERSIONS,
+                        What::Passes if asked.key == ApiKey::API_VERSIONS => true,
                         What::Refused(_) => true,
-                        What::Seen if millis > 0 && asked.key == ApiKey::PRODUCE => true,
+                        // The time to wait is at its end.
+                        What::Passes | What::Seen if asked.key == ApiKey::PRODUCE && millis > 0 => true,
+                        What::Passes => false,
                         What::Seen => self.wants(asked.key, asked.version) == Wants::Both,
                     };
                     // Errors of brokers matter to policies, but not so much as to hold records up.
@@ -415,7 +447,7 @@ impl Stage {
                         if millis > 0 {
                             self.opening = Opening::new(asked.key, asked.version, millis);
                         }
-                        head.write(out);
+                        passing.pass(from, taken);
                         continue;
                     }
                     if head.body > MAX_WHOLE {
@@ -427,19 +459,20 @@ impl Stage {
                     self.coming = Some((head, asked));
                 }
                 Item::Piece { len, is_last } => {
-                    let mut piece = rest.get(..len).unwrap_or_default();
+                    let mut before = 0;
                     if let Some(opening) = &mut self.opening {
-                        let (taken, is_over) = opening.take(piece, is_last, out);
-                        piece = piece.get(taken..).unwrap_or_default();
+                        let piece = rest.get(..len).unwrap_or_default();
+                        let (taken, is_over) = opening.take(piece, is_last, passing.write());
+                        before = taken;
                         if is_over {
                             self.opening = None;
                         }
                     }
-                    out.extend_from_slice(piece);
+                    passing.pass(from + before, len - before);
                 }
                 Item::Whole(body) => {
                     let (head, asked) = self.coming.take().ok_or(CloseReason::Bug)?;
-                    self.response(head, asked, body, out)?;
+                    self.response(head, asked, body, passing.write())?;
                 }
                 Item::More => return Ok(at),
             }
@@ -497,7 +530,9 @@ impl Stage {
                     let note = self.notes.get(at).copied().unwrap_or_default();
                     let (bytes, room) = (&mut self.body, &mut self.room);
                     if filter.wants(key, version) == Wants::Both {
-                        let mut body = Body { key, version, bytes, room, note, now_micros, wait_micros: 0 };
+                        let size = head.body;
+                        let mut body =
+                            Body { key, version, bytes, size, room, note, now_micros, wait_micros: 0 };
                         filter.on_response(&mut body).map_err(|_| CloseReason::UpstreamLost)?;
                         self.pause.extend(body.wait_micros, now_micros);
                     }
@@ -513,6 +548,17 @@ impl Stage {
         ResponseHead { body: self.body.len() as u32, ..head }.write(out);
         out.extend_from_slice(&self.body);
         Ok(())
+    }
+
+    /// So many bytes have passed of the client, of those that nobody wants to see.
+    fn passed_up(&mut self, bytes: usize) {
+        self.requests.scanner.passed(bytes);
+    }
+
+    /// Bytes to come of a request that nobody wants to see.
+    fn unseen_up(&self) -> usize {
+        let is_seen = !self.requests.held.is_empty() || self.head.is_some() || self.beginning.is_some();
+        if is_seen { 0 } else { self.requests.scanner.unseen() }
     }
 
     /// So many bytes have passed, of those that nobody wants to see.

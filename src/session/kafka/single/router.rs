@@ -89,8 +89,10 @@ impl Router {
         let Some(stage) = &mut self.stage else { return self.take(bytes) };
         let [mut up, down] = std::mem::take(&mut self.staged);
         up.clear();
-        stage.up(bytes, &mut up)?;
-        let taken = self.take(&up);
+        let taken = match stage.up(bytes, &mut up)? {
+            Goes::AsIs(len) => self.take(bytes.get(..len).unwrap_or_default()),
+            Goes::Written => self.take(&up),
+        };
         self.staged = [up, down];
         taken
     }
@@ -98,9 +100,14 @@ impl Router {
     /// Shows filters what is for the client.
     fn show(&mut self) -> Result<(), CloseReason> {
         let (Some(stage), [_, down]) = (&mut self.stage, &mut self.staged) else { return Ok(()) };
-        let shown = if down.is_empty() { Ok(()) } else { stage.down(down, self.out.buffer()) };
+        if down.is_empty() {
+            return Ok(());
+        }
+        if let Goes::AsIs(len) = stage.down(down, self.out.buffer())? {
+            self.out.extend(down.get(..len).unwrap_or_default());
+        }
         down.clear();
-        shown
+        Ok(())
     }
 
     /// Appends the answers whose turn it is and that are there. Whether there were any.

@@ -31,28 +31,45 @@ impl Staged {
     }
 }
 
+/// The first bytes of what is between the two go on, without a copy if nothing waits before them.
+fn hand_over(between: &mut Vec<u8>, len: usize, out: &mut Vec<u8>) {
+    if out.is_empty() {
+        between.truncate(len);
+        std::mem::swap(between, out);
+    } else {
+        out.extend_from_slice(between.get(..len).unwrap_or_default());
+    }
+}
+
 impl Between for Staged {
     fn up(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Goes, CloseReason> {
         let Some(stage) = &mut self.stage else { return self.conversation.up(bytes, out) };
         self.between.clear();
         self.between.shrink_to(KEPT);
-        stage.up(bytes, &mut self.between)?;
-        if let Goes::AsIs(len) = self.conversation.up(&self.between, out)? {
-            out.extend_from_slice(self.between.get(..len).unwrap_or_default());
+        match stage.up(bytes, &mut self.between)? {
+            Goes::AsIs(len) => self.conversation.up(bytes.get(..len).unwrap_or_default(), out),
+            Goes::Written => {
+                if let Goes::AsIs(len) = self.conversation.up(&self.between, out)? {
+                    hand_over(&mut self.between, len, out);
+                }
+                Ok(Goes::Written)
+            }
         }
-        Ok(Goes::Written)
     }
 
     fn down(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<Goes, CloseReason> {
         let Some(stage) = &mut self.stage else { return self.conversation.down(bytes, out) };
         self.between.clear();
         self.between.shrink_to(KEPT);
-        let came = match self.conversation.down(bytes, &mut self.between)? {
-            Goes::AsIs(len) => bytes.get(..len).unwrap_or_default(),
-            Goes::Written => &self.between,
-        };
-        stage.down(came, out)?;
-        Ok(Goes::Written)
+        match self.conversation.down(bytes, &mut self.between)? {
+            Goes::AsIs(len) => stage.down(bytes.get(..len).unwrap_or_default(), out),
+            Goes::Written => {
+                if let Goes::AsIs(len) = stage.down(&self.between, out)? {
+                    hand_over(&mut self.between, len, out);
+                }
+                Ok(Goes::Written)
+            }
+        }
     }
 
     fn resumes(&self) -> bool {
@@ -79,11 +96,15 @@ impl Between for Staged {
     }
 
     fn unseen_up(&self) -> usize {
-        if self.stage.is_some() { 0 } else { self.conversation.unseen_up() }
+        let unseen = self.conversation.unseen_up();
+        self.stage.as_ref().map_or(unseen, |stage| unseen.min(stage.unseen_up()))
     }
 
     fn passed_up(&mut self, bytes: usize) {
         self.conversation.passed_up(bytes);
+        if let Some(stage) = &mut self.stage {
+            stage.passed_up(bytes);
+        }
     }
 
     fn unseen_down(&self) -> usize {
