@@ -2,10 +2,14 @@
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
-use mecha_core::{Framed, OpId, Outcome, Ticket};
+use mecha_core::{Asked, Framed, OpId, Outcome, Refusal, Ticket};
 
 use crate::{Cluster, ReplySink};
+
+/// How long a command waits for servers, if it has no limit of its own.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One answer, and who gets it.
 pub(crate) struct Answer<P: Framed> {
@@ -47,4 +51,34 @@ impl<P: Framed> Answers<P> {
             }
         });
     }
+}
+
+/// How long a command with this timeout waits for servers, and what it is told then.
+pub(crate) fn patience(timeout_ms: u32) -> (Duration, Refusal) {
+    match timeout_ms {
+        0 => (PATIENCE, Refusal::UpstreamUnreachable),
+        millis => (Duration::from_millis(u64::from(millis)), Refusal::TimedOut),
+    }
+}
+
+/// Once a command with this timeout has waited long enough, `give_up` is called, unless `waiter` is gone.
+pub(crate) fn after_patience<W: 'static>(
+    waiter: Weak<W>,
+    timeout_ms: u32,
+    give_up: impl FnOnce(&W, Refusal) + 'static,
+) {
+    let (limit, why) = patience(timeout_ms);
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(limit).await;
+        if let Some(waiter) = waiter.upgrade() {
+            give_up(&waiter, why);
+        }
+    });
+}
+
+/// The native error.
+pub(crate) fn refusal<P: Framed>(op: OpId, why: Refusal) -> Vec<u8> {
+    let mut error = Vec::new();
+    P::refuse(Asked { op, echo: 0 }, why, &mut error);
+    error
 }

@@ -29,7 +29,7 @@ use self::parking::{Parked, Parking};
 use crate::CurrentLogin;
 use crate::Health;
 use crate::detour::{Detour, Follow, PATIENCE_MICROS};
-use crate::ear::Watches;
+use crate::links::Watches;
 use crate::logins::Guests;
 use crate::news::{Cause, Subscription};
 use crate::reads::{ReadPolicy, Reads};

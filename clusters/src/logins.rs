@@ -16,19 +16,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
-use std::time::Duration;
 
-use mecha_core::{
-    Affinity, Asked, Batch, ConnKey, Login, OpId, Outcome, Protocol, Refusal, Session, Ticket, login_of,
-};
+use mecha_core::{Affinity, Batch, ConnKey, Login, OpId, Outcome, Refusal, Session, Ticket, login_of};
 use mecha_resp::{Resp, args, credentials, op};
 
-use crate::answers::{Answer, Answers};
+use crate::answers::{Answer, Answers, patience, refusal};
 use crate::{Cluster, Connection, ReplySink, SubmitCx, Submitted, Upstream};
 pub(crate) use guests::Guests;
-
-/// How long a server may take to say whether a login is right.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A client that logs in, while a server is asked.
 struct Attempt {
@@ -124,10 +118,7 @@ impl Logins {
         batch.session.on_login(guest);
         let attempt = Attempt { sink: Rc::clone(cx.sink), ticket: call.ticket, op: call.op, guest };
         self.attempts.borrow_mut().insert(call.ticket.conn, attempt);
-        let limit = match call.timeout_ms {
-            0 => PATIENCE,
-            millis => Duration::from_millis(u64::from(millis)),
-        };
+        let (limit, _) = patience(call.timeout_ms);
         let (me, answer) = (self.me.clone(), connection.ask(&frame));
         tokio::task::spawn_local(async move {
             let answer = tokio::time::timeout(limit, answer).await;
@@ -147,12 +138,12 @@ impl Logins {
     fn answered(&self, ticket: Ticket, words: Result<&[u8], Refusal>) {
         let Some(attempt) = self.attempts.borrow_mut().remove(&ticket.conn) else { return };
         let Attempt { sink, ticket, op, guest } = attempt;
-        let mut error = Vec::new();
+        let error;
         let (words, outcome) = match words {
             Ok(words) if words.starts_with(b"-") => (words, Outcome::ClientError),
             Ok(words) => (words, Outcome::Ok),
             Err(why) => {
-                Resp::refuse(Asked { op, echo: 0 }, why, &mut error);
+                error = refusal::<Resp>(op, why);
                 (error.as_slice(), Outcome::Refused(why))
             }
         };

@@ -26,17 +26,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::rc::{Rc, Weak};
-use std::time::Duration;
 
-use mecha_core::{
-    Affinity, Batch, ConnKey, Decode, Framed, Limits, OpId, Outcome, Protocol, Refusal, Ticket, profile_of,
-};
-use mecha_resp::{ReplyDecoder, Resp, TopicKind, args, confirm, op, subscribes};
+use mecha_core::{Affinity, Batch, ConnKey, OpId, Outcome, Refusal, Ticket, profile_of};
+use mecha_resp::{Resp, TopicKind, args, confirm, op, subscribes};
 
-use crate::answers::{Answer, Answers};
-use crate::ear::{Ear, Hears, Watches};
+use crate::answers::{Answer, Answers, after_patience, refusal};
+use crate::links::{Hears, Links, Watches, retry};
 use crate::news::Cause;
-use crate::{Cluster, Connection, ReplySink, SubmitCx, Submitted, Upstream};
+use crate::{Cluster, ReplySink, SubmitCx, Submitted, Upstream};
 use board::{Board, Home, Pending};
 use wire::{Said, is_of_keys, said};
 
@@ -47,13 +44,6 @@ fn proto_of(profile: u8) -> u8 {
 
 /// Bytes of names that one door's clients of one worker may listen to.
 const MAX_BYTES: usize = 64 << 20;
-/// The largest message. A server closes a subscriber for half of it.
-const MAX_MESSAGE: usize = 64 << 20;
-/// How long a command waits for servers, if it has no limit of its own.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// First and longest time before places that could not be told are tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-
 /// A command that was sent on a link.
 struct Sent {
     kind: TopicKind,
@@ -62,35 +52,25 @@ struct Sent {
     token: u64,
 }
 
-/// A connection with subscriptions.
+/// What is known of a link.
+#[derive(Default)]
 struct Link {
-    connection: Rc<Connection<Resp>>,
-    epoch: u32,
     /// Commands that have no answer, the oldest first.
     sent: VecDeque<Sent>,
     /// Names that are subscribed to here.
     names: usize,
-    decoder: ReplyDecoder,
-    unread: Vec<u8>,
 }
 
 /// See the module.
 pub(crate) struct PubSub {
     inner: Rc<dyn Upstream<Resp>>,
     cluster: Rc<Cluster<Resp>>,
-    /// Of links.
-    profile: u8,
     board: RefCell<Board>,
-    /// By position of the server.
-    links: RefCell<HashMap<usize, Link>>,
+    links: Links<Link>,
     main: Cell<Option<usize>>,
-    epoch: Cell<u32>,
     token: Cell<u64>,
     answers: Answers<Resp>,
-    /// Sinks that have got messages from the present read.
-    touched: RefCell<Vec<Rc<dyn ReplySink<Resp>>>>,
-    /// `Some` while another try is due: the wait before the one after it.
-    retry: Cell<Option<Duration>>,
+    is_retrying: Cell<bool>,
     me: Weak<Self>,
 }
 
@@ -100,18 +80,16 @@ impl PubSub {
     /// Stands in front of `inner`, which leads to `cluster`, for clients with this login.
     pub(crate) fn new(inner: Rc<dyn Upstream<Resp>>, cluster: Rc<Cluster<Resp>>, login: u8) -> Rc<Self> {
         let answers = Answers::new(&cluster);
+        let links = Links::new(Rc::clone(&cluster), profile_of(0, login));
         let pubsub = Rc::new_cyclic(|me| Self {
             inner,
             cluster,
-            profile: profile_of(0, login),
             board: RefCell::default(),
-            links: RefCell::default(),
+            links,
             main: Cell::new(None),
-            epoch: Cell::new(0),
             token: Cell::new(0),
             answers,
-            touched: RefCell::default(),
-            retry: Cell::new(None),
+            is_retrying: Cell::new(false),
             me: Weak::clone(me),
         });
         let watcher: Weak<dyn Watches> = pubsub.me.clone();
@@ -286,27 +264,16 @@ impl PubSub {
         self.close_unused();
     }
 
-    /// What could not be placed is tried again, with growing waits.
+    /// What could not be placed is tried again.
     fn retry_later(&self) {
-        if self.retry.get().is_some() {
+        if self.is_retrying.replace(true) {
             return;
         }
-        self.retry.set(Some(RETRY.0));
-        let me = self.me.clone();
-        tokio::task::spawn_local(async move {
-            let mut wait = RETRY.0;
-            loop {
-                tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
-                let Some(me) = me.upgrade() else { return };
-                me.place_all();
-                let board = me.board.borrow();
-                if !board.topics.iter().flatten().any(|(_, topic)| topic.is_short) {
-                    me.retry.set(None);
-                    return;
-                }
-                wait = (wait * 2).min(RETRY.1);
-                drop(board);
-            }
+        retry(self.me.clone(), |me| {
+            me.place_all();
+            let is_short = me.board.borrow().topics.iter().flatten().any(|(_, topic)| topic.is_short);
+            me.is_retrying.set(is_short);
+            !is_short
         });
     }
 
@@ -314,69 +281,36 @@ impl PubSub {
 
     /// Whether there is a link to the server at `at`, which is opened if need be.
     fn has_link(&self, at: usize) -> bool {
-        let mut links = self.links.borrow_mut();
-        if links.contains_key(&at) {
-            return true;
-        }
-        let Ok(connection) = self.cluster.pin_at(at, self.profile) else { return false };
-        let epoch = self.epoch.get().wrapping_add(1);
-        self.epoch.set(epoch);
-        let ear: Rc<dyn ReplySink<Resp>> = Rc::new(Ear::new(self.me.clone()));
-        connection.set_owner(Some((ear, ConnKey { index: at as u32, epoch })), true);
-        let limits = Limits { stream_above: usize::MAX, max_frame: MAX_MESSAGE, ..Limits::default() };
-        links.insert(
-            at,
-            Link {
-                connection,
-                epoch,
-                sent: VecDeque::new(),
-                names: 0,
-                decoder: Resp::reply_decoder(limits, self.profile),
-                unread: Vec::new(),
-            },
-        );
-        true
+        self.links.has(at, &self.me, |_| Link::default())
     }
 
     /// Says on the link to `at` that we listen to `name`, or do not any more.
     fn tell(&self, at: usize, kind: TopicKind, is_subscribe: bool, name: &Rc<[u8]>, token: u64) {
-        let mut links = self.links.borrow_mut();
-        let Some(link) = links.get_mut(&at) else { return };
         let mut frame = Vec::with_capacity(name.len() + 40);
         mecha_resp::write_request([kind.command(is_subscribe), name].into_iter(), &mut frame);
-        link.connection.submit_bytes(&frame);
-        link.sent.push_back(Sent { kind, is_subscribe, name: Rc::clone(name), token });
-        link.names = if is_subscribe { link.names + 1 } else { link.names.saturating_sub(1) };
+        self.links.with(at, |connection, link| {
+            connection.submit_bytes(&frame);
+            link.sent.push_back(Sent { kind, is_subscribe, name: Rc::clone(name), token });
+            link.names = if is_subscribe { link.names + 1 } else { link.names.saturating_sub(1) };
+        });
     }
 
     /// Closes links that nothing is subscribed to on.
     fn close_unused(&self) {
-        let mut unused = Vec::new();
-        self.links.borrow_mut().retain(|_, link| {
-            if link.names == 0 {
-                unused.push(Rc::clone(&link.connection));
-            }
-            link.names > 0
-        });
-        unused.into_iter().for_each(|connection| self.cluster.unpin(connection, false));
-    }
-
-    fn is_current(&self, link: ConnKey) -> bool {
-        self.links.borrow().get(&(link.index as usize)).is_some_and(|known| known.epoch == link.epoch)
+        self.links.close_if(|link| link.names == 0);
     }
 
     fn frame(&self, at: usize, frame: &[u8]) {
         match said(frame) {
             Some(Said::Message { kind, topic, channel }) => self.message(at, kind, topic, channel, frame),
             Some(Said::Confirmed { kind, is_subscribe, name }) => {
-                let sent = {
-                    let mut links = self.links.borrow_mut();
-                    let Some(link) = links.get_mut(&at) else { return };
-                    let is_it = |sent: &Sent| {
-                        sent.kind == kind && sent.is_subscribe == is_subscribe && *sent.name == *name
-                    };
-                    if link.sent.front().is_some_and(is_it) { link.sent.pop_front() } else { None }
+                let is_it = |sent: &Sent| {
+                    sent.kind == kind && sent.is_subscribe == is_subscribe && *sent.name == *name
                 };
+                let sent = self.links.with(at, |_, link| {
+                    if link.sent.front().is_some_and(is_it) { link.sent.pop_front() } else { None }
+                });
+                let Some(sent) = sent else { return };
                 match sent {
                     Some(sent) if is_subscribe => self.confirmed(at, &sent),
                     Some(_) => {}
@@ -386,7 +320,7 @@ impl PubSub {
                 }
             }
             None => {
-                let sent = self.links.borrow_mut().get_mut(&at).and_then(|link| link.sent.pop_front());
+                let sent = self.links.with(at, |_, link| link.sent.pop_front()).flatten();
                 if let Some(sent) = sent.filter(|sent| sent.is_subscribe) {
                     self.refused(at, &sent, frame);
                 }
@@ -406,9 +340,7 @@ impl PubSub {
 
     /// The server at `at` does not have `name` any more.
     fn misplaced(&self, at: usize, kind: TopicKind, name: &[u8]) {
-        if let Some(link) = self.links.borrow_mut().get_mut(&at) {
-            link.names = link.names.saturating_sub(1);
-        }
+        self.links.with(at, |_, link| link.names = link.names.saturating_sub(1));
         if let Some(topic) = self.board.borrow_mut().topic(kind, name) {
             topic.homes.retain(|home| home.at != at);
             topic.is_short = true;
@@ -469,18 +401,9 @@ impl PubSub {
         if is_pending(self).is_none() {
             return;
         }
-        let (limit, why) = match timeout_ms {
-            0 => (PATIENCE, Refusal::UpstreamUnreachable),
-            millis => (Duration::from_millis(u64::from(millis)), Refusal::TimedOut),
-        };
-        let me = self.me.clone();
-        tokio::task::spawn_local(async move {
-            tokio::time::sleep(limit).await;
-            let Some(me) = me.upgrade() else { return };
-            if let Some(op) = is_pending(&me) {
-                let mut error = Vec::new();
-                Resp::refuse(mecha_core::Asked { op, echo: 0 }, why, &mut error);
-                me.undo(ticket.conn, error, Outcome::Refused(why));
+        after_patience(self.me.clone(), timeout_ms, move |me, why| {
+            if let Some(op) = is_pending(me) {
+                me.undo(ticket.conn, refusal::<Resp>(op, why), Outcome::Refused(why));
             }
         });
     }
@@ -500,14 +423,11 @@ impl PubSub {
         let Some(topic) = board.topics.get(kind as usize).and_then(|topics| topics.get(topic)) else {
             return;
         };
-        let mut touched = self.touched.borrow_mut();
         for conn in &topic.listeners {
             let Some(listener) = board.listeners.get(conn) else { continue };
             let lead = if proto_of(listener.profile) > 2 { b'>' } else { b'*' };
             listener.sink.message(*conn, lead, frame.get(1..).unwrap_or_default());
-            if !touched.iter().any(|known| Rc::ptr_eq(known, &listener.sink)) {
-                touched.push(Rc::clone(&listener.sink));
-            }
+            self.links.touched(&listener.sink);
         }
     }
 
@@ -531,42 +451,15 @@ impl PubSub {
 
 impl Hears for PubSub {
     fn heard(&self, key: ConnKey, bytes: &[u8]) {
-        let at = key.index as usize;
-        let (unread, heads, consumed) = {
-            let mut links = self.links.borrow_mut();
-            let Some(link) = links.get_mut(&at).filter(|link| link.epoch == key.epoch) else { return };
-            link.unread.extend_from_slice(bytes);
-            let mut heads = Vec::new();
-            match link.decoder.decode(&link.unread, &mut heads) {
-                Ok(decoded) => (std::mem::take(&mut link.unread), heads, decoded.consumed),
-                Err(_) => {
-                    link.connection.close();
-                    return;
-                }
-            }
-        };
-        for head in &heads {
-            self.frame(at, Resp::reply_span(head).of(&unread, &[]));
-        }
-        if let Some(link) = self.links.borrow_mut().get_mut(&at).filter(|link| link.epoch == key.epoch) {
-            link.unread = unread;
-            link.unread.drain(..consumed);
-            if link.unread.is_empty() && link.unread.capacity() > 64 << 10 {
-                link.unread = Vec::new();
-            }
-        }
+        self.links.hear(key, bytes, |at, frame| self.frame(at, frame));
     }
 
     /// The link is gone: what was subscribed to on it must be subscribed to again.
     fn lost(&self, key: ConnKey) {
-        if !self.is_current(key) {
+        if !self.links.lost(key) {
             return;
         }
         let at = key.index as usize;
-        let link = self.links.borrow_mut().remove(&at);
-        if let Some(link) = link {
-            self.cluster.unpin(link.connection, false);
-        }
         let mut board = self.board.borrow_mut();
         for topic in board.topics.iter_mut().flat_map(HashMap::values_mut) {
             let before = topic.homes.len();
@@ -579,32 +472,14 @@ impl Hears for PubSub {
     }
 
     fn flush(&self, now_micros: u64) {
-        let touched = std::mem::take(&mut *self.touched.borrow_mut());
-        for sink in touched {
-            // Whoever is slow is closed by its engine; nobody is waited for here.
-            sink.flush(now_micros);
-        }
+        self.links.flush(now_micros);
     }
 }
 
 impl Watches for PubSub {
     fn members_changed(&self) {
-        // A position may stand for another server now.
-        let is_stray = |at: usize, link: &Link| self.cluster.position(&link.connection) != Some(at);
-        let stray: Vec<_> = (self.links.borrow().iter())
-            .filter(|(at, link)| is_stray(**at, link))
-            .map(|(at, link)| ConnKey { index: *at as u32, epoch: link.epoch })
-            .collect();
-        stray.into_iter().for_each(|key| self.lost(key));
+        self.links.strays().into_iter().for_each(|key| self.lost(key));
         self.place_all();
-    }
-}
-
-impl Drop for PubSub {
-    fn drop(&mut self) {
-        for (_, link) in self.links.get_mut().drain() {
-            self.cluster.unpin(link.connection, false);
-        }
     }
 }
 

@@ -16,42 +16,31 @@
 mod table;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
-use std::time::Duration;
 
-use mecha_core::{
-    Affinity, Asked, Batch, Call, ConnKey, Framed, OpId, Outcome, Passage, Protocol, Refusal, Ticket,
-    profile_of,
-};
+use mecha_core::{Affinity, Batch, Call, ConnKey, Framed, OpId, Outcome, Refusal, Ticket, profile_of};
 use mecha_resp::reply::Writer;
 use mecha_resp::tracking::{Invalid, Tracking as Wanted, chosen, invalidate, is_kept, tracking_info};
 use mecha_resp::{Resp, args, op, version_of};
 
-use crate::answers::{Answer, Answers};
-use crate::ear::{Ear, Hears, Watches};
+use crate::answers::{Answer, Answers, after_patience, refusal};
+use crate::links::{Hears, Links, Watches, retry};
 use crate::news::Cause;
-use crate::{Cluster, Connection, ReplySink, SubmitCx, Submitted, Uncounted, Upstream};
+use crate::{Cluster, Connection, ReplySink, SubmitCx, Submitted, Upstream};
 use table::{Notice, Table, Tracker};
 
 /// Bytes of keys that are remembered for one door's clients of one worker.
 const MAX_BYTES: usize = 64 << 20;
-/// How long a command waits for servers, if it has no limit of its own.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// First and longest time before servers that could not be told are tried again.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// What a link begins with.
 const TRACK: &[u8] = b"*4\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n$5\r\nBCAST\r\n";
 /// Links speak version 3 of the protocol.
 const KIND: u8 = 1;
 
-/// A connection that hears of all keys that change.
+/// What is known of a link.
+#[derive(Default)]
 struct Link {
-    connection: Rc<Connection<Resp>>,
-    epoch: u32,
-    /// Taken while its frames are looked at.
-    stream: Option<Uncounted<Resp>>,
+    /// The server tells of changes.
     is_confirmed: bool,
 }
 
@@ -59,15 +48,9 @@ struct Link {
 pub(crate) struct Tracking {
     inner: Rc<dyn Upstream<Resp>>,
     cluster: Rc<Cluster<Resp>>,
-    /// Of links.
-    profile: u8,
     table: RefCell<Table>,
-    /// By position of the server.
-    links: RefCell<HashMap<usize, Link>>,
-    epoch: Cell<u32>,
+    links: Links<Link>,
     answers: Answers<Resp>,
-    /// Sinks that have got messages from the present read.
-    touched: RefCell<Vec<Rc<dyn ReplySink<Resp>>>>,
     is_retrying: Cell<bool>,
     is_forgetting: Cell<bool>,
     me: Weak<Self>,
@@ -79,15 +62,13 @@ impl Tracking {
     /// Stands in front of `inner`, which leads to `cluster`, for clients with this login.
     pub(crate) fn new(inner: Rc<dyn Upstream<Resp>>, cluster: Rc<Cluster<Resp>>, login: u8) -> Rc<Self> {
         let answers = Answers::new(&cluster);
+        let links = Links::new(Rc::clone(&cluster), profile_of(KIND, login));
         let tracking = Rc::new_cyclic(|me| Self {
             inner,
             cluster,
-            profile: profile_of(KIND, login),
             table: RefCell::default(),
-            links: RefCell::default(),
-            epoch: Cell::new(0),
+            links,
             answers,
-            touched: RefCell::default(),
             is_retrying: Cell::new(false),
             is_forgetting: Cell::new(false),
             me: Weak::clone(me),
@@ -247,8 +228,7 @@ impl Tracking {
         let is_last = table.trackers.is_empty();
         drop(table);
         if was_there && is_last {
-            let links: Vec<_> = self.links.borrow_mut().drain().map(|(_, link)| link).collect();
-            links.into_iter().for_each(|link| self.cluster.unpin(link.connection, false));
+            self.links.close_if(|_| true);
         }
     }
 
@@ -266,38 +246,21 @@ impl Tracking {
     }
 
     fn has_link(&self, at: usize) -> bool {
-        if self.links.borrow().contains_key(&at) {
-            return true;
-        }
-        let Ok(connection) = self.cluster.pin_at(at, self.profile) else { return false };
-        let epoch = self.epoch.get().wrapping_add(1);
-        self.epoch.set(epoch);
-        let ear: Rc<dyn ReplySink<Resp>> = Rc::new(Ear::new(self.me.clone()));
-        connection.set_owner(Some((ear, ConnKey { index: at as u32, epoch })), true);
-        connection.submit_bytes(TRACK);
-        let link =
-            Link { connection, epoch, stream: Some(Uncounted::new(self.profile)), is_confirmed: false };
-        self.links.borrow_mut().insert(at, link);
-        true
+        self.links.has(at, &self.me, |connection| {
+            connection.submit_bytes(TRACK);
+            Link::default()
+        })
     }
 
     fn retry_later(&self) {
         if self.is_retrying.replace(true) {
             return;
         }
-        let me = self.me.clone();
-        tokio::task::spawn_local(async move {
-            let mut wait = RETRY.0;
-            loop {
-                tokio::time::sleep(wait.mul_f64(0.5 + fastrand::f64())).await;
-                let Some(me) = me.upgrade() else { return };
-                let is_whole = me.cluster.shards().into_iter().all(|at| me.has_link(at));
-                if is_whole || me.table.borrow().trackers.is_empty() {
-                    me.is_retrying.set(false);
-                    return;
-                }
-                wait = (wait * 2).min(RETRY.1);
-            }
+        retry(self.me.clone(), |me| {
+            let is_whole = me.cluster.shards().into_iter().all(|at| me.has_link(at));
+            let is_done = is_whole || me.table.borrow().trackers.is_empty();
+            me.is_retrying.set(!is_done);
+            is_done
         });
     }
 
@@ -312,9 +275,7 @@ impl Tracking {
                 }
             }
             None if frame.starts_with(b"+OK") => {
-                if let Some(link) = self.links.borrow_mut().get_mut(&at) {
-                    link.is_confirmed = true;
-                }
+                self.links.with(at, |_, link| link.is_confirmed = true);
                 // What has changed before, nobody has told.
                 self.all_changed();
                 self.confirm_all();
@@ -327,8 +288,7 @@ impl Tracking {
     /// Answers those who wait, if every server has confirmed.
     fn confirm_all(&self) {
         let shards = self.cluster.shards();
-        let links = self.links.borrow();
-        let is_heard = |at: &usize| links.get(at).is_some_and(|link| link.is_confirmed);
+        let is_heard = |at: &usize| self.links.with(*at, |_, link| link.is_confirmed) == Some(true);
         if shards.is_empty() || !shards.iter().all(is_heard) {
             return;
         }
@@ -346,8 +306,7 @@ impl Tracking {
             .filter(|(_, tracker)| tracker.pending.is_some())
             .map(|(conn, _)| *conn)
             .collect();
-        let link = self.links.borrow_mut().remove(&at);
-        link.into_iter().for_each(|link| self.cluster.unpin(link.connection, false));
+        self.links.close(at);
         waiting.into_iter().for_each(|conn| self.undo(conn, error.to_vec(), Outcome::ClientError));
         if !self.table.borrow().trackers.is_empty() {
             self.all_changed();
@@ -377,18 +336,9 @@ impl Tracking {
         if is_pending(self).is_none() {
             return;
         }
-        let (limit, why) = match timeout_ms {
-            0 => (PATIENCE, Refusal::UpstreamUnreachable),
-            millis => (Duration::from_millis(u64::from(millis)), Refusal::TimedOut),
-        };
-        let me = self.me.clone();
-        tokio::task::spawn_local(async move {
-            tokio::time::sleep(limit).await;
-            let Some(me) = me.upgrade() else { return };
-            if let Some((_, op)) = is_pending(&me) {
-                let mut error = Vec::new();
-                Resp::refuse(Asked { op, echo: 0 }, why, &mut error);
-                me.undo(ticket.conn, error, Outcome::Refused(why));
+        after_patience(self.me.clone(), timeout_ms, move |me, why| {
+            if let Some((_, op)) = is_pending(me) {
+                me.undo(ticket.conn, refusal::<Resp>(op, why), Outcome::Refused(why));
             }
         });
     }
@@ -407,15 +357,12 @@ impl Tracking {
         }
         let mut rest = Vec::new();
         invalidate(key.into_iter().collect::<Vec<_>>().into_iter(), &mut rest);
-        let mut touched = self.touched.borrow_mut();
         for Notice { conn, behind, sink } in notices {
             match behind {
                 Some(seq) => sink.message_behind(*conn, *seq, b'>', &rest),
                 None => sink.message(*conn, b'>', &rest),
             }
-            if !touched.iter().any(|known| Rc::ptr_eq(known, sink)) {
-                touched.push(Rc::clone(sink));
-            }
+            self.links.touched(sink);
         }
     }
 
@@ -433,35 +380,13 @@ impl Tracking {
 
 impl Hears for Tracking {
     fn heard(&self, key: ConnKey, bytes: &[u8]) {
-        let at = key.index as usize;
-        let stream = {
-            let mut links = self.links.borrow_mut();
-            let link = links.get_mut(&at).filter(|link| link.epoch == key.epoch);
-            link.and_then(|link| link.stream.take())
-        };
-        let Some(mut stream) = stream else { return };
-        let show = |frame: &[u8], _: &mut Vec<u8>| {
-            self.frame(at, frame);
-            Passage::Dropped
-        };
-        let is_well = stream.take(bytes, show, &mut Vec::new()).is_ok();
-        if let Some(link) = self.links.borrow_mut().get_mut(&at).filter(|link| link.epoch == key.epoch) {
-            link.stream = Some(stream);
-            if !is_well {
-                link.connection.close();
-            }
-        }
+        self.links.hear(key, bytes, |at, frame| self.frame(at, frame));
     }
 
     fn lost(&self, key: ConnKey) {
-        let at = key.index as usize;
-        let link = {
-            let mut links = self.links.borrow_mut();
-            let is_it = links.get(&at).is_some_and(|link| link.epoch == key.epoch);
-            if is_it { links.remove(&at) } else { None }
-        };
-        let Some(link) = link else { return };
-        self.cluster.unpin(link.connection, false);
+        if !self.links.lost(key) {
+            return;
+        }
         self.all_changed();
         self.flush(self.cluster.now_micros());
         self.cluster.want(Cause::Failure);
@@ -469,36 +394,15 @@ impl Hears for Tracking {
     }
 
     fn flush(&self, now_micros: u64) {
-        let touched = std::mem::take(&mut *self.touched.borrow_mut());
-        for sink in touched {
-            // Whoever is slow is closed by its engine; nobody is waited for here.
-            sink.flush(now_micros);
-        }
+        self.links.flush(now_micros);
     }
 }
 
 impl Watches for Tracking {
     fn members_changed(&self) {
-        let shards = self.cluster.shards();
-        // A position may stand for another server now.
-        let is_stray = |at: usize, link: &Link| {
-            !shards.contains(&at) || self.cluster.position(&link.connection) != Some(at)
-        };
-        let stray: Vec<_> = (self.links.borrow().iter())
-            .filter(|(at, link)| is_stray(**at, link))
-            .map(|(at, link)| ConnKey { index: *at as u32, epoch: link.epoch })
-            .collect();
-        stray.into_iter().for_each(|key| self.lost(key));
+        self.links.strays().into_iter().for_each(|key| self.lost(key));
         self.connect_all();
         self.confirm_all();
-    }
-}
-
-impl Drop for Tracking {
-    fn drop(&mut self) {
-        for (_, link) in self.links.get_mut().drain() {
-            self.cluster.unpin(link.connection, false);
-        }
     }
 }
 

@@ -161,24 +161,7 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Deaf;
-
-    impl ReplySink<Resp> for Deaf {
-        fn deliver(&self, _: ConnKey, _: crate::Delivery<'_, Resp>) {}
-        fn more(&self, _: ConnKey, _: u32, _: &[u8], _: Option<(crate::Slip, mecha_core::Outcome, u32)>) {}
-        fn answered(&self, _: Ticket, _: OpId, _: &[u8], _: mecha_core::Outcome, _: u64) {}
-        fn fail(&self, _: ConnKey, _: u32, _: &[crate::Slip], _: mecha_core::Refusal, _: bool) {}
-        fn push(&self, _: ConnKey, _: &[u8]) {}
-        fn unpinned(&self, _: ConnKey) {}
-        fn resume(&self, _: ConnKey) {}
-        fn flush(&self, _: u64) -> Option<ConnKey> {
-            None
-        }
-        fn is_choking(&self, _: ConnKey, _: u64) -> bool {
-            false
-        }
-    }
+    use crate::testing::Deaf;
 
     #[test]
     fn a_topic_lives_as_long_as_its_last_listener() {

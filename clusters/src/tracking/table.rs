@@ -133,24 +133,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Deaf;
-
-    impl ReplySink<Resp> for Deaf {
-        fn deliver(&self, _: ConnKey, _: crate::Delivery<'_, Resp>) {}
-        fn more(&self, _: ConnKey, _: u32, _: &[u8], _: Option<(crate::Slip, mecha_core::Outcome, u32)>) {}
-        fn answered(&self, _: Ticket, _: OpId, _: &[u8], _: mecha_core::Outcome, _: u64) {}
-        fn fail(&self, _: ConnKey, _: u32, _: &[crate::Slip], _: mecha_core::Refusal, _: bool) {}
-        fn push(&self, _: ConnKey, _: &[u8]) {}
-        fn unpinned(&self, _: ConnKey) {}
-        fn resume(&self, _: ConnKey) {}
-        fn flush(&self, _: u64) -> Option<ConnKey> {
-            None
-        }
-        fn is_choking(&self, _: ConnKey, _: u64) -> bool {
-            false
-        }
-    }
+    use crate::testing::Deaf;
 
     fn tracker(tracking: Tracking) -> Tracker {
         Tracker {
