@@ -107,6 +107,8 @@ pub enum ScanStep {
     At(usize),
     /// With the server in this position, of all.
     Again(usize),
+    /// As `At`, with the first so many bytes of what was appended, and with the rest as a question to all.
+    AtAndEvery(usize, usize),
     /// With a question to all.
     Every,
 }
@@ -268,7 +270,10 @@ impl<P: Rules> Scattered<P> {
     fn held(&self, plan: &Plan) -> Vec<SlotSet> {
         let Some(news) = self.cluster.news().filter(|_| plan.asks_all) else { return Vec::new() };
         let topology = news.current();
-        plan.parts.iter().map(|(position, _)| SlotSet::held(&topology, *position)).collect()
+        // The question stands last, and is the same for all who are asked.
+        let question = plan.parts.last().map(|(_, span)| *span);
+        let asked = plan.parts.iter().filter(|(_, span)| Some(*span) == question);
+        asked.map(|(position, _)| SlotSet::held(&topology, *position)).collect()
     }
 
     fn way(batch: &Batch<'_, P>, index: usize) -> Way {
@@ -322,6 +327,12 @@ impl<P: Rules> Scattered<P> {
                         ScanStep::Again(position) => {
                             plan.parts.push((position, span));
                             shards = all;
+                        }
+                        ScanStep::AtAndEvery(position, length) => {
+                            plan.asks_all = true;
+                            let rest = Span::wire(length, plan.wire.len() - length);
+                            plan.parts.push((position, Span::wire(0, length)));
+                            plan.parts.extend(all.iter().map(|position| (*position, rest)));
                         }
                         ScanStep::Every => {
                             plan.asks_all = true;

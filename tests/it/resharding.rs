@@ -112,17 +112,18 @@ fn calls_that_need_a_slot_whole_do_not_fail_while_it_moves() {
 struct Scan {
     client: Client,
     cursor: String,
+    count: u32,
     keys: Vec<String>,
 }
 
 impl Scan {
     fn begin(port: u16) -> Self {
-        Self { client: Client::new(port), cursor: "0".into(), keys: Vec::new() }
+        Self { client: Client::new(port), cursor: "0".into(), count: 20, keys: Vec::new() }
     }
 
     /// One call. `false` once it is over.
     fn step(&mut self) -> bool {
-        let reply = self.client.call(&format!("SCAN {} COUNT 20", self.cursor));
+        let reply = self.client.call(&format!("SCAN {} COUNT {}", self.cursor, self.count));
         let mut lines = reply.split("\r\n").skip(2);
         self.cursor = lines.next().unwrap_or_default().into();
         self.keys
@@ -149,7 +150,12 @@ fn a_scan_sees_what_moves_behind_its_back() {
     let mut all: Vec<_> = (0..1500).map(|number| format!("key-{number}")).collect();
     all.iter().for_each(|key| assert_eq!(client.call(&format!("SET {key} v")), "+OK\r\n"));
     all.sort();
-    // In peace, each key once.
+    // In peace, each key once, and no call more than servers need.
+    let mut whole = Scan::begin(mecha.port);
+    whole.count = 10_000;
+    assert!(whole.step() && whole.step() && !whole.step(), "{}", whole.cursor);
+    whole.keys.sort();
+    assert_eq!(whole.keys, all);
     assert_eq!(Scan::begin(mecha.port).run(), all);
     // Slots of keys of every server go round, while scans are at different places.
     let mut scans: Vec<_> = (0..4).map(|_| Scan::begin(mecha.port)).collect();

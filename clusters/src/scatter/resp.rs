@@ -210,9 +210,11 @@ impl Rules for Resp {
             let success = gathered.replies.iter().find(|reply| !reply.starts_with(b"-"));
             return success.map(|reply| out.extend_from_slice(reply)).is_some();
         }
-        let is_denied = |reply: &Vec<u8>| reply.starts_with(b"-NOPERM");
-        let may_not_ask = gathered.op == op::SCAN && total > 1 && errors(gathered.replies).all(is_denied);
-        if let Some(error) = errors(gathered.replies).next().filter(|_| !may_not_ask) {
+        let error = match gathered.op {
+            op::SCAN => scan::error(gathered),
+            _ => errors(gathered.replies).next().map(Vec::as_slice),
+        };
+        if let Some(error) = error {
             // The others have done their part, and the client must know.
             let is_partial = failed < total && op_info(gathered.op).class == mecha_core::OpClass::Write;
             let text = error.trim_ascii_end();

@@ -74,6 +74,14 @@ impl Cursor {
         Some(inner | generation | stage | self.position as u64)
     }
 
+    /// Where the scan goes on once it is known what has moved: 0 if nothing has.
+    fn after_check(self, first: usize, moves: &Moves) -> Option<u64> {
+        if moves.since(self.generation).is_empty() {
+            return Some(0);
+        }
+        Cursor { stage: Stage::Again, position: first, inner: 0, ..self }.number()
+    }
+
     /// The cursor in a request; `None` if there is none. 0 begins at the first server.
     fn asked(frame: &[u8], shards: &[usize], moves: Option<&Moves>) -> Option<Self> {
         let number: u64 = std::str::from_utf8(args(frame).nth(1)?).ok()?.parse().ok()?;
@@ -127,6 +135,13 @@ pub(super) fn ask(
         }
     }
     write_request(words.into_iter(), out);
+    let length = out.len();
+    let is_last = own.iter().all(|position| *position <= cursor.position);
+    if cursor.stage == Stage::All && moves.is_some() && is_last && cursor.inner == 0 {
+        // Perhaps the server tells all of its keys at once, and nothing is left but to ask what has moved.
+        out.extend_from_slice(WHO_HOLDS);
+        return Some(ScanStep::AtAndEvery(cursor.position, length));
+    }
     Some(match cursor.stage {
         Stage::All => ScanStep::At(cursor.position),
         _ => ScanStep::Again(cursor.position),
@@ -138,17 +153,11 @@ pub(super) fn answer(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option
     let Gathered { frame, replies, scan: Scan { at: position, next, first, moves, held }, .. } = *gathered;
     let mut cursor = Cursor::asked(frame, &[position], moves)?;
     if let (Stage::Check, Some(moves)) = (cursor.stage, moves) {
-        for (reply, held) in replies.iter().zip(held) {
-            // A server that does not let mecha ask has nothing to add to what is known.
-            if !reply.starts_with(b"-") {
-                moves.note(&unsteady(reply, held)?);
-            }
-        }
-        let has_moved = !moves.since(cursor.generation).is_empty();
-        cursor = Cursor { stage: Stage::Again, position: first, inner: 0, ..cursor };
-        return write(if has_moved { cursor.number()? } else { 0 }, b"*0\r\n", writer);
+        note_unsteady(replies, held, moves)?;
+        return write(cursor.after_check(first, moves)?, b"*0\r\n", writer);
     }
-    let (_, _, rest) = header(replies.first()?)?;
+    let (scanned, more) = replies.split_first()?;
+    let (_, _, rest) = header(scanned)?;
     let (told, keys) = rest.split_at_checked(element(rest)?)?;
     let (stage, generation) = (cursor.stage, cursor.generation);
     cursor.inner = std::str::from_utf8(bulk(told)?).ok()?.parse().ok()?;
@@ -161,6 +170,11 @@ pub(super) fn answer(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option
             (stage @ (Stage::Check | Stage::Last), None) => stage,
         };
     }
+    if let (Stage::Check, Some(moves)) = (cursor.stage, moves)
+        && note_unsteady(more, held, moves).is_some_and(|asked| asked > 0)
+    {
+        return write(cursor.after_check(first, moves)?, keys, writer);
+    }
     let is_over = cursor.inner == 0
         && next.is_none()
         && (moves.is_none() || matches!(stage, Stage::Last | Stage::Check));
@@ -171,6 +185,34 @@ pub(super) fn answer(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option
         }
         _ => write(number, keys, writer),
     }
+}
+
+/// Notes what servers say is on its way. Returns how many have said something; `None` if one of them makes no sense.
+fn note_unsteady(replies: &[Vec<u8>], held: &[SlotSet], moves: &Moves) -> Option<usize> {
+    for (reply, held) in replies.iter().zip(held) {
+        // A server that does not let mecha ask has nothing to add to what is known.
+        if !is_denied(reply) {
+            moves.note(&unsteady(reply, held)?);
+        }
+    }
+    Some(replies.len())
+}
+
+/// Whether the server does not let mecha ask.
+fn is_denied(reply: &[u8]) -> bool {
+    reply.starts_with(b"-NOPERM")
+}
+
+/// The error that the whole call ends with, if one of the replies to it is one.
+pub(super) fn error<'r>(gathered: &Gathered<'r>) -> Option<&'r [u8]> {
+    let is_error = |reply: &&Vec<u8>| matches!(reply.first(), Some(b'-' | b'!'));
+    let error = if gathered.replies.len() > gathered.scan.held.len() {
+        // Of what was asked beside the scan itself: it is asked again.
+        gathered.replies.first().filter(is_error)
+    } else {
+        gathered.replies.iter().filter(is_error).find(|reply| !is_denied(reply))
+    };
+    error.map(Vec::as_slice)
 }
 
 fn write(cursor: u64, keys: &[u8], writer: &mut Writer<'_>) -> Option<()> {
