@@ -28,12 +28,16 @@ pub const OWN_MARK: u32 = 0x6d65;
 /// What packets carry that are led here without being changed (TPROXY), and the number of the routing table for them.
 pub(crate) const LED_MARK: u32 = 0x6d66;
 
+/// What packets of servers carry that are for a connection which mecha has made from a client's address.
+pub(crate) const KEPT_MARK: u32 = 0x6d67;
+
 const EXAMPLES: &str = "\
 Examples:
   mecha intercept plan  --port 6379=16379                 what would be done, and nothing is
   mecha intercept apply --port 6379=16379 --port 9092=19092 --rest 15001
   mecha intercept apply --direction inbound --port 8080=18080 --exclude-interface lo
   mecha intercept apply --mode tproxy --direction inbound --rest 15001 --rules iptables
+  mecha intercept apply --direction inbound --port 5432=15432 --keep-source
   mecha intercept status
   mecha intercept remove
 
@@ -71,6 +75,9 @@ struct Wanted {
     /// The port for all other TCP connections; they are left alone without it
     #[arg(long, value_name = "PORT")]
     rest: Option<std::num::NonZeroU16>,
+    /// What servers answer to clients whose address mecha keeps (`keep_source`) comes to mecha
+    #[arg(long)]
+    keep_source: bool,
     /// Connections that are made here, that come from elsewhere, or both
     #[arg(long, value_enum, default_value_t = Direction::Outbound)]
     direction: Direction,
@@ -173,6 +180,7 @@ impl Wanted {
             ports: self.exclude_port.clone(),
             networks: self.exclude_address.clone(),
             interfaces: self.exclude_interface.clone(),
+            keeps_source: self.keep_source,
         }
         .checked()
     }
@@ -191,11 +199,12 @@ impl Wanted {
             Program::Iptables => (nft::removed(), iptables::made(&rules)),
             Program::Nft => (iptables::removed(), nft::made(&rules)),
         };
-        if rules.mode == Mode::Redirect {
+        let has_routes = rules.mode == Mode::Tproxy || rules.keeps_source;
+        if !has_routes {
             steps.extend(rules::routes_removed());
         }
         steps.extend(made);
-        if rules.mode == Mode::Tproxy {
+        if has_routes {
             steps.extend(rules.routes());
         }
         Ok(steps)

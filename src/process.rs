@@ -277,7 +277,13 @@ fn bind(listener: &ListenerSpec, address: &mecha_config::Address) -> Result<Boun
 /// Marks what this process sends, where it stands among the connections that are led to it.
 fn mark_outgoing(snapshot: &Snapshot) {
     let is_transparent = |listener: &ListenerSpec| listener.transparent != Transparent::None;
-    if snapshot.listeners.iter().any(is_transparent)
+    let keeper = snapshot.clusters.iter().find(|cluster| cluster.keeps_source);
+    if let Some(cluster) = keeper
+        && let Err(error) = mecha_transport::may_keep_source()
+    {
+        tracing::error!(cluster = cluster.name, %error, "clients' addresses cannot be kept (`keep_source`): it takes CAP_NET_ADMIN");
+    }
+    if (keeper.is_some() || snapshot.listeners.iter().any(is_transparent))
         && let Err(error) = mecha_transport::mark_outgoing(OWN_MARK)
     {
         tracing::warn!(%error, "own connections cannot be marked: rules must exclude this process' user (--exclude-uid)");

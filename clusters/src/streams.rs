@@ -48,6 +48,8 @@ pub struct StreamOptions {
     pub tls: Option<Arc<ClientTls>>,
     /// How servers are told who the client is, if they are.
     pub proxy: Option<ProxyVersion>,
+    /// Whether they are spoken to from the clients' addresses.
+    pub keeps_source: bool,
     /// What checks say of them, if there are any.
     pub health: Option<Arc<Health>>,
     /// When they are left out, if ever.
@@ -80,6 +82,7 @@ pub struct Streams {
     blueprint: Blueprint,
     choice: Choice,
     proxy: Option<ProxyVersion>,
+    keeps_source: bool,
     outlier: Option<OutlierOptions>,
     quotas: Arc<Quotas>,
     metrics: Arc<ClusterMetrics>,
@@ -214,6 +217,7 @@ impl Streams {
             named: RefCell::default(),
             choice: options.choice,
             proxy: options.proxy,
+            keeps_source: options.keeps_source,
             outlier: options.outlier,
             quotas: options.quotas,
             metrics,
@@ -315,7 +319,8 @@ impl Streams {
         let mut others = None;
         let mut next = Some(first);
         while let Some(server) = next.and_then(|at| servers.all.get(at)) {
-            let connecting = self.connect(server, preface.as_deref().unwrap_or_default());
+            let connecting =
+                self.connect(server, self.source(client), preface.as_deref().unwrap_or_default());
             let connected = match deadline {
                 None => connecting.await,
                 Some(deadline) => match tokio::time::timeout_at(deadline, connecting).await {
@@ -350,7 +355,7 @@ impl Streams {
         let preface = self.proxy.map(|version| proxy_header(version, client.addr, client.local));
         let _pending = self.quotas.take(Quota::Pending).ok_or(Refusal::Overloaded)?;
         let server = self.named(address);
-        let connecting = self.connect(&server, preface.as_deref().unwrap_or_default());
+        let connecting = self.connect(&server, self.source(client), preface.as_deref().unwrap_or_default());
         match within {
             None => connecting.await,
             Some(within) => tokio::time::timeout(within, connecting).await.map_err(|_| Refusal::TimedOut)?,
@@ -417,16 +422,26 @@ impl Streams {
     /// # Errors
     /// `Overloaded` above a limit, else `UpstreamUnreachable`.
     pub(crate) async fn reach(&self, server: &Server) -> Result<Stream, Refusal> {
-        self.connect(server, &[]).await
+        self.connect(server, None, &[]).await
     }
 
-    async fn connect(&self, server: &Server, preface: &[u8]) -> Result<Stream, Refusal> {
+    /// The address that servers see, where it is the client's.
+    fn source(&self, client: &Peer) -> Option<IpAddr> {
+        client.addr.map(|addr| addr.ip()).filter(|_| self.keeps_source)
+    }
+
+    async fn connect(
+        &self,
+        server: &Server,
+        source: Option<IpAddr>,
+        preface: &[u8],
+    ) -> Result<Stream, Refusal> {
         let endpoint = &server.endpoint;
         let share = self.quotas.take(Quota::Connections).ok_or(Refusal::Overloaded)?;
         let options = &endpoint.options;
         let address = &endpoint.address;
         let (timeout, tls) = (options.connect_timeout, options.tls.as_deref());
-        match connect_with(address, timeout, tls, preface).await {
+        match connect_with(address, source, timeout, tls, preface).await {
             Ok((read, write)) => {
                 endpoint.succeeded();
                 self.metrics.connection_opened();

@@ -278,6 +278,8 @@ pub struct ClusterSpec {
     pub tls: Option<ClientTlsSpec>,
     /// Whether servers are told who the client is, where each client has a connection of its own.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Whether servers see the client's address, where each client has a connection of its own.
+    pub keeps_source: bool,
     /// Who mecha is to its servers.
     pub login: LoginSpec,
     /// From where it is read.

@@ -91,6 +91,7 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
             },
         } },
         "proxy_protocol": { "enum": ["v1", "v2"], "description": "Tells the servers of tcp:// and tls:// targets who the client is (they are not told)." },
+        "keep_source": { "type": "boolean", "description": "Whether the servers of tcp:// and tls:// targets, and of original://, see the clients' addresses: docs/intercept.md (false)." },
         "auto_eject": { "type": "object", "additionalProperties": false, "properties": {
             "failures": count("Failures in a row after which a server is left out (2)."),
             "retry_after": duration("How long before it is tried again (30s)."),

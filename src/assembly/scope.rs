@@ -168,6 +168,7 @@ impl Scope {
             connect_timeout: spec.connect_timeout,
             backoff: (spec.backoff.initial, spec.backoff.max),
             tls: shared.trusts.get(&spec.name).map(|(_, tls)| Arc::clone(tls)),
+            keeps_source: spec.keeps_source,
             proxy: spec.proxy_protocol.map(|version| match version {
                 mecha_config::ProxyProtocol::V1 => ProxyVersion::V1,
                 mecha_config::ProxyProtocol::V2 => ProxyVersion::V2,

@@ -108,6 +108,7 @@ impl Probe {
             backoff: (self.timeout, self.timeout),
             tls: self.manners.tls.clone(),
             proxy: None,
+            keeps_source: false,
             health: None,
             outlier: None,
             quotas: Arc::default(),

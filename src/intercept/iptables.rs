@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{LED_MARK, Mode, OWN_MARK, Rules, Step};
+use super::{KEPT_MARK, LED_MARK, Mode, OWN_MARK, Rules, Step};
 
 /// What the names of our chains begin with.
 pub(super) const PREFIX: &str = "MECHA_";
@@ -19,7 +19,11 @@ pub(super) fn made(rules: &Rules) -> Vec<Step> {
     {
         if has {
             let words = format!("{program}-restore --noflush");
-            steps.push(Step::new(&words, table(rules, program == "iptables")));
+            let mut text = table(rules, program == "iptables");
+            if rules.keeps_source && rules.mode == Mode::Redirect {
+                text += &kept_table();
+            }
+            steps.push(Step::new(&words, text));
         }
     }
     steps
@@ -52,17 +56,23 @@ fn table(rules: &Rules, is_ipv4: bool) -> String {
     let is_led = rules.mode == Mode::Tproxy;
     let mut text = format!("*{}\n", if is_led { "mangle" } else { "nat" });
     // What is led here as it is must be looked at when it comes in, wherever it was made.
-    let wanted = [rules.direction.is_outbound(), rules.direction.is_inbound() || is_led];
+    let keeps = is_led && rules.keeps_source;
+    let wanted = [rules.direction.is_outbound() || keeps, rules.direction.is_inbound() || is_led];
     for ((hook, chain), _) in CHAINS.iter().zip(wanted).filter(|(_, is_wanted)| *is_wanted) {
         let _ = writeln!(text, ":{chain} - [0:0]");
         let is_inbound = *hook == "PREROUTING";
         let mut rule = |what: String| {
             let _ = writeln!(text, "-A {chain} {what}");
         };
+        if is_led && rules.keeps_source {
+            kept(is_inbound, &mut rule);
+        }
         if is_inbound && is_led && rules.direction.is_outbound() {
             to_listeners(rules, &format!("-m mark --mark {LED_MARK:#x} "), &mut rule);
         }
-        if !is_inbound || rules.direction.is_inbound() {
+        let is_direction =
+            if is_inbound { rules.direction.is_inbound() } else { rules.direction.is_outbound() };
+        if is_direction {
             left_alone(rules, is_inbound, is_ipv4, &mut rule);
             if is_led && !is_inbound {
                 let mark = |port: u16| format!("-p tcp --dport {port} -j MARK --set-mark {LED_MARK:#x}");
@@ -78,6 +88,31 @@ fn table(rules: &Rules, is_ipv4: bool) -> String {
     }
     text.push_str("COMMIT\n");
     text
+}
+
+/// Where addresses are changed, packets are marked in a table besides.
+fn kept_table() -> String {
+    let mut text = String::from("*mangle\n");
+    for (hook, chain) in CHAINS {
+        let _ = writeln!(text, ":{chain} - [0:0]");
+        kept(hook == "PREROUTING", &mut |what| {
+            let _ = writeln!(text, "-A {chain} {what}");
+        });
+        let _ = writeln!(text, "-A {hook} -p tcp -j {chain}");
+    }
+    text.push_str("COMMIT\n");
+    text
+}
+
+/// What servers answer to an address that mecha has spoken from is for mecha, whether it comes from elsewhere or is made here.
+fn kept(is_inbound: bool, rule: &mut dyn FnMut(String)) {
+    rule(format!(
+        "-m conntrack --ctdir REPLY -m connmark --mark {KEPT_MARK:#x} -j MARK --set-mark {KEPT_MARK:#x}"
+    ));
+    if !is_inbound {
+        let foreign = format!("-m mark --mark {OWN_MARK:#x} -m addrtype ! --src-type LOCAL");
+        rule(format!("{foreign} -j CONNMARK --set-mark {KEPT_MARK:#x}"));
+    }
 }
 
 fn to_listeners(rules: &Rules, only: &str, rule: &mut dyn FnMut(String)) {

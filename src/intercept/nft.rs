@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Families, LED_MARK, Mode, OWN_MARK, Rules, Step};
+use super::{Families, KEPT_MARK, LED_MARK, Mode, OWN_MARK, Rules, Step};
 
 /// What makes the rules.
 pub(super) fn made(rules: &Rules) -> Vec<Step> {
@@ -17,6 +17,9 @@ pub(super) fn made(rules: &Rules) -> Vec<Step> {
     }
     if rules.mode == Mode::Tproxy {
         led(rules, &mut text);
+    }
+    if rules.keeps_source {
+        kept(&mut text);
     }
     text.push_str("}\n");
     vec![Step::new("nft -f -", text)]
@@ -78,6 +81,17 @@ fn led(rules: &Rules, text: &mut String) {
     }
     // Nobody listens: left alone, it would go past mecha.
     text.push_str("    meta l4proto tcp reject with tcp reset\n  }\n");
+}
+
+/// What servers answer to an address that mecha has spoken from is for mecha, whether it comes from elsewhere or is made here.
+fn kept(text: &mut String) {
+    let answers = format!("ct direction reply ct mark {KEPT_MARK:#x} meta mark set {KEPT_MARK:#x}");
+    let _ = writeln!(
+        text,
+        "  chain kept_in {{\n    type filter hook prerouting priority mangle - 1; policy accept;\n    {answers}\n  }}\n  \
+           chain kept_out {{\n    type route hook output priority mangle - 1; policy accept;\n    {answers}\n    \
+           meta mark {OWN_MARK:#x} fib saddr type != local ct mark set {KEPT_MARK:#x}\n  }}"
+    );
 }
 
 fn left_alone(rules: &Rules, is_inbound: bool, text: &mut String) {

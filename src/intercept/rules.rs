@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use clap::ValueEnum;
 
-use super::{LED_MARK, Step};
+use super::{KEPT_MARK, LED_MARK, Step};
 
 /// Connections to one port go to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +62,8 @@ pub(crate) struct Rules {
     pub(crate) ports: Vec<u16>,
     pub(crate) networks: Vec<Network>,
     pub(crate) interfaces: Vec<String>,
+    /// What servers answer to addresses that mecha has spoken from comes to mecha.
+    pub(crate) keeps_source: bool,
 }
 
 impl Direction {
@@ -87,7 +89,7 @@ impl Families {
 impl Rules {
     /// These, if they make sense.
     pub(crate) fn checked(mut self) -> Result<Self, String> {
-        if self.leads.is_empty() && self.rest.is_none() {
+        if self.leads.is_empty() && self.rest.is_none() && !self.keeps_source {
             return Err("nothing is to be led here\n  hint: `--port 6379=16379` for one port, `--rest 15001` for all others".into());
         }
         let twice = self
@@ -114,10 +116,11 @@ impl Rules {
         let mut steps = routes_removed();
         for (has, option) in [(self.families.has_ipv4(), "-4"), (self.families.has_ipv6(), "-6")] {
             if has {
-                steps.push(Step::new(
-                    &format!("ip {option} rule add fwmark {LED_MARK:#x} lookup {LED_MARK}"),
-                    String::new(),
-                ));
+                let wanted = [(self.mode == Mode::Tproxy, LED_MARK), (self.keeps_source, KEPT_MARK)];
+                for (_, mark) in wanted.into_iter().filter(|(is_wanted, _)| *is_wanted) {
+                    let words = format!("ip {option} rule add fwmark {mark:#x} lookup {LED_MARK}");
+                    steps.push(Step::new(&words, String::new()));
+                }
                 steps.push(Step::new(
                     &format!("ip {option} route replace local default dev lo table {LED_MARK}"),
                     String::new(),
@@ -131,8 +134,9 @@ impl Rules {
 /// What takes away what [`Rules::routes`] makes.
 pub(super) fn routes_removed() -> Vec<Step> {
     let of = |option| {
-        let rule = Step::undo(&format!("ip {option} rule del fwmark {LED_MARK:#x} lookup {LED_MARK}"));
-        [rule, Step::undo(&format!("ip {option} route flush table {LED_MARK}"))]
+        let rule =
+            |mark: u32| Step::undo(&format!("ip {option} rule del fwmark {mark:#x} lookup {LED_MARK}"));
+        [rule(LED_MARK), rule(KEPT_MARK), Step::undo(&format!("ip {option} route flush table {LED_MARK}"))]
     };
     ["-4", "-6"].into_iter().flat_map(of).collect()
 }

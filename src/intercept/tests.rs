@@ -15,6 +15,7 @@ fn rules(mode: Mode, direction: Direction) -> Rules {
         ports: vec![22],
         networks: vec![network("10.0.0.0/8").unwrap(), network("fd00::/8").unwrap()],
         interfaces: vec!["eth1".into()],
+        keeps_source: false,
     }
     .checked()
     .unwrap()
@@ -74,4 +75,33 @@ fn what_makes_no_sense_is_refused_with_a_hint() {
 #[test]
 fn removing_needs_nothing_to_be_there() {
     assert!(removed().iter().all(|step| step.may_fail));
+}
+
+#[test]
+fn answers_to_addresses_that_are_kept_come_here_with_either_mode_and_alone() {
+    for mode in [Mode::Redirect, Mode::Tproxy] {
+        let kept = Rules { keeps_source: true, ..rules(mode, Direction::Inbound) };
+        let (nft, iptables) = (text(&nft::made(&kept)), text(&iptables::made(&kept)));
+        assert!(
+            nft.contains("ct mark set 0x6d67") && nft.contains("ct direction reply ct mark 0x6d67"),
+            "{nft}"
+        );
+        for (what, count) in [("-j CONNMARK --set-mark 0x6d67", 2), ("-j MARK --set-mark 0x6d67", 4)] {
+            assert_eq!(iptables.matches(what).count(), count, "{what}: {iptables}");
+        }
+        // It stands before what leaves answers alone.
+        let table = iptables.split("*mangle").nth(1).unwrap();
+        let alone = table.find("--ctdir REPLY -j RETURN").unwrap_or(table.len());
+        assert!(table.find("--ctdir REPLY -m connmark").unwrap() < alone, "{table}");
+        let routes = text(&kept.routes());
+        assert_eq!(routes.contains("add fwmark 0x6d66"), mode == Mode::Tproxy, "{routes}");
+        assert!(routes.contains("add fwmark 0x6d67") && routes.contains("del fwmark 0x6d67"), "{routes}");
+    }
+    let nothing = Rules {
+        leads: Vec::new(),
+        rest: None,
+        keeps_source: true,
+        ..rules(Mode::Redirect, Direction::Inbound)
+    };
+    assert!(nothing.checked().is_ok());
 }

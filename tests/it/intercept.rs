@@ -1,5 +1,8 @@
 //! Unmodified programs in a network namespace of their own, whose connections are led to mecha by real rules.
 
+mod inbound;
+mod programs;
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;

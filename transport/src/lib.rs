@@ -22,7 +22,7 @@ pub use clock::{Clock, unix_ms};
 pub use intake::Intake;
 pub use limits::{open_files_limit, raise_open_files_limit};
 pub use listen::{Bound, Listener, bind, bind_transparent};
-pub use mark::mark_outgoing;
+pub use mark::{mark_outgoing, may_keep_source};
 pub use outbox::Outbox;
 pub use pipe::{PIPE_SIZE, Pipe};
 pub use proxy::{ProxyVersion, proxy_header};

@@ -1,7 +1,7 @@
 //! Connected streams, cut in two halves.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -136,23 +136,25 @@ pub async fn connect(
     timeout: Duration,
     tls: Option<&ClientTls>,
 ) -> io::Result<(ReadHalf, WriteHalf)> {
-    connect_with(address, timeout, tls, &[]).await
+    connect_with(address, None, timeout, tls, &[]).await
 }
 
-/// As [`connect`], with bytes that are sent before anything else, TLS included.
+/// As [`connect`], from `source`, which need not be this machine's, and with bytes that are sent before anything else, TLS
+/// included.
 ///
 /// # Errors
 /// As [`connect`].
 pub async fn connect_with(
     address: &Address,
+    source: Option<IpAddr>,
     timeout: Duration,
     tls: Option<&ClientTls>,
     preface: &[u8],
 ) -> io::Result<(ReadHalf, WriteHalf)> {
     let connecting = async {
         let mut stream = match address {
-            Address::Host(host, port) => dial_host(host, *port).await?,
-            Address::Found(_, addr) | Address::Tcp(addr) => dial(*addr).await?,
+            Address::Host(host, port) => dial_host(host, *port, source).await?,
+            Address::Found(_, addr) | Address::Tcp(addr) => dial(*addr, source).await?,
             Address::Unix(path) => {
                 let mut stream = UnixStream::connect(path).await?;
                 stream.write_all(preface).await?;

@@ -49,6 +49,7 @@ pub(crate) fn default_cluster(name: String, target: Target) -> ClusterSpec {
         filters: Vec::new(),
         tls: None,
         proxy_protocol: None,
+        keeps_source: false,
         login: LoginSpec::default(),
         sentinels: SentinelsSpec { is_tls, ..SentinelsSpec::default() },
         reads: ReadsSpec::default(),
@@ -115,6 +116,7 @@ impl Reader<'_> {
         let target = self.parsed(to, |text| target::back(text, backs));
         let mut cluster = default_cluster(name.into(), target.clone().unwrap_or_default());
         let proxy = fields.take("proxy_protocol");
+        let source = fields.take("keep_source");
         if target.as_ref().is_some_and(|target| target.is_streamed) {
             self.without(&mut fields, &OF_KEYS, "where requests pass as they come");
         }
@@ -124,15 +126,19 @@ impl Reader<'_> {
             self.without_calls(&mut fields, &names);
             let words = [("v1", ProxyProtocol::V1), ("v2", ProxyProtocol::V2)];
             cluster.proxy_protocol = self.word(proxy, &words);
-        } else if let Some((node, path)) = proxy {
-            let message =
-                "many clients share the connections to these servers, so none stands for one client";
-            self.error(
-                node.place,
-                &path,
-                message,
-                Some("`proxy_protocol` belongs to `tcp://` clusters".into()),
-            );
+            set(&mut cluster.keeps_source, self.word(source, &[("false", false), ("true", true)]));
+        } else {
+            let both = [("proxy_protocol", proxy), ("keep_source", source)];
+            for (name, (node, path)) in both.into_iter().filter_map(|(name, found)| Some((name, found?))) {
+                let message =
+                    "many clients share the connections to these servers, so none stands for one client";
+                self.error(
+                    node.place,
+                    &path,
+                    message,
+                    Some(format!("`{name}` belongs to `tcp://` clusters")),
+                );
+            }
         }
         let is_tls = target.as_ref().is_some_and(|target| target.is_tls);
         self.is_tls = is_tls;

@@ -553,3 +553,19 @@ fn tunnels_lead_to_bytes_or_to_whomever_a_client_names() {
         &["2:63 listeners[0].max_duration `max_duration` has no meaning but on"],
     );
 }
+
+#[test]
+fn the_clients_address_is_kept_where_each_has_a_connection() {
+    let cluster = |to: &str| {
+        let text = format!(
+            "listeners:\n  - {{ listen: tcp://127.0.0.1:1, to: tcp://a:1 }}\nclusters:\n  app: {{ to: \"{to}\", keep_source: true }}\n"
+        );
+        read_with(ALIKE, ALIKE, &text)
+    };
+    assert!(cluster("tcp://a:1").unwrap().clusters[0].keeps_source);
+    let errors = cluster("http://a").unwrap_err();
+    assert!(
+        errors[0].message.starts_with("many clients share") && errors[0].path.ends_with("keep_source"),
+        "{errors:?}"
+    );
+}

@@ -122,7 +122,12 @@ pub(crate) enum Client {
 
 impl Client {
     pub(crate) async fn new(port: u16, version: Version) -> Self {
-        let io = TokioIo::new(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+        Self::at(("127.0.0.1", port), version).await
+    }
+
+    /// As [`Client::new`], to this address.
+    pub(crate) async fn at(address: (&str, u16), version: Version) -> Self {
+        let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
         match version {
             Version::One => {
                 let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
@@ -166,7 +171,15 @@ pub(crate) async fn serve<A>(version: Version, answer: A) -> u16
 where
     A: Fn(Whole<hyper::http::request::Parts>) -> Response<Pieces> + 'static,
 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    serve_at(("127.0.0.1", 0), version, answer).await
+}
+
+/// As [`serve`], there.
+pub(crate) async fn serve_at<A>(address: (&str, u16), version: Version, answer: A) -> u16
+where
+    A: Fn(Whole<hyper::http::request::Parts>) -> Response<Pieces> + 'static,
+{
+    let listener = TcpListener::bind(address).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let answer = Rc::new(answer);
     tokio::task::spawn_local(async move {

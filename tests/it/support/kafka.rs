@@ -475,7 +475,7 @@ fn join(client: &TcpStream, server: &TcpStream, track: Option<(Tape, usize)>) {
 /// The name and number of the process that has the socket with these ports.
 fn process(own: u16, other: u16) -> Option<(String, String)> {
     let wanted = (format!(":{own:04X}"), format!(":{other:04X}"));
-    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|path| {
+    let inode = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"].iter().find_map(|path| {
         let text = std::fs::read_to_string(path).ok()?;
         text.lines().find_map(|line| {
             let words: Vec<_> = line.split_whitespace().collect();
