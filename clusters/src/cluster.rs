@@ -393,6 +393,12 @@ impl<P: Framed> Cluster<P> {
         if own.is_empty() { members.shards.clone() } else { own }
     }
 
+    /// Whether the address of several is one of those that are left over ([`Members::part`]).
+    pub(crate) fn is_beside(&self, part: Option<(u16, u16)>) -> bool {
+        let shards = self.members.borrow().slices.len();
+        shards > 0 && part.is_some_and(|(own, _)| usize::from(own) >= shards)
+    }
+
     /// Whether keys are hashed to slots.
     pub(crate) fn is_slotted(&self) -> bool {
         matches!(self.members.borrow().router, Router::Slots(_))

@@ -103,7 +103,8 @@ impl Logins {
         if self.cluster.waits_for_news(cx.sink, call.ticket.conn, cx.now_micros) {
             return Submitted::Full;
         }
-        let shards = self.cluster.shards();
+        // The one that the client has connected to, for all that it knows.
+        let shards = self.cluster.shards_of(cx.lane.part);
         let Some(server) = shards.iter().find(|at| !self.cluster.is_down(**at)).or(shards.first()) else {
             return refuse(Refusal::UpstreamUnreachable);
         };

@@ -83,6 +83,8 @@ pub struct Gathered<'a> {
     pub places: &'a [u32],
     /// For [`Way::Scan`].
     pub scan: Scan<'a>,
+    /// The client has connected to an address that is called a replica.
+    pub is_beside: bool,
 }
 
 /// How far a scan is.
@@ -446,6 +448,7 @@ impl<P: Rules> Scattered<P> {
             next,
             first: shards.iter().copied().min().unwrap_or(0),
             held: self.held(plan),
+            is_beside: self.cluster.is_beside(cx.lane.part),
             pins: if is_aside { connections.clone() } else { Vec::new() },
             missing: plan.parts.len(),
             failed: None,

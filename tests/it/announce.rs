@@ -182,6 +182,10 @@ fn what_clients_add_up_over_the_addresses_is_the_whole() {
     let mut last = Client::new(seven.1[6]);
     let role = last.call("ROLE");
     assert!(role.contains("slave") && role.contains(&seven.1[0].to_string()), "{role}");
+    let info = last.call("INFO replication");
+    assert!(info.contains("role:slave") && !info.contains("slave0"), "{info}");
+    let info = Client::new(seven.1[0]).call("INFO replication");
+    assert!(info.contains("role:master") && !info.contains("slave0"), "{info}");
     assert_eq!([last.call("READONLY"), last.call("GET key-1")], ["+OK\r\n", "$1\r\nv\r\n"]);
     let output = Command::new("redis-cli")
         .args(["--cluster", "call", &format!("127.0.0.1:{}", seven.1[4]), "DBSIZE", "--cluster-only-masters"])

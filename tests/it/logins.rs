@@ -180,6 +180,27 @@ fn a_user_that_is_gone_harms_nobody_else() {
 }
 
 #[test]
+fn connections_of_one_user_that_servers_end_at_once_harm_nobody_else() {
+    let Some((cluster, mecha)) = start() else { return };
+    let mut anybody = mecha.client();
+    for key in 0..12 {
+        assert_eq!(anybody.call(&format!("SET key-{key} v")), "+OK\r\n");
+    }
+    let mut servers: Vec<_> = (0..6).map(|at| Client::new(cluster.port(at))).collect();
+    for _ in 0..15 {
+        let mut alice = login(&mecha, "alice secret");
+        // Whether the server still answers it is another matter.
+        (0..12).for_each(|key| drop(alice.call(&format!("GET key-{key}"))));
+        for server in &mut servers {
+            let _ = server.call("CLIENT KILL USER alice");
+        }
+        for key in 0..12 {
+            assert_eq!(anybody.call(&format!("GET key-{key}")), "$1\r\nv\r\n");
+        }
+    }
+}
+
+#[test]
 fn slots_move_for_those_who_have_logged_in_too() {
     let Some((cluster, mecha)) = start() else { return };
     let mut alice = login(&mecha, "alice secret");

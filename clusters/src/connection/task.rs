@@ -20,7 +20,7 @@ const SLOW_CLIENT_POLL: Duration = Duration::from_millis(2);
 const SHORT_LIFE_MICROS: u64 = 1_000_000;
 /// The longest wait between attempts while calls wait for their outcome.
 const AWAITED_WAIT: Duration = Duration::from_millis(500);
-/// The wait before a client's login that the server has refused is tried again.
+/// The wait before a client's login that the server has refused, or soon ended, is tried again.
 const DENIED_WAIT: Duration = Duration::from_millis(500);
 
 /// Why a socket ended.
@@ -79,6 +79,8 @@ impl<P: Framed> Connection<P> {
                 self.endpoint.metrics.connect_delayed();
                 tokio::time::sleep(wait).await;
             }
+            let is_guest = login_of(self.profile) > 0;
+            let mut is_brief = false;
             let (why, is_failure) = match self.connect().await {
                 Ok((read, write)) => {
                     let opened = clock.micros();
@@ -89,12 +91,13 @@ impl<P: Framed> Connection<P> {
                     let end = self.serve(read, write).await;
                     self.endpoint.metrics.connection_closed();
                     self.report(&end);
-                    let is_short = clock.micros().saturating_sub(opened) < SHORT_LIFE_MICROS;
-                    // A dedicated connection ends as its client wants it to: that says nothing about the server.
-                    let is_failure = is_short && !self.is_dedicated && !self.inner.borrow().is_closing;
+                    is_brief = clock.micros().saturating_sub(opened) < SHORT_LIFE_MICROS;
+                    // A dedicated connection ends as its client wants it to, and one with a client's login as that is allowed
+                    // to: that says nothing about the server.
+                    let is_failure =
+                        is_brief && !self.is_dedicated && !is_guest && !self.inner.borrow().is_closing;
                     match end {
-                        // That says nothing about the server.
-                        End::Denied(_) if login_of(self.profile) > 0 => (Refusal::UpstreamDenied, false),
+                        End::Denied(_) if is_guest => (Refusal::UpstreamDenied, false),
                         End::Denied(_) => (Refusal::UpstreamDenied, true),
                         _ => (Refusal::UpstreamGone, is_failure),
                     }
@@ -105,7 +108,6 @@ impl<P: Framed> Connection<P> {
                     (Refusal::UpstreamUnreachable, true)
                 }
             };
-            let is_guest = login_of(self.profile) > 0;
             let is_denied = why == Refusal::UpstreamDenied;
             if is_guest {
                 self.is_denied.set(is_denied);
@@ -118,7 +120,7 @@ impl<P: Framed> Connection<P> {
                 inner.is_closing = false;
                 self.is_dedicated || inner.is_retired
             };
-            if !is_failure && !self.is_dedicated && self.in_flight() > 0 {
+            if !is_failure && !self.is_dedicated && !is_guest && self.in_flight() > 0 {
                 self.endpoint.count_failure();
             }
             // A server that closes a connection after a while (its idle timeout, a restart) is tried again at once.
@@ -133,7 +135,7 @@ impl<P: Framed> Connection<P> {
             if is_over {
                 break;
             }
-            let wait = if is_guest && is_denied { DENIED_WAIT } else { wait };
+            let wait = if is_guest && (is_denied || is_brief) { wait.max(DENIED_WAIT) } else { wait };
             let is_awaited = self.follower().is_some_and(|follower| follower.is_awaited());
             let wait = if is_awaited { wait.min(AWAITED_WAIT) } else { wait };
             if !wait.is_zero() {

@@ -113,6 +113,7 @@ impl<P: Rules> Split<P> {
             replies: &progress.replies,
             places: &self.places,
             scan: Scan::default(),
+            is_beside: false,
         };
         if P::merge(&gathered, self.profile, &mut bytes) {
             return Verdict::Answer(bytes);

@@ -20,6 +20,7 @@ pub(super) struct Gather<P: Framed> {
     pub(super) at: usize,
     pub(super) next: Option<usize>,
     pub(super) first: usize,
+    pub(super) is_beside: bool,
     /// What servers are known to hold, where that is asked.
     pub(super) held: Vec<SlotSet>,
     /// Dedicated connections, to be given back.
@@ -39,6 +40,7 @@ impl<P: Framed> Gather<P> {
             frame: &self.frame,
             replies: &self.replies,
             places: &self.places,
+            is_beside: self.is_beside,
             scan: Scan { at: self.at, next: self.next, first: self.first, moves, held: &self.held },
         }
     }
@@ -105,6 +107,7 @@ mod tests {
             at: 0,
             next: None,
             first: 0,
+            is_beside: false,
             held: Vec::new(),
             pins: Vec::new(),
             missing: 2,

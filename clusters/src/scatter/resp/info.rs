@@ -66,14 +66,18 @@ const GATHERED: [Gathered; 3] = [
     Gathered { header: "# Keyspace", start: "db" },
 ];
 
-/// Appends the report; `None` if a reply is no text.
-pub(super) fn merge(replies: &[Vec<u8>], writer: &mut Writer<'_>) -> Option<()> {
+/// Appends the report, of a replica if it is asked at an address that is called one (`is_beside`); `None` if a reply is no
+/// text.
+pub(super) fn merge(replies: &[Vec<u8>], is_beside: bool, writer: &mut Writer<'_>) -> Option<()> {
     let texts: Option<Vec<String>> = replies.iter().map(|reply| text(reply)).collect();
     let texts = texts?;
     let mut out = String::new();
     for line in texts.first()?.lines() {
         match line.split_once(':') {
-            Some((name, _)) if GATHERED.iter().any(|section| section.has(name)) => continue,
+            Some((name, _)) if GATHERED.iter().any(|section| section.has(name)) || is_of_servers(name) => {
+                continue;
+            }
+            Some(("role", _)) if is_beside => out.push_str("role:slave\r\nmaster_link_status:up\r\n"),
             Some((name, value)) if is_summed(name) => {
                 let all =
                     texts.iter().map(|text| value_of(text, name).and_then(|value| value.parse::<u64>().ok()));
@@ -114,6 +118,13 @@ fn own_line(number: usize, text: &str) -> String {
         fields.push(format!("keys={}", keys.iter().sum::<u64>()));
     }
     if fields.is_empty() { String::new() } else { format!("mecha_shard{number}:{}\r\n", fields.join(",")) }
+}
+
+/// Lines that tell where other servers are, which clients have no use for here.
+fn is_of_servers(name: &str) -> bool {
+    let is_replica =
+        name.strip_prefix("slave").is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+    is_replica && name != "slave" || matches!(name, "master_host" | "master_port")
 }
 
 fn is_summed(name: &str) -> bool {
