@@ -14,9 +14,11 @@ use mecha_kafka::messages::{
     ApiVersionsRequest, FetchRequest, JoinGroupRequest, MetadataRequest, ProduceRequest,
 };
 use mecha_kafka::names::{self, Name, Note, is_understood};
-use mecha_kafka::pending::Acks;
+use mecha_kafka::pending::{Acks, beginning};
 use mecha_kafka::schema::MESSAGES;
 use mecha_kafka::table::ApiKey;
+use mecha_kafka::tally::{Tally, commits, topics};
+use mecha_kafka::throttle::{self, record_bytes};
 
 pub(crate) const FRAMES: &[&str] = &[
     "\0\0\0\u{e}\0\u{12}\0\u{3}\0\0\0\u{1}\0\u{1}c\0ab\0\0\0\u{9}\0\u{3}\0\u{1}\0\0\0\u{2}x",
@@ -134,7 +136,11 @@ pub(crate) fn body(data: &[u8]) {
             && let Ok(mut acks) = Acks::new(version, body.len() as u32)
         {
             let _ = body.chunks(step).try_for_each(|piece| acks.push(piece).map(|_| ()));
+            begins(version, &body, acks);
         }
+        let _ = commits(version, &body, &mut |_| {});
+        assert!(names::mentioned(key, version, &body, &mut |_| {}).is_ok() || !is_sound);
+        let _ = record_bytes(key, version, &body, &mut |_, bytes| assert!(bytes <= body.len()));
         let body = bytes::Bytes::from(body);
         let _ = guard::request::<ProduceRequest>(version, body.clone());
         let _ = guard::request::<MetadataRequest>(version, body.clone());
@@ -143,6 +149,7 @@ pub(crate) fn body(data: &[u8]) {
     }
     assert!(codes(key, version, &body, &mut |_| {}).is_ok() || !is_sound);
     assert!(rewrite(key, version, &body, &mut map, &mut out).is_ok() || !is_sound);
+    tallies(key, version, &body, step);
     let head = ResponseHead { correlation: 0, body: body.len() as u32 };
     if let Ok((mut rewriter, head)) = Rewriter::new(key, version, head) {
         out.clear();
@@ -157,6 +164,10 @@ pub(crate) fn body(data: &[u8]) {
         } else {
             assert!(!is_sound);
         }
+    }
+    let mut held = body.clone();
+    if throttle::set(key, version, &mut held, 7).is_ok() && is_sound {
+        guard::check(message, version, &held).expect("waiting makes it no less sound");
     }
     let body = bytes::Bytes::from(body);
     let _ = guard::response::<MetadataRequest>(version, body.clone());
@@ -218,4 +229,35 @@ fn records<'r>(
     room: &'r mut Vec<u8>,
 ) -> Result<Vec<Record<'r>>, mecha_kafka::batch::BatchError> {
     batch.records(limit, room)?.collect()
+}
+
+/// The beginning of a request to produce says what its acknowledgements do that are read in pieces, whole or cut.
+fn begins(version: i16, body: &[u8], mut acks: Acks) {
+    let begun = beginning(version, body.len() as u32, body);
+    if let Ok(Some((size, wanted))) = begun {
+        assert_eq!(acks.push(body), Ok(Some(wanted)));
+        let bytes = body.get(..size).expect("it is there");
+        assert_eq!(beginning(version, body.len() as u32, bytes), begun);
+        let mut anew = Vec::new();
+        let mut same = |_: Name, text: &[u8], out: &mut Vec<u8>| {
+            out.extend_from_slice(text);
+            true
+        };
+        // A length may have been longer than it has to be.
+        if names::beginning(version, bytes, &mut same, &mut anew).is_ok() {
+            assert!(anew.len() <= bytes.len());
+        }
+    }
+}
+
+/// Figures come to the same in any pieces, and never to more than the bytes are.
+fn tallies(key: ApiKey, version: i16, body: &[u8], step: usize) {
+    let _ = topics(version, body, &mut |name, _| assert!(name.len() <= body.len()));
+    let read = |size: usize| {
+        let mut tally = Tally::new(key, version, body.len() as u32).ok()?;
+        let mut marks = 0;
+        body.chunks(size.max(1)).for_each(|piece| tally.push(piece, &mut |_| marks += 1));
+        Some((tally.code(), marks))
+    };
+    assert_eq!(read(step), read(body.len()));
 }

@@ -1,4 +1,4 @@
-//! Share groups (KIP-932): records of one partition are given to several members, each to one.
+//! Share groups (KIP-932): records of one partition are given to several members, each to one at a time.
 
 use std::collections::BTreeSet;
 
@@ -66,10 +66,9 @@ fn members_of_a_share_group_share_what_is_in_a_topic() {
             })
         });
         let printed = members.map(|member| member.ended_by("TERM"));
-        let all: Vec<u64> = printed.iter().flat_map(|text| read(text)).collect();
-        let distinct: BTreeSet<u64> = all.iter().copied().collect();
-        assert_eq!(distinct, (0..400).collect(), "{printed:?}");
-        assert_eq!(all.len(), 400, "something was given to both");
+        // What is not acknowledged in time is given to another: on a busy machine something may have come twice.
+        let all: BTreeSet<u64> = printed.iter().flat_map(|text| read(text)).collect();
+        assert_eq!(all, (0..400).collect(), "{printed:?}");
         assert!(shares(&mecha, &["--list"]).lines().any(|line| line == group));
         let servers = bootstrap(&mecha);
         let args = ["--bootstrap-server", &servers, "--topic", "work", "--group", &group];
