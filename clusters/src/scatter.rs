@@ -83,7 +83,16 @@ pub struct Gathered<'a> {
     pub places: &'a [u32],
     /// For [`Way::Scan`].
     pub scan: Scan<'a>,
-    /// The client has connected to an address that is called a replica.
+    /// Where the client has connected to.
+    pub door: Door,
+}
+
+/// The address of mecha that a client has connected to, as far as reports tell of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Door {
+    /// Its port; 0 if there is none.
+    pub port: u16,
+    /// It is called a replica.
     pub is_beside: bool,
 }
 
@@ -448,7 +457,10 @@ impl<P: Rules> Scattered<P> {
             next,
             first: shards.iter().copied().min().unwrap_or(0),
             held: self.held(plan),
-            is_beside: self.cluster.is_beside(cx.lane.part),
+            door: Door {
+                port: cx.peer.local.map_or(0, |local| local.port()),
+                is_beside: self.cluster.is_beside(cx.lane.part),
+            },
             pins: if is_aside { connections.clone() } else { Vec::new() },
             missing: plan.parts.len(),
             failed: None,

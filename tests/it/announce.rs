@@ -184,6 +184,8 @@ fn what_clients_add_up_over_the_addresses_is_the_whole() {
     assert!(role.contains("slave") && role.contains(&seven.1[0].to_string()), "{role}");
     let info = last.call("INFO replication");
     assert!(info.contains("role:slave") && !info.contains("slave0"), "{info}");
+    let info = Client::new(seven.1[2]).call("INFO server");
+    assert!(info.contains(&format!("tcp_port:{}\r\n", seven.1[2])), "{info}");
     let info = Client::new(seven.1[0]).call("INFO replication");
     assert!(info.contains("role:master") && !info.contains("slave0"), "{info}");
     assert_eq!([last.call("READONLY"), last.call("GET key-1")], ["+OK\r\n", "$1\r\nv\r\n"]);
