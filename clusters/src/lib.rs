@@ -62,7 +62,9 @@ pub use routes::{
     Conditions, Copies, Junction, Leg, Migrating, MigratingOptions, Migration, MigrationState, Mirror,
     MirrorOptions, Routed, RoutedLeg, Stage, Watch,
 };
-pub use scatter::{Announced, Announcement, Bond, Gathered, Plan, Rules, ScanStep, Scattered, Way};
+pub use scatter::{
+    Announced, Announcement, Bond, Entrance, Gathered, Itself, Plan, Rules, Scan, ScanStep, Scattered, Way,
+};
 pub use scripts::ScriptStore;
 pub use sink::{Delivery, Lane, ReplySink, Slip, SubmitCx, Submitted, Upstream, Wish};
 pub use streams::{Choice, OutlierOptions, Stream, StreamOptions, StreamSeat, Streams};

@@ -8,7 +8,7 @@ use std::rc::{Rc, Weak};
 use mecha_core::{Asked, ConnKey, Decode, Limits, OpId, Outcome, Refusal, ReplyCount, Ticket};
 
 use super::junction::{Ended, Junction};
-use crate::scatter::{Door, Gathered, Rules, Scan};
+use crate::scatter::{Entrance, Gathered, Rules, Scan};
 use crate::{Delivery, Slip};
 
 /// See the module.
@@ -113,7 +113,7 @@ impl<P: Rules> Split<P> {
             replies: &progress.replies,
             places: &self.places,
             scan: Scan::default(),
-            door: Door::default(),
+            entrance: Entrance::default(),
         };
         if P::merge(&gathered, self.profile, &mut bytes) {
             return Verdict::Answer(bytes);

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use mecha_core::{ConnKey, Framed, Refusal, Ticket};
 
-use super::{Door, Gathered, Scan};
+use super::{Entrance, Gathered, Scan};
 use crate::moves::{Moves, SlotSet};
 use crate::{Connection, Slip};
 
@@ -20,7 +20,7 @@ pub(super) struct Gather<P: Framed> {
     pub(super) at: usize,
     pub(super) next: Option<usize>,
     pub(super) first: usize,
-    pub(super) door: Door,
+    pub(super) entrance: Entrance,
     /// What servers are known to hold, where that is asked.
     pub(super) held: Vec<SlotSet>,
     /// Dedicated connections, to be given back.
@@ -40,7 +40,7 @@ impl<P: Framed> Gather<P> {
             frame: &self.frame,
             replies: &self.replies,
             places: &self.places,
-            door: self.door,
+            entrance: self.entrance,
             scan: Scan { at: self.at, next: self.next, first: self.first, moves, held: &self.held },
         }
     }
@@ -107,7 +107,7 @@ mod tests {
             at: 0,
             next: None,
             first: 0,
-            door: Door::default(),
+            entrance: Entrance::default(),
             held: Vec::new(),
             pins: Vec::new(),
             missing: 2,

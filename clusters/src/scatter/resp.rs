@@ -246,7 +246,7 @@ impl Rules for Resp {
             (_, Some(Merge::Memory)) => reports::memory(gathered.replies, &mut writer).is_some(),
             (_, Some(Merge::Settings)) => reports::settings(gathered.replies, &mut writer).is_some(),
             (_, Some(Merge::Texts)) => reports::texts(gathered.replies, &mut writer).is_some(),
-            (_, Some(Merge::Info)) => info::merge(gathered.replies, gathered.door, &mut writer).is_some(),
+            (_, Some(Merge::Info)) => info::merge(gathered.replies, gathered.entrance, &mut writer).is_some(),
             (_, Some(Merge::Latest)) => {
                 slowlog::merge(gathered.frame, gathered.replies, &mut writer).is_some()
             }

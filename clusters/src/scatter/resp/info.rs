@@ -6,7 +6,7 @@
 
 use mecha_resp::reply::Writer;
 
-use crate::scatter::Door;
+use crate::scatter::Entrance;
 
 /// Lines whose numbers are added up. Names that end with `*` stand for all that begin so.
 const SUMMED: [&str; 31] = [
@@ -70,7 +70,7 @@ const GATHERED: [Gathered; 3] = [
 
 /// Appends the report, as at the address that is asked; `None` if a reply is no
 /// text.
-pub(super) fn merge(replies: &[Vec<u8>], door: Door, writer: &mut Writer<'_>) -> Option<()> {
+pub(super) fn merge(replies: &[Vec<u8>], entrance: Entrance, writer: &mut Writer<'_>) -> Option<()> {
     let texts: Option<Vec<String>> = replies.iter().map(|reply| text(reply)).collect();
     let texts = texts?;
     let mut out = String::new();
@@ -79,8 +79,12 @@ pub(super) fn merge(replies: &[Vec<u8>], door: Door, writer: &mut Writer<'_>) ->
             Some((name, _)) if GATHERED.iter().any(|section| section.has(name)) || is_of_servers(name) => {
                 continue;
             }
-            Some(("tcp_port", _)) if door.port > 0 => out.push_str(&format!("tcp_port:{}\r\n", door.port)),
-            Some(("role", _)) if door.is_beside => out.push_str("role:slave\r\nmaster_link_status:up\r\n"),
+            Some(("tcp_port", _)) if entrance.port > 0 => {
+                out.push_str(&format!("tcp_port:{}\r\n", entrance.port))
+            }
+            Some(("role", _)) if entrance.is_beside => {
+                out.push_str("role:slave\r\nmaster_link_status:up\r\n")
+            }
             Some((name, value)) if is_summed(name) => {
                 let all =
                     texts.iter().map(|text| value_of(text, name).and_then(|value| value.parse::<u64>().ok()));

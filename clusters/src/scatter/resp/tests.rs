@@ -2,7 +2,7 @@ use mecha_core::{Framed, Keys};
 use mecha_resp::{Resp, args, head_of, op, op_named, ops, sub_named, write_request};
 use proptest::prelude::*;
 
-use crate::scatter::{Door, Scan};
+use crate::scatter::{Entrance, Scan};
 
 use super::{Gathered, Rules, ScanStep, Way, element, merge_of};
 
@@ -28,8 +28,14 @@ fn merge(
     let replies: Vec<_> = replies.iter().map(|reply| reply.replace('~', "\r\n").into_bytes()).collect();
     let head = head_of(&frame).unwrap();
     let scan = Scan { at: at.0, next: at.1, first: 1, ..Scan::default() };
-    let gathered =
-        Gathered { op: head.op, frame: &frame, replies: &replies, places, scan, door: Door::default() };
+    let gathered = Gathered {
+        op: head.op,
+        frame: &frame,
+        replies: &replies,
+        places,
+        scan,
+        entrance: Entrance::default(),
+    };
     let mut out = Vec::new();
     Resp::merge(&gathered, profile, &mut out).then(|| String::from_utf8(out).unwrap().replace("\r\n", "~"))
 }
@@ -174,7 +180,7 @@ proptest! {
     fn no_reply_makes_the_merge_panic(replies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 1..4), row in 1..400u16) {
         let whole = frame("x");
         for op in [op::MGET, op::SCAN, op::INFO, op::KEYS, op::PUBSUB_SHARDNUMSUB, op::SCRIPT_EXISTS, mecha_core::OpId(row)] {
-            let gathered = Gathered { op, frame: &whole, replies: &replies, places: &[0, 1, 0], scan: Scan::default(), door: Door::default() };
+            let gathered = Gathered { op, frame: &whole, replies: &replies, places: &[0, 1, 0], scan: Scan::default(), entrance: Entrance::default() };
             Resp::merge(&gathered, 1, &mut Vec::new());
         }
         replies.iter().for_each(|reply| assert!(element(reply).is_none_or(|length| length <= reply.len())));
