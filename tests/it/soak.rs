@@ -49,6 +49,7 @@ const LOADS: [(&str, &[(Work, usize)]); 6] = [
             (load::transactions, 2),
             (load::waiting, 4),
             (load::messages, 2),
+            (load::caching, 4),
             (load::passing, 2),
         ],
     ),

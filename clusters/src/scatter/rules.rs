@@ -151,7 +151,7 @@ pub trait Rules: Framed {
         None
     }
 
-    /// Puts what this protocol keeps for clients as a whole between a entrance and `upstream`, which leads to `cluster`: what they
+    /// Puts what this protocol keeps for clients as a whole between a door and `upstream`, which leads to `cluster`: what they
     /// listen to, if they share that, and who they are, if there are several servers (`is_sharded`).
     fn in_front(
         upstream: Rc<dyn Upstream<Self>>,

@@ -276,6 +276,73 @@ pub(super) fn messages(seat: &Seat) {
     }
 }
 
+/// Every other one writes; the others keep what they have read until they are told that it has changed.
+pub(super) fn caching(seat: &Seat) {
+    let (mut line, mut fresh, mut round) = (seat.line(), seat.line(), 0usize);
+    let key = format!("cached:{}:{}", seat.name, seat.number / 2);
+    let mut cache = None;
+    while seat.goes_on() {
+        round += 1;
+        if seat.number.is_multiple_of(2) {
+            line.call(&format!("INCR {key}"));
+            std::thread::sleep(5 * PACE);
+            continue;
+        }
+        if line.client.is_none() {
+            cache = None;
+            let greeting =
+                line.ask(&[frame(&["HELLO", "3"]), frame(&["CLIENT", "TRACKING", "ON"])].concat(), 2);
+            if greeting.len() < 2 || greeting.iter().any(|reply| is_error(reply)) {
+                line.client = None;
+            }
+            continue;
+        }
+        if cache.is_none() {
+            // What comes before the reply is about older values.
+            let reply = line.ask_with(&frame(&["GET", &key]), 1, |client| {
+                loop {
+                    let reply = client.try_reply()?;
+                    if !reply.starts_with('>') {
+                        return Some(reply);
+                    }
+                }
+            });
+            cache = reply.into_iter().next().filter(|reply| !is_error(reply));
+        }
+        let before = seat.weather.calm();
+        let now = if round.is_multiple_of(20) { fresh.call(&format!("GET {key}")) } else { None };
+        // News takes its time.
+        let until = Instant::now() + if now.is_some() { 50 * PACE } else { PACE };
+        while let Some(client) = &mut line.client
+            && Instant::now() < until
+        {
+            client.writer.set_read_timeout(Some(PACE)).unwrap();
+            let start = Instant::now();
+            match client.try_reply() {
+                Some(reply) if reply.starts_with('>') => cache = None,
+                Some(reply) => assert!(seat.weather.calm().is_none(), "{reply} is no answer to anything"),
+                None if start.elapsed() < PACE / 2 => {
+                    seat.tally.ended();
+                    line.client = None;
+                }
+                None => {}
+            }
+        }
+        if let Some(client) = &mut line.client {
+            client.writer.set_read_timeout(Some(PATIENCE)).unwrap();
+        }
+        let is_calm = before.is_some() && before == seat.weather.calm() && line.client.is_some();
+        if let (true, Some(now), Some(kept)) = (is_calm, now, &cache) {
+            assert!(
+                is_error(&now) || now == *kept,
+                "{} {}: {kept} is stale, it is {now}",
+                seat.name,
+                seat.number
+            );
+        }
+    }
+}
+
 /// Comes, asks once, and goes.
 pub(super) fn passing(seat: &Seat) {
     let mut round = 0usize;
