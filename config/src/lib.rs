@@ -128,6 +128,8 @@ pub struct ListenerSpec {
     pub header_timeout: Duration,
     /// For a request and its answer to their ends, or a tunnel, where requests have bodies.
     pub max_duration: Option<Duration>,
+    /// Whether clients of HTTP/1.1 get what servers answer before their answers.
+    pub has_early_hints: bool,
     /// How clients get names of fields.
     pub header_case: HeaderCase,
     /// Where clients may go with `CONNECT`; the first that allows it counts.

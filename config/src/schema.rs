@@ -214,6 +214,7 @@ pub fn schema(filters: &[(&str, &str, &[FilterOption])]) -> Value {
                     "header_timeout": duration("Time for the head of an HTTP request, from its first byte (10s)."),
                     "body_timeout": duration("How long an HTTP body may stand still because of the client (1m)."),
                     "max_duration": duration("For a request and its answer to their ends, or a tunnel, on HTTP listeners (for ever)."),
+                    "early_hints": { "type": "boolean", "description": "Whether clients of HTTP/1.1 get what servers of HTTP/1.1 answer before their answers, such as 103 (false)." },
                     "header_case": { "enum": ["lower", "preserve", "title"], "description": "How clients of HTTP/1 get names of fields; preserve is as servers have written them, whose cluster must say so too (lower)." },
                     "connect": { "type": "array", "description": "Where clients of an HTTP listener may go with CONNECT; the first that allows it counts (nowhere): docs/http.md.", "items": {
                         "type": "object", "additionalProperties": false, "required": ["allow"], "properties": {

@@ -173,6 +173,7 @@ impl DoorPlan for HttpPlan {
         let listener = Rc::new(HttpListener {
             tunnels,
             max_duration: self.listener.max_duration,
+            has_early: self.listener.has_early_hints,
             case: field_case(self.listener.header_case),
             name: name.clone(),
             routes,

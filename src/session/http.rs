@@ -10,6 +10,7 @@
 
 mod affinity;
 mod changed;
+mod early;
 mod exchange;
 mod filters;
 mod guarded;
@@ -80,6 +81,8 @@ pub struct HttpListener {
     pub tunnels: Vec<Rc<Tunnel>>,
     /// For a request and its answer to their ends, or a tunnel.
     pub max_duration: Option<Duration>,
+    /// Whether clients of HTTP/1.1 get answers before the answer.
+    pub has_early: bool,
     /// How clients of HTTP/1 get names of fields.
     pub case: FieldCase,
     /// Whether its clients speak TLS.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, ready};
 
 use mecha_transport::{ReadHalf, WriteHalf};
@@ -22,7 +23,7 @@ pub trait Meter: Unpin {
 /// A stream with both its halves.
 pub struct Wire<M> {
     read: ReadHalf,
-    write: WriteHalf,
+    write: Rc<WriteHalf>,
     /// Its meter.
     pub meter: M,
 }
@@ -30,12 +31,20 @@ pub struct Wire<M> {
 impl<M: Meter> Wire<M> {
     /// Joins two halves.
     pub fn new(read: ReadHalf, write: WriteHalf, meter: M) -> Self {
-        Self { read, write, meter }
+        Self { read, write: Rc::new(write), meter }
+    }
+
+    /// Its writing half, for who has something to say between messages. Nobody may hold it for longer than that.
+    pub fn writer(&self) -> Weak<WriteHalf> {
+        Rc::downgrade(&self.write)
     }
 
     /// The halves again.
+    ///
+    /// # Panics
+    /// If somebody holds its writing half.
     pub fn into_halves(self) -> (ReadHalf, WriteHalf) {
-        (self.read, self.write)
+        (self.read, Rc::into_inner(self.write).expect("writers are held for one call only"))
     }
 }
 

@@ -22,7 +22,8 @@ const MAX_ANNOUNCED: usize = 1000;
 const OF_CALLS: [&str; 3] = ["max_frame", "max_in_flight", "max_output"];
 
 /// Keys that concern requests with a head and a body.
-const OF_HEADS: [&str; 5] = ["body_timeout", "connect", "header_case", "header_timeout", "max_duration"];
+const OF_HEADS: [&str; 6] =
+    ["body_timeout", "connect", "early_hints", "header_case", "header_timeout", "max_duration"];
 
 /// What a listener has unless the file says otherwise; flags have nothing else.
 pub(crate) fn default_listener(
@@ -50,6 +51,7 @@ pub(crate) fn default_listener(
         header_timeout: Duration::from_secs(10),
         body_timeout: Duration::from_secs(60),
         max_duration: None,
+        has_early_hints: false,
         header_case: HeaderCase::default(),
         tunnels: Vec::new(),
         announce: None,
@@ -224,6 +226,8 @@ impl Reader<'_> {
             self.period(fields.take("header_timeout"), Duration::from_millis(100)),
         );
         listener.max_duration = self.period(fields.take("max_duration"), Duration::from_millis(1));
+        let words = [("false", false), ("true", true)];
+        set(&mut listener.has_early_hints, self.word(fields.take("early_hints"), &words));
         set(&mut listener.header_case, self.word(fields.take("header_case"), &HeaderCase::ALL));
         set(&mut listener.body_timeout, self.period(fields.take("body_timeout"), Duration::from_millis(100)));
         listener.idle_timeout = self.period(fields.take("idle_timeout"), Duration::from_secs(1));

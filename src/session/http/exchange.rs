@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::future::Future;
 use std::ops::{Range, RangeFrom};
 use std::pin::pin;
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use hyper::body::Body;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use mecha_clusters::http::{Answer, Failure, FieldCase, Outbound};
 use mecha_core::{Call, ConnKey, Cx, Outcome, Policy, Protocol, Refusal, Ticket, Verdict};
 use mecha_filters::http::HttpCx;
@@ -22,6 +23,7 @@ use mecha_http::edit::Edits;
 use mecha_http::fields::{self, Direction};
 use mecha_http::routes::Matched;
 use mecha_http::{Http, ops};
+use tokio::sync::mpsc::Receiver;
 
 use super::affinity::Key;
 use super::changed::Inbound;
@@ -29,7 +31,7 @@ use super::filters::{Ended, Followers};
 use super::link::{Link, Onward};
 use super::outgoing::{End, Open, Outgoing, Passed};
 use super::route::{self, Action, Forward, Retry, Target};
-use super::{Asked, HttpEngine, tunnel};
+use super::{Asked, HttpEngine, early, tunnel};
 
 /// Answers one request of a client.
 pub(super) async fn exchange(
@@ -162,7 +164,15 @@ async fn filtered(
     // It is there: only transforms have taken it, and put another one in its place.
     let Some(body) = body else { return refused(call, Refusal::Unsupported, reader) };
     let mut key = Key::of(&target.hash_on, &head.headers, &link.peer);
+    let is_early = listener.has_early && !is_http2 && head.version == Version::HTTP_11;
+    let early = is_early.then(|| early::wanted(&mut head));
     let sending = send(forward, target, head, body, key.bytes());
+    let sending = async {
+        match early {
+            None => sending.await,
+            Some(early) => Box::pin(passing_early(link, early, sending)).await,
+        }
+    };
     let sent = match within {
         None => sending.await,
         Some(within) => tokio::time::timeout(within, sending).await.unwrap_or(Err(TIMED_OUT)),
@@ -244,6 +254,28 @@ async fn connect(
         None => link.onward.set(Some(Onward::Tunnel(server, Rc::clone(tunnel)))),
     }
     own(Response::new(Bytes::new()))
+}
+
+/// Passes on what comes before the answer while that is awaited.
+async fn passing_early(
+    link: &Link,
+    mut early: Receiver<Vec<u8>>,
+    sending: impl Future<Output = Result<Answer, Failure>>,
+) -> Result<Answer, Failure> {
+    let mut sending = pin!(sending);
+    loop {
+        tokio::select! {
+            biased;
+            Some(head) = early.recv() => link.interject(&head),
+            sent = &mut sending => {
+                // What came with the answer stands before it.
+                while let Ok(head) = early.try_recv() {
+                    link.interject(&head);
+                }
+                return sent;
+            }
+        }
+    }
 }
 
 const TIMED_OUT: Failure = Failure::Server(Refusal::TimedOut);

@@ -66,7 +66,8 @@ impl Guarded {
         if !link.listener.borrow().tunnels.is_empty() {
             guard.let_tunnels();
         }
-        let wire = Wire::new(read, write, ClientMeter(link));
+        let wire = Wire::new(read, write, ClientMeter(Rc::clone(&link)));
+        link.writer.replace(wire.writer());
         Self { wire, first: Vec::new(), guard: Some(guard), poison: &[] }
     }
 
@@ -143,6 +144,17 @@ impl Guarded {
 }
 
 impl Guarded {
+    /// Writes what is left of an answer before the answer.
+    fn poll_early(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let link = Rc::clone(&self.wire.meter.0);
+        let mut early = link.early.borrow_mut();
+        while !early.is_empty() {
+            let count = ready!(Pin::new(&mut self.wire).poll_write(cx, &early))?;
+            early.drain(..count);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn take_poison(&mut self, buf: &mut ReadBuf<'_>) {
         let (now, later) = self.poison.split_at(self.poison.len().min(buf.remaining()));
         buf.put_slice(now);
@@ -173,11 +185,18 @@ impl AsyncRead for Guarded {
 
 impl AsyncWrite for Guarded {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().wire).poll_write(cx, bytes)
+        let this = self.get_mut();
+        ready!(this.poll_early(cx))?;
+        this.wire.meter.0.is_flushed.set(false);
+        Pin::new(&mut this.wire).poll_write(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().wire).poll_flush(cx)
+        let this = self.get_mut();
+        ready!(this.poll_early(cx))?;
+        ready!(Pin::new(&mut this.wire).poll_flush(cx))?;
+        this.wire.meter.0.is_flushed.set(true);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

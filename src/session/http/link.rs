@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
@@ -12,6 +12,7 @@ use mecha_clusters::http::Lease;
 use mecha_core::Peer;
 use mecha_http::Phase;
 use mecha_telemetry::CloseReason;
+use mecha_transport::WriteHalf;
 
 use super::{HttpEngine, HttpListener, Patience, Tunnel};
 use crate::session::{ConnectionInfo, Place};
@@ -51,6 +52,12 @@ pub(super) struct Link {
     waker: RefCell<Option<Waker>>,
     /// The server's side of a connection that becomes something else.
     pub(super) onward: Cell<Option<Onward>>,
+    /// Where answers before the answer are written.
+    pub(super) writer: RefCell<Weak<WriteHalf>>,
+    /// Everything that the engine had to say has been written.
+    pub(super) is_flushed: Cell<bool>,
+    /// What is left of an answer before the answer.
+    pub(super) early: RefCell<Vec<u8>>,
 }
 
 /// What a client's connection leads to when HTTP has ended on it.
@@ -83,6 +90,9 @@ impl Link {
             closing: Cell::default(),
             waker: RefCell::default(),
             onward: Cell::default(),
+            writer: RefCell::default(),
+            is_flushed: Cell::new(true),
+            early: RefCell::default(),
         })
     }
 
@@ -96,6 +106,20 @@ impl Link {
     fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
+        }
+    }
+
+    /// Says something between two messages, if nothing else is being said; nobody depends on it.
+    pub(super) fn interject(&self, bytes: &[u8]) {
+        let mut early = self.early.borrow_mut();
+        if !self.is_flushed.get() || !early.is_empty() {
+            return;
+        }
+        let Some(writer) = self.writer.borrow().upgrade() else { return };
+        // A part of it must be followed by the rest.
+        if let Ok(count) = writer.try_write(bytes) {
+            self.listener.borrow().metrics.wrote_bytes(count);
+            early.extend_from_slice(bytes.get(count..).unwrap_or_default());
         }
     }
 

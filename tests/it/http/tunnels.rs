@@ -293,3 +293,44 @@ fn names_of_fields_are_written_as_they_came_or_with_capitals() {
         "{request}{answer}"
     );
 }
+
+#[test]
+fn hints_pass_before_the_answer_and_never_into_one() {
+    let server = Fake::start(|mut stream, _| {
+        while message(&mut stream).is_some() {
+            let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nconnection: x-hop\r\nx-hop: 1\r\n\r\n";
+            let _ = stream.write_all(hints.repeat(2).as_bytes());
+            std::thread::sleep(Duration::from_millis(50));
+            let _ = stream
+                .write_all(b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok");
+        }
+    });
+    let mecha = |keys: &str| {
+        Mecha::configured(&format!(
+            "workers: 1\nlisteners:\n  - {{ listen: http://127.0.0.1:0, to: app{keys} }}\nclusters:\n  app: {{ to: 'http://127.0.0.1:{}' }}\n",
+            server.port
+        ))
+    };
+    let with = mecha(", early_hints: true");
+    let heard = |mecha: &Mecha, version: &str, count: usize| {
+        let mut stream = connect(mecha.port);
+        let request = format!("GET / HTTP/{version}\r\nHost: a\r\n\r\n");
+        // All at once: each answer has its own hints.
+        let last = request.replace("Host", "Connection: close\r\nHost");
+        stream.write_all((request.repeat(count - 1) + &last).as_bytes()).unwrap();
+        to_end(&mut stream)
+    };
+    let told = heard(&with, "1.1", 3);
+    let statuses: Vec<_> =
+        told.lines().filter_map(|line| line.split_once("HTTP/1.1 ").map(|(_, rest)| &rest[..3])).collect();
+    assert_eq!(statuses, ["103", "103", "102", "200"].repeat(3), "{told}");
+    assert!(told.contains("link: </a.css>\r\n") && !told.contains("x-hop"), "{told}");
+    assert_eq!(told.matches("\r\n\r\nok").count(), 3, "{told}");
+    let old = heard(&with, "1.0", 1);
+    assert!(!old.contains("103") && old.ends_with("ok"), "{old}");
+    assert!(!heard(&mecha(""), "1.1", 2).contains("103"));
+    run(async {
+        let mut client = Client::new(with.port, Version::Two).await;
+        assert_eq!(client.get("/").await.unwrap().body, "ok");
+    });
+}
