@@ -177,10 +177,14 @@ impl Plan {
                 checks.insert(cluster.name.clone(), wanted);
             }
             if cluster.is_looked_up() {
-                let known = previous.and_then(|plan| plan.shared.lookups.get(&cluster.name));
-                let known = known.filter(|known| known.spec.is_same_but_login(cluster)).cloned();
+                let older = previous.and_then(|plan| plan.shared.lookups.get(&cluster.name));
+                let known = older.filter(|known| known.spec.is_same_but_login(cluster)).cloned();
                 let health = checks.get(&cluster.name).map(|checks: &Checks| Arc::clone(&checks.health));
-                let lookup = known.unwrap_or_else(|| Lookup::new(cluster, health, &registry));
+                let lookup = known.unwrap_or_else(|| {
+                    let fresh = Lookup::new(cluster, health, &registry);
+                    older.into_iter().for_each(|older| fresh.begin_with(older));
+                    fresh
+                });
                 lookups.insert(cluster.name.clone(), lookup);
             }
             let scope = format!("cluster:{}", cluster.name);

@@ -74,6 +74,11 @@ impl Finder {
         });
     }
 
+    /// Waits until nobody listens any more.
+    pub async fn unheard(&self) {
+        self.0.closed().await;
+    }
+
     /// Whether anybody listens, or may yet.
     pub fn has_listeners(&self) -> bool {
         self.0.receiver_count() > 0

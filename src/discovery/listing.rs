@@ -55,6 +55,20 @@ impl Lookup {
         Self { spec: spec.clone(), finding, finder, health, registry, is_started: Arc::default() }
     }
 
+    /// Begins with what an older one has found, if that looks in the same places: a change of something else must not leave
+    /// anybody without servers.
+    pub fn begin_with(&self, older: &Self) {
+        let (own, other) = (&self.spec, &older.spec);
+        let is_same = own.discovery == other.discovery
+            && own.endpoints == other.endpoints
+            && own.alike.subset == other.alike.subset
+            && own.reads.zones == other.reads.zones;
+        if let Some(list) = older.finding.current().filter(|list| is_same && !list.is_empty()) {
+            self.health.iter().for_each(|health| health.replace(&list));
+            self.finder.publish(&list);
+        }
+    }
+
     /// Starts looking, on a thread of its own, unless that has been done. It ends when nobody listens any more.
     ///
     /// # Errors
@@ -158,7 +172,8 @@ impl Looker {
                     wait
                 }
             };
-            tokio::time::sleep(wait).await;
+            // Nobody need wait for the end of an answer that nobody wants.
+            let _ = tokio::time::timeout(wait, self.finder.unheard()).await;
         }
     }
 

@@ -465,3 +465,28 @@ fn requests_that_are_sent_again_have_a_limit_of_their_own() {
     let limited = mecha.metric("mecha_limited_retries_total{scope=\"cluster:app\"}");
     assert!((1.0..6.0).contains(&limited), "{limited}");
 }
+
+#[test]
+fn a_change_of_something_else_leaves_nobody_without_servers() {
+    let server = Named::new("a");
+    let names = Names::start();
+    names.addresses("app.example", 0, &["127.0.0.1"]);
+    let text = |keys: &str| {
+        format!(
+            "workers: 1\nlisteners:\n  - {{ listen: 'http://127.0.0.1:0', to: app }}\nclusters:\n  app:\n    to: http+dns://app.example:{}\n    {}\n{keys}",
+            server.port(),
+            dns(&names)
+        )
+    };
+    let file = Listing::new(&text(""));
+    let mecha = Mecha::from_file(&file.0);
+    assert_eq!(get(mecha.port, "/"), (200, "a".into()));
+    names.fails(2);
+    let applied = || mecha.metric("mecha_config_applied_total");
+    let before = applied();
+    file.replace(&text("    limits: { requests: 100 }\n"));
+    eventually("the change does not come", || applied() > before);
+    for _ in 0..20 {
+        assert_eq!(get(mecha.port, "/"), (200, "a".into()));
+    }
+}
