@@ -156,7 +156,9 @@ impl VirtualCluster {
         let judges = self.judges.borrow().clone();
         let is_wanted = !filters.is_empty() || judges.is_some();
         let policies = judges.map(|judges| (judges, client.clone()));
-        is_wanted.then(|| Box::new(Stage::new(filters, policies, (self.max_frame, self.clock))))
+        is_wanted.then(|| {
+            Box::new(Stage::new(filters, policies, (self.max_frame, self.clock), Arc::clone(&self.apis)))
+        })
     }
 
     /// Connects to this broker, or to any, and logs in where that is wanted.

@@ -14,6 +14,7 @@ mod pause;
 mod staged;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::task::Context;
 
 use bytes::{Bytes, BytesMut};
@@ -25,7 +26,7 @@ use mecha_kafka::frame::{Head, Item, RequestHead, ResponseHead, Scanner, Want};
 use mecha_kafka::pending::Acks;
 use mecha_kafka::table::ApiKey;
 use mecha_kafka::throttle;
-use mecha_telemetry::CloseReason;
+use mecha_telemetry::{ApiMetrics, CloseReason};
 use mecha_transport::Clock;
 
 use self::beginning::Beginning;
@@ -46,6 +47,7 @@ const KEPT: usize = 16 << 10;
 pub(super) struct Stage {
     filters: Vec<Box<dyn KafkaFilter>>,
     policies: Option<Policies>,
+    apis: Arc<ApiMetrics>,
     clock: Clock,
     /// The client is to send nothing more for a while.
     pause: Pause,
@@ -102,10 +104,12 @@ impl Stage {
         filters: Vec<Box<dyn KafkaFilter>>,
         policies: Option<Policies>,
         (max_frame, clock): (u32, Clock),
+        apis: Arc<ApiMetrics>,
     ) -> Self {
         Self {
             filters,
             policies,
+            apis,
             clock,
             pause: Pause::default(),
             is_metering: false,
@@ -380,6 +384,7 @@ impl Stage {
             let (bytes, reason) = (body, why.name());
             filter.on_rejected(&Rejection { key, version, bytes, code, message, reason, was_seen });
         }
+        self.apis.answered(op_of(key), version, code.index());
         let outcome = Outcome::Refused(why);
         self.done.push(Done { ticket: Ticket::default(), op: op_of(key), outcome, micros: 0 });
         let reason = Reason { code, message: Some(message), throttle_millis: 0 };

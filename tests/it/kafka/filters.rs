@@ -217,6 +217,8 @@ fn policies_see_each_request_and_are_heard_in_kafkas_words() {
         let mecha = behind(kafka, is_single, &filters);
         let errors = list_groups(&mecha, 8);
         assert_eq!(errors, [0, 0, 0, 0, 0, 89, 89, 89], "{is_single}");
+        let refused = "mecha_kafka_requests_total{listener=\"kafka\",api=\"ListGroups\",version=\"0\",error=\"THROTTLING_QUOTA_EXCEEDED\"}";
+        assert_eq!(mecha.metric(refused), 3.0, "{is_single}");
         // What is not limited goes on, and is written down.
         assert!(kcat(&mecha, &["-L"], "").contains("broker 1 at"));
         let seen = |word: &str| {

@@ -127,10 +127,12 @@ impl Stage {
 #[cfg(test)]
 mod tests {
     use mecha_filters::kafka::{KafkaFilter, Refused};
+    use mecha_kafka::errors::NAMES;
     use mecha_kafka::table::ApiKey;
     use mecha_transport::Clock;
 
     use super::*;
+    use crate::session::kafka::OPS;
     use crate::session::opaque::Goes;
 
     /// Wants to see beginnings, and puts something before the client's name if it is told to.
@@ -151,6 +153,11 @@ mod tests {
             }
             Ok(())
         }
+    }
+
+    fn staged(is_changed: bool) -> Stage {
+        let apis = mecha_telemetry::Registry::new().apis("test", &OPS, &NAMES);
+        Stage::new(vec![Box::new(Named(is_changed))], None, (1 << 20, Clock::start()), apis)
     }
 
     const RECORDS: &[u8] = b"whatever follows";
@@ -177,8 +184,7 @@ mod tests {
             let changed = [b"\x00\x05my-cl", BODY.get(5..).unwrap()].concat();
             let expected = frames(if is_changed { &changed } else { BODY });
             for size in 1..sent.len() {
-                let mut stage =
-                    Stage::new(vec![Box::new(Named(is_changed))], None, (1 << 20, Clock::start()));
+                let mut stage = staged(is_changed);
                 let mut came = Vec::new();
                 for piece in sent.chunks(size) {
                     let mut out = Vec::new();
@@ -191,7 +197,7 @@ mod tests {
                 assert_eq!((stage.asked.len(), stage.notes.len()), (6, 3));
             }
             // What comes at once and stays as it is is not copied.
-            let mut stage = Stage::new(vec![Box::new(Named(false))], None, (1 << 20, Clock::start()));
+            let mut stage = staged(false);
             assert_eq!(stage.up(&sent, &mut Vec::new()), Ok(Goes::AsIs(sent.len())));
         }
     }
@@ -199,15 +205,15 @@ mod tests {
     #[test]
     fn what_wants_no_answer_is_not_waited_for() {
         let body = [&BODY[..9], &[0, 0], RECORDS].concat();
-        let mut stage = Stage::new(vec![Box::new(Named(false))], None, (1 << 20, Clock::start()));
+        let mut stage = staged(false);
         stage.up(&frames(&body), &mut Vec::new()).unwrap();
         assert_eq!((stage.asked.len(), stage.notes.len()), (3, 0));
         // A beginning that does not end is none.
-        let mut stage = Stage::new(vec![Box::new(Named(false))], None, (1 << 20, Clock::start()));
+        let mut stage = staged(false);
         let endless = frames(&[&[0x7f, 0xff][..], &[b'x'; 100_000]].concat());
         assert!(stage.up(&endless, &mut Vec::new()).is_err());
         let cut = frames(b"\x00\x03cli\x00\x03tx");
-        let mut stage = Stage::new(vec![Box::new(Named(false))], None, (1 << 20, Clock::start()));
+        let mut stage = staged(false);
         assert_eq!(stage.up(&cut, &mut Vec::new()), Err(CloseReason::Protocol));
     }
 }
