@@ -22,7 +22,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mecha_clusters::{LoginSource, Quotas, ScriptStore};
+use mecha_clusters::{Census, LoginSource, Quotas, ScriptStore};
 use mecha_config::{ClusterSpec, ConfigError, FilterSpec, LimitsSpec, ListenerSpec, Snapshot, Transparent};
 use mecha_core::Login;
 use mecha_filters::{BuildCx, LogSink, PolicyFactory};
@@ -73,6 +73,8 @@ pub struct Shared {
     pub logins: HashMap<String, LoginSource>,
     /// Texts of scripts by cluster; goes on from plan to plan while the cluster is the same.
     pub scripts: HashMap<String, ScriptStore>,
+    /// Who listens to what by cluster; goes on as `scripts` does.
+    pub census: HashMap<String, Census>,
     /// Clients by listener, for its limit; goes on from plan to plan.
     pub places: HashMap<String, Arc<Places>>,
     /// Migrations by listener and route; they go on from plan to plan while they are between the same clusters.
@@ -213,6 +215,11 @@ impl Plan {
                     .any(|old| old.name == cluster.name && old.is_same_but_login(cluster))
             })
         };
+        let census = snapshot.clusters.iter().map(|cluster| {
+            let known = same_but_login(cluster).and_then(|plan| plan.shared.census.get(&cluster.name));
+            (cluster.name.clone(), known.cloned().unwrap_or_default())
+        });
+        let census = census.collect();
         let scripts = snapshot.clusters.iter().map(|cluster| {
             let known = same_but_login(cluster).and_then(|plan| plan.shared.scripts.get(&cluster.name));
             (cluster.name.clone(), known.cloned().unwrap_or_default())
@@ -245,6 +252,7 @@ impl Plan {
             discoveries,
             logins,
             scripts,
+            census,
             places,
             migrations,
             started,

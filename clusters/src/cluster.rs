@@ -32,6 +32,7 @@ use crate::detour::{Detour, Follow, PATIENCE_MICROS};
 use crate::links::Watches;
 use crate::logins::Guests;
 use crate::news::{Cause, Subscription};
+use crate::pubsub::Census;
 use crate::reads::{ReadPolicy, Reads};
 use crate::router::Router;
 use crate::scripts::{ScriptStore, Scripts};
@@ -68,6 +69,8 @@ pub struct ClusterOptions {
     pub login: CurrentLogin,
     /// Texts of scripts that its servers may have to be told again.
     pub scripts: ScriptStore,
+    /// Who listens to what.
+    pub census: Census,
     /// When servers of a list that keys are spread over are left out; never if there is nothing here.
     pub eject: Option<EjectOptions>,
     /// From where calls that change nothing are answered.
@@ -117,6 +120,7 @@ pub struct Cluster<P: Framed> {
     /// Counts the changes of who holds what; wraps.
     epoch: Cell<u32>,
     blueprint: Blueprint,
+    census: Census,
     pub(crate) me: Weak<Self>,
     /// Servers that redirects named and no topology has.
     pub(crate) extras: RefCell<Vec<Rc<Server<P>>>>,
@@ -215,6 +219,7 @@ impl<P: Framed> Cluster<P> {
             members: RefCell::new(Rc::new(members)),
             reads: options.reads,
             epoch: Cell::new(0),
+            census: options.census,
             blueprint,
             max_pins: options.max_pins,
             pins: Cell::new(0),
@@ -294,6 +299,11 @@ impl<P: Framed> Cluster<P> {
         let mut watchers = self.watchers.borrow_mut();
         watchers.retain(|watcher| watcher.strong_count() > 0);
         watchers.push(watcher);
+    }
+
+    /// Who listens to what.
+    pub(crate) fn census(&self) -> &Census {
+        &self.census
     }
 
     /// Clients' logins.

@@ -56,6 +56,7 @@ pub use connection::{Connection, ConnectionOptions, State};
 pub use health::Health;
 pub use listing::{Listed, Listing};
 pub use login::{CurrentLogin, LoginSource};
+pub use pubsub::Census;
 pub use quotas::{Quota, Quotas, Share};
 pub use reads::{ReadFrom, ReadPolicy};
 pub use routes::{

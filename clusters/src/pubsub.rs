@@ -20,6 +20,7 @@
 //! A client that reads too slowly is closed, as a server would do it; it never keeps a link from being read.
 
 mod board;
+mod census;
 mod wire;
 
 use std::cell::{Cell, RefCell};
@@ -35,6 +36,8 @@ use crate::links::{Hears, Links, Watches, retry};
 use crate::news::Cause;
 use crate::{Cluster, ReplySink, SubmitCx, Submitted, Upstream};
 use board::{Board, Home, Pending};
+pub use census::Census;
+pub(crate) use census::{Asked, Who};
 use wire::{Said, is_of_keys, said};
 
 /// The version of the protocol that a connection with this profile speaks.
@@ -110,7 +113,8 @@ impl PubSub {
         if is_subscribe && self.board.borrow().bytes + frame.len() > MAX_BYTES {
             return Submitted::Refused(1, Refusal::TooLarge);
         }
-        self.board.borrow_mut().listener(ticket.conn, cx.sink, cx.profile);
+        let part = cx.lane.part.map(|(own, _)| own);
+        self.board.borrow_mut().listener(ticket.conn, cx.sink, cx.profile, part);
         if is_subscribe {
             self.subscribe(kind, frame, ticket, call.op, cx);
             self.watch_over(ticket, call.timeout_ms);
@@ -125,7 +129,7 @@ impl PubSub {
         let mut board = self.board.borrow_mut();
         let mut pending = Pending { ticket, op, kind, answer: Vec::new(), fresh: Vec::new(), waits_for: 0 };
         for name in args(frame).skip(1) {
-            if let Some(name) = board.join(ticket.conn, kind, name) {
+            if let Some(name) = board.join(ticket.conn, kind, name, self.cluster.census()) {
                 self.place(&mut board, kind, &name);
                 pending.fresh.push(name);
             }
@@ -231,7 +235,8 @@ impl PubSub {
                 let token = self.token.get() + 1;
                 self.token.set(token);
                 self.tell(at, kind, true, name, token);
-                topic.homes.push(Home { at, token, is_confirmed: false });
+                let counted = self.cluster.census().count(kind, name, Who::Link(at));
+                topic.homes.push(Home { at, token, is_confirmed: false, _counted: counted });
             } else {
                 topic.is_short = true;
             }

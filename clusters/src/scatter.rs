@@ -251,6 +251,8 @@ impl<P: Rules> Scattered<P> {
             next,
             first: shards.iter().copied().min().unwrap_or(0),
             held: self.held(plan),
+            listened: P::counts_listeners(call.op)
+                .then(|| (plan.parts.iter().map(|part| part.0).collect(), cx.lane.part.map(|(own, _)| own))),
             entrance: Entrance {
                 port: cx.peer.local.map_or(0, |local| local.port()),
                 is_beside: self.cluster.is_beside(cx.lane.part),
@@ -361,8 +363,10 @@ impl<P: Rules> Scattered<P> {
         let refusal = match gather.failed {
             Some((why, count)) => Some((why, count)),
             None if gather.is_too_large => Some((Refusal::TooLarge, 0)),
-            None => (!P::merge(&gather.gathered(self.moves()), gather.profile, &mut bytes))
-                .then_some((Refusal::UpstreamConfused, 0)),
+            None => {
+                (!P::merge(&gather.gathered(self.moves(), self.cluster.census()), gather.profile, &mut bytes))
+                    .then_some((Refusal::UpstreamConfused, 0))
+            }
         };
         if let Some((why, count)) = refusal {
             if slip.replies == ReplyCount::Maybe || count == 0 {

@@ -273,6 +273,7 @@ impl Scope {
             tls: shared.trusts.get(&spec.name).map(|(_, tls)| Arc::clone(tls)),
             login: shared.logins.get(&spec.name).map(LoginSource::current).unwrap_or_default(),
             scripts: shared.scripts.get(&spec.name).cloned().unwrap_or_default(),
+            census: shared.census.get(&spec.name).cloned().unwrap_or_default(),
         };
         let cluster = Cluster::<P>::new(options, metrics, &self.environment);
         self.by_name.insert(key, (spec.clone(), Rc::clone(&cluster) as _));

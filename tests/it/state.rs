@@ -558,6 +558,7 @@ pub(super) const SUBSCRIPTIONS: &[&str] = &[
      a?
      a: PUNSUBSCRIBE n*
      a: SUNSUBSCRIBE
+     ~
      b: PUBLISH news 3
      a: PING",
     "a> UNSUBSCRIBE p q

@@ -269,3 +269,43 @@ fn what_no_server_confirms_is_an_error_in_time() {
     drop(client);
     mecha.settles();
 }
+
+#[test]
+fn questions_about_subscribers_are_answered_about_clients() {
+    let Some(cluster) = RedisCluster::start() else { return };
+    let mecha = Mecha::configured(&format!(
+        "listeners: [ {{ listen: \"redis://127.0.0.1:0\", to: back }} ]\nclusters: {{ back: \"{}\" }}\nworkers: 2\n",
+        cluster.to()
+    ));
+    let mut asking = mecha.client();
+    let mut crowd: Vec<_> = (0..7).map(|_| mecha.client()).collect();
+    for (number, client) in crowd.iter_mut().enumerate() {
+        assert!(client.call("SUBSCRIBE news").contains("subscribe"));
+        if number < 3 {
+            assert!(client.call(&format!("PSUBSCRIBE p{number}*")).contains("psubscribe"));
+            assert!(client.call("SSUBSCRIBE shard").contains("ssubscribe"));
+        }
+    }
+    // Somebody who is not here.
+    let mut other = Client::new(cluster.port(1));
+    assert!(other.call("SUBSCRIBE news elsewhere").contains("subscribe"));
+    let _ = other.reply();
+    let numbers = "*6\r\n$4\r\nnews\r\n:8\r\n$9\r\nelsewhere\r\n:1\r\n$6\r\nnobody\r\n:0\r\n";
+    for hello in ["HELLO 2", "HELLO 3"] {
+        let _ = asking.call(hello);
+        assert_eq!(asking.call("PUBSUB NUMSUB news elsewhere nobody"), numbers);
+        assert_eq!(asking.call("PUBSUB SHARDNUMSUB shard"), "*2\r\n$5\r\nshard\r\n:3\r\n");
+        assert_eq!(asking.call("PUBSUB NUMPAT"), ":3\r\n");
+        assert_eq!(asking.call("PUBSUB CHANNELS"), "*2\r\n$9\r\nelsewhere\r\n$4\r\nnews\r\n");
+        assert_eq!(asking.call("PUBSUB CHANNELS n*"), "*1\r\n$4\r\nnews\r\n");
+        assert_eq!(asking.call("PUBSUB SHARDCHANNELS"), "*1\r\n$5\r\nshard\r\n");
+    }
+    crowd.truncate(2);
+    eventually("those who have left are not counted", || {
+        asking.call("PUBSUB NUMSUB news").ends_with(":3\r\n") && asking.call("PUBSUB NUMPAT") == ":2\r\n"
+    });
+    drop((crowd, other));
+    eventually("nobody is left", || asking.call("PUBSUB CHANNELS") == "*0\r\n");
+    drop(asking);
+    mecha.settles();
+}

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use mecha_core::{ConnKey, OpId, Ticket};
 use mecha_resp::{Resp, TopicKind};
 
+use super::census::{Census, Counted, Who};
 use crate::ReplySink;
 
 /// A subscription of ours on one server.
@@ -16,12 +17,14 @@ pub(super) struct Home {
     /// Of the command that was sent for it.
     pub(super) token: u64,
     pub(super) is_confirmed: bool,
+    pub(super) _counted: Counted,
 }
 
 /// One name that somebody listens to.
 #[derive(Default)]
 pub(super) struct Topic {
     pub(super) listeners: Vec<ConnKey>,
+    counted: Vec<(ConnKey, Counted)>,
     pub(super) homes: Vec<Home>,
     /// A server where it belongs could not be told.
     pub(super) is_short: bool,
@@ -53,6 +56,8 @@ pub(super) struct Listener {
     pub(super) sink: Rc<dyn ReplySink<Resp>>,
     /// 0 for version 2 of the protocol.
     pub(super) profile: u8,
+    /// Which of several addresses it has connected to.
+    part: Option<u16>,
     pub(super) names: [BTreeSet<Rc<[u8]>>; 3],
     pub(super) pending: Option<Pending>,
 }
@@ -84,10 +89,17 @@ impl Board {
     }
 
     /// The client, from now on with this version.
-    pub(super) fn listener(&mut self, conn: ConnKey, sink: &Rc<dyn ReplySink<Resp>>, profile: u8) {
+    pub(super) fn listener(
+        &mut self,
+        conn: ConnKey,
+        sink: &Rc<dyn ReplySink<Resp>>,
+        profile: u8,
+        part: Option<u16>,
+    ) {
         let listener = self.listeners.entry(conn).or_insert_with(|| Listener {
             sink: Rc::clone(sink),
             profile,
+            part,
             names: Default::default(),
             pending: None,
         });
@@ -95,15 +107,25 @@ impl Board {
     }
 
     /// The client listens to `name`. Returns the name if it did not before.
-    pub(super) fn join(&mut self, conn: ConnKey, kind: TopicKind, name: &[u8]) -> Option<Rc<[u8]>> {
-        let names = self.listeners.get_mut(&conn)?.names.get_mut(kind as usize)?;
+    pub(super) fn join(
+        &mut self,
+        conn: ConnKey,
+        kind: TopicKind,
+        name: &[u8],
+        census: &Census,
+    ) -> Option<Rc<[u8]>> {
+        let listener = self.listeners.get_mut(&conn)?;
+        let part = listener.part;
+        let names = listener.names.get_mut(kind as usize)?;
         if names.contains(name) {
             return None;
         }
         let topics = self.topics.get_mut(kind as usize)?;
         let name: Rc<[u8]> =
             topics.get_key_value(name).map_or_else(|| Rc::from(name), |(known, _)| Rc::clone(known));
-        topics.entry(Rc::clone(&name)).or_default().listeners.push(conn);
+        let topic = topics.entry(Rc::clone(&name)).or_default();
+        topic.listeners.push(conn);
+        topic.counted.push((conn, census.count(kind, &name, Who::Client(part))));
         names.insert(Rc::clone(&name));
         self.bytes += name.len();
         Some(name)
@@ -120,6 +142,7 @@ impl Board {
         let Some(topic) = topics.get_mut(name) else { return Vec::new() };
         if let Some(at) = topic.listeners.iter().position(|known| *known == conn) {
             topic.listeners.swap_remove(at);
+            topic.counted.retain(|(known, _)| *known != conn);
         }
         topic.waiting.retain(|known| *known != conn);
         if !topic.listeners.is_empty() {
@@ -166,14 +189,15 @@ mod tests {
     #[test]
     fn a_topic_lives_as_long_as_its_last_listener() {
         let sink: Rc<dyn ReplySink<Resp>> = Rc::new(Deaf);
-        let mut board = Board::default();
+        let (mut board, census) = (Board::default(), Census::default());
         let (one, two) = (ConnKey { index: 1, epoch: 0 }, ConnKey { index: 2, epoch: 0 });
         for conn in [one, two] {
-            board.listener(conn, &sink, 0);
-            assert!(board.join(conn, TopicKind::Channel, b"c").is_some());
-            assert!(board.join(conn, TopicKind::Channel, b"c").is_none(), "once is enough");
+            board.listener(conn, &sink, 0, None);
+            assert!(board.join(conn, TopicKind::Channel, b"c", &census).is_some());
+            assert!(board.join(conn, TopicKind::Channel, b"c", &census).is_none(), "once is enough");
         }
-        let home = Home { at: 3, token: 1, is_confirmed: true };
+        let counted = census.count(TopicKind::Channel, b"c", Who::Link(3));
+        let home = Home { at: 3, token: 1, is_confirmed: true, _counted: counted };
         board.topic(TopicKind::Channel, b"c").unwrap().homes.push(home);
         assert!(board.leave(one, TopicKind::Channel, b"c").is_empty());
         assert!(board.leave(one, TopicKind::Channel, b"c").is_empty());
@@ -186,15 +210,16 @@ mod tests {
     #[test]
     fn a_command_is_answered_when_every_server_has_confirmed_every_name() {
         let sink: Rc<dyn ReplySink<Resp>> = Rc::new(Deaf);
-        let (mut board, conn) = (Board::default(), ConnKey::default());
-        board.listener(conn, &sink, 0);
+        let (mut board, conn, census) = (Board::default(), ConnKey::default(), Census::default());
+        board.listener(conn, &sink, 0, None);
+        let home = |at, is_confirmed| {
+            let counted = census.count(TopicKind::Pattern, b"x", Who::Link(at));
+            Home { at, token: at as u64 + 1, is_confirmed, _counted: counted }
+        };
         for name in [b"a", b"b"] {
-            board.join(conn, TopicKind::Pattern, name);
+            board.join(conn, TopicKind::Pattern, name, &census);
             let topic = board.topic(TopicKind::Pattern, name).unwrap();
-            topic.homes = vec![
-                Home { at: 0, token: 1, is_confirmed: true },
-                Home { at: 1, token: 2, is_confirmed: false },
-            ];
+            topic.homes = vec![home(0, true), home(1, false)];
             topic.waiting.push(conn);
         }
         board.listeners.get_mut(&conn).unwrap().pending = Some(Pending {

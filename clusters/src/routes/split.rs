@@ -114,6 +114,7 @@ impl<P: Rules> Split<P> {
             places: &self.places,
             scan: Scan::default(),
             entrance: Entrance::default(),
+            census: None,
         };
         if P::merge(&gathered, self.profile, &mut bytes) {
             return Verdict::Answer(bytes);

@@ -6,6 +6,7 @@ use mecha_core::{ConnKey, Framed, Refusal, Ticket};
 
 use super::{Entrance, Gathered, Scan};
 use crate::moves::{Moves, SlotSet};
+use crate::pubsub::Census;
 use crate::{Connection, Slip};
 
 /// One call and the replies that its parts have got so far.
@@ -21,6 +22,8 @@ pub(super) struct Gather<P: Framed> {
     pub(super) next: Option<usize>,
     pub(super) first: usize,
     pub(super) entrance: Entrance,
+    /// The servers that are asked who listens to what, and the client's address.
+    pub(super) listened: Option<(Vec<usize>, Option<u16>)>,
     /// What servers are known to hold, where that is asked.
     pub(super) held: Vec<SlotSet>,
     /// Dedicated connections, to be given back.
@@ -34,13 +37,14 @@ pub(super) struct Gather<P: Framed> {
 }
 
 impl<P: Framed> Gather<P> {
-    pub(super) fn gathered<'a>(&'a self, moves: Option<&'a Moves>) -> Gathered<'a> {
+    pub(super) fn gathered<'a>(&'a self, moves: Option<&'a Moves>, census: &'a Census) -> Gathered<'a> {
         Gathered {
             op: self.slip.op,
             frame: &self.frame,
             replies: &self.replies,
             places: &self.places,
             entrance: self.entrance,
+            census: self.listened.as_ref().map(|(positions, part)| census.asked(positions, *part)),
             scan: Scan { at: self.at, next: self.next, first: self.first, moves, held: &self.held },
         }
     }
@@ -108,6 +112,7 @@ mod tests {
             next: None,
             first: 0,
             entrance: Entrance::default(),
+            listened: None,
             held: Vec::new(),
             pins: Vec::new(),
             missing: 2,

@@ -11,6 +11,7 @@
 
 mod info;
 mod itself;
+mod listeners;
 mod reports;
 mod scan;
 mod slowlog;
@@ -202,6 +203,10 @@ impl Rules for Resp {
         scan::ask(frame, shards, moves, out)
     }
 
+    fn counts_listeners(op: OpId) -> bool {
+        listeners::kind_of(op).is_some()
+    }
+
     fn merge(gathered: &Gathered<'_>, profile: u8, out: &mut Vec<u8>) -> bool {
         let proto = version_of(profile);
         let merge = merge_of(gathered.op);
@@ -229,6 +234,9 @@ impl Rules for Resp {
             return true;
         }
         let mut writer = Writer::new(out, proto);
+        if let Some(asked) = gathered.census {
+            return listeners::merge(gathered, &asked, &mut writer).is_some();
+        }
         match (gathered.op, merge) {
             (op::MGET, _) => values(gathered, &mut writer).is_some(),
             (op::SCAN, _) => scan::answer(gathered, &mut writer).is_some(),

@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
-use mecha_core::{Asked, Framed, OpId, Refusal, Span};
+use mecha_core::{Framed, OpId, Refusal, Span};
 
 use super::Announcement;
 use crate::moves::{Moves, SlotSet};
+use crate::pubsub::Asked;
 use crate::{Cluster, Upstream};
 
 /// Where a request goes.
@@ -55,6 +56,8 @@ pub struct Gathered<'a> {
     pub places: &'a [u32],
     /// For [`Way::Scan`].
     pub scan: Scan<'a>,
+    /// Who listens to what, where that is asked.
+    pub census: Option<Asked<'a>>,
     /// Where the client has connected to.
     pub entrance: Entrance,
 }
@@ -186,6 +189,12 @@ pub trait Rules: Framed {
         &[]
     }
 
+    /// Whether the answers to `op` count subscribers, so that links must be told from clients.
+    fn counts_listeners(op: OpId) -> bool {
+        let _ = op;
+        false
+    }
+
     /// Appends the one reply to a client whose connections have this `profile`. `false` if the replies make no sense.
     fn merge(gathered: &Gathered<'_>, profile: u8, out: &mut Vec<u8>) -> bool {
         let _ = (gathered, profile, out);
@@ -210,7 +219,7 @@ pub trait Rules: Framed {
     }
 
     /// Appends the error for a call of which `failed` of `total` parts got no reply.
-    fn broken(asked: Asked, why: Refusal, failed: usize, total: usize, out: &mut Vec<u8>) {
+    fn broken(asked: mecha_core::Asked, why: Refusal, failed: usize, total: usize, out: &mut Vec<u8>) {
         let _ = (failed, total);
         Self::refuse(asked, why, out);
     }

@@ -35,6 +35,7 @@ fn merge(
         places,
         scan,
         entrance: Entrance::default(),
+        census: None,
     };
     let mut out = Vec::new();
     Resp::merge(&gathered, profile, &mut out).then(|| String::from_utf8(out).unwrap().replace("\r\n", "~"))
@@ -180,7 +181,7 @@ proptest! {
     fn no_reply_makes_the_merge_panic(replies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 1..4), row in 1..400u16) {
         let whole = frame("x");
         for op in [op::MGET, op::SCAN, op::INFO, op::KEYS, op::PUBSUB_SHARDNUMSUB, op::SCRIPT_EXISTS, mecha_core::OpId(row)] {
-            let gathered = Gathered { op, frame: &whole, replies: &replies, places: &[0, 1, 0], scan: Scan::default(), entrance: Entrance::default() };
+            let gathered = Gathered { op, frame: &whole, replies: &replies, places: &[0, 1, 0], scan: Scan::default(), entrance: Entrance::default(), census: None };
             Resp::merge(&gathered, 1, &mut Vec::new());
         }
         replies.iter().for_each(|reply| assert!(element(reply).is_none_or(|length| length <= reply.len())));
