@@ -152,7 +152,7 @@ impl Tracking {
                     last_read: None,
                     pending: Some((ticket, call.op)),
                 };
-                table.trackers.insert(ticket.conn, tracker);
+                table.enter(ticket.conn, tracker);
                 drop(table);
                 self.connect_all();
                 self.confirm_all();

@@ -35,6 +35,8 @@ pub(super) struct Tracker {
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) trackers: HashMap<ConnKey, Tracker>,
+    /// Those of them in broadcast mode, who are looked at for every key that changes.
+    broadcasts: Vec<ConnKey>,
     readers: HashMap<Box<[u8]>, Vec<ConnKey>>,
     bytes: usize,
 }
@@ -58,6 +60,14 @@ impl Tracker {
 // === impl Table ===
 
 impl Table {
+    /// A client wants to hear of keys.
+    pub(super) fn enter(&mut self, conn: ConnKey, tracker: Tracker) {
+        if tracker.tracking.is_broadcast {
+            self.broadcasts.push(conn);
+        }
+        self.trackers.insert(conn, tracker);
+    }
+
     /// The client `conn` has read `key`.
     pub(super) fn note(&mut self, conn: ConnKey, key: &[u8]) {
         if let Some(readers) = self.readers.get_mut(key) {
@@ -102,10 +112,9 @@ impl Table {
                 }
             }
         }
-        for (conn, tracker) in &self.trackers {
-            if tracker.tracking.covers(key) {
-                out.extend(tracker.notice(*conn));
-            }
+        for conn in &self.broadcasts {
+            let tracker = self.trackers.get(conn).filter(|tracker| tracker.tracking.covers(key));
+            out.extend(tracker.and_then(|tracker| tracker.notice(*conn)));
         }
     }
 
@@ -121,6 +130,9 @@ impl Table {
     /// The client hears nothing any more.
     pub(super) fn leave(&mut self, conn: ConnKey) -> Option<Tracker> {
         let tracker = self.trackers.remove(&conn);
+        if tracker.as_ref().is_some_and(|tracker| tracker.tracking.is_broadcast) {
+            self.broadcasts.retain(|known| *known != conn);
+        }
         if self.trackers.is_empty() {
             // Of clients that have left, keys are forgotten as they change.
             self.readers = HashMap::new();
@@ -159,12 +171,10 @@ mod tests {
     fn readers_hear_of_a_key_once_and_others_of_their_prefixes() {
         let mut table = Table::default();
         let conn = |index| ConnKey { index, epoch: 0 };
-        table.trackers.insert(conn(1), tracker(Tracking::default()));
-        table.trackers.insert(conn(2), tracker(Tracking::default()));
+        table.enter(conn(1), tracker(Tracking::default()));
+        table.enter(conn(2), tracker(Tracking::default()));
         let prefixes = vec![b"a".as_slice().into()];
-        table
-            .trackers
-            .insert(conn(3), tracker(Tracking { is_broadcast: true, prefixes, ..Tracking::default() }));
+        table.enter(conn(3), tracker(Tracking { is_broadcast: true, prefixes, ..Tracking::default() }));
         for _ in 0..2 {
             table.note(conn(1), b"ab");
             table.note(conn(2), b"ab");
@@ -183,6 +193,6 @@ mod tests {
         for index in 1..4 {
             assert!(table.leave(conn(index)).is_some());
         }
-        assert!(table.readers.is_empty() && table.bytes == 0);
+        assert!(table.readers.is_empty() && table.bytes == 0 && table.broadcasts.is_empty());
     }
 }
