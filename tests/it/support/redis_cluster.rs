@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::servers::free_port;
-use super::{Client, Process, eventually, frame};
+use super::{Client, PATIENCE, Process, eventually, frame};
 
 /// Milliseconds after which the servers give one of them up.
 const NODE_TIMEOUT: &str = "2000";
@@ -188,7 +188,7 @@ impl RedisCluster {
         let (source, target) = (self.id(from), self.id(to));
         self.tell(to, &format!("CLUSTER SETSLOT {slot} IMPORTING {source}"));
         self.tell(from, &format!("CLUSTER SETSLOT {slot} MIGRATING {target}"));
-        let mut client = Client::new(self.port(from));
+        let (mut client, since) = (Client::new(self.port(from)), std::time::Instant::now());
         loop {
             let found = client.call(&format!("CLUSTER GETKEYSINSLOT {slot} 3"));
             let keys: Vec<_> = found
@@ -203,7 +203,9 @@ impl RedisCluster {
             words.extend(&keys);
             client.send(&frame(&words));
             let reply = client.reply();
-            assert!(reply == "+OK\r\n" || reply == "+NOKEY\r\n", "{reply}");
+            // On a busy machine the target may have lost sight of the others for a moment.
+            let is_later = reply.contains("CLUSTERDOWN") && since.elapsed() < PATIENCE;
+            assert!(is_later || reply == "+OK\r\n" || reply == "+NOKEY\r\n", "{reply}");
         }
     }
 }
