@@ -246,7 +246,10 @@ impl HttpEngine {
     async fn serve_http2(self: &Rc<Self>, link: &Rc<Link>, stream: Guarded) -> CloseReason {
         let service = {
             let (engine, link) = (Rc::clone(self), Rc::clone(link));
-            service_fn(move |request| exchange::exchange(Rc::clone(&engine), Rc::clone(&link), request, true))
+            // Boxed, or all of it would be moved about on its way into a task of its own.
+            service_fn(move |request| {
+                Box::pin(exchange::exchange(Rc::clone(&engine), Rc::clone(&link), request, true))
+            })
         };
         let mut connection = pin!(
             http2::Builder::new(OnThisThread)
