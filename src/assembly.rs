@@ -207,6 +207,7 @@ impl Plan {
             let policies = build_policies(&cluster.filters, known, &cx, &mut errors);
             cluster_policies.insert(cluster.name.clone(), policies);
         }
+        let clusters = &snapshot.clusters;
         let same_but_login = |cluster: &ClusterSpec| {
             previous.filter(|plan| {
                 plan.snapshot
@@ -215,21 +216,9 @@ impl Plan {
                     .any(|old| old.name == cluster.name && old.is_same_but_login(cluster))
             })
         };
-        let census = snapshot.clusters.iter().map(|cluster| {
-            let known = same_but_login(cluster).and_then(|plan| plan.shared.census.get(&cluster.name));
-            (cluster.name.clone(), known.cloned().unwrap_or_default())
-        });
-        let census = census.collect();
-        let scripts = snapshot.clusters.iter().map(|cluster| {
-            let known = same_but_login(cluster).and_then(|plan| plan.shared.scripts.get(&cluster.name));
-            (cluster.name.clone(), known.cloned().unwrap_or_default())
-        });
-        let scripts = scripts.collect();
-        let exchanges = snapshot.clusters.iter().map(|cluster| {
-            let known = previous.and_then(|plan| plan.shared.exchanges.get(&cluster.name));
-            (cluster.name.clone(), known.cloned().unwrap_or_default())
-        });
-        let exchanges = exchanges.collect();
+        let census = carried(clusters, |cluster| same_but_login(cluster)?.shared.census.get(&cluster.name));
+        let scripts = carried(clusters, |cluster| same_but_login(cluster)?.shared.scripts.get(&cluster.name));
+        let exchanges = carried(clusters, |cluster| previous?.shared.exchanges.get(&cluster.name));
         let logins = snapshot.clusters.iter().map(|cluster| {
             let same = same_but_login(cluster);
             let known = same.and_then(|plan| plan.shared.logins.get(&cluster.name)).cloned();
@@ -367,6 +356,17 @@ fn proxy_door(listener: &ListenerSpec, registry: &Registry) -> ProxyDoor {
 }
 
 /// What the servers of a cluster may have to do; what is refused is counted.
+/// What each cluster had before, where it still applies, and a fresh one elsewhere.
+fn carried<'p, T: Clone + Default + 'p>(
+    clusters: &[ClusterSpec],
+    known: impl Fn(&ClusterSpec) -> Option<&'p T>,
+) -> HashMap<String, T> {
+    clusters
+        .iter()
+        .map(|cluster| (cluster.name.clone(), known(cluster).cloned().unwrap_or_default()))
+        .collect()
+}
+
 fn quotas_of(limits: &LimitsSpec, registry: &Registry, scope: &str) -> Arc<Quotas> {
     let refused = |limit: Option<u32>, name: &str, what: &str| {
         let counter = limit.and_then(|_| {

@@ -198,10 +198,12 @@ impl<P: Framed> Connection<P> {
     }
 
     /// Lets `read` see who the connection's clients are to the server.
-    fn login<R>(&self, read: impl Fn(&Login) -> R) -> R {
+    fn login<R>(&self, read: impl FnOnce(&Login) -> R) -> R {
         let options = &self.endpoint.options;
-        let guest = options.guests.with(login_of(self.profile), &read);
-        guest.unwrap_or_else(|| options.login.with(&read))
+        match login_of(self.profile) {
+            0 => options.login.with(read),
+            guest => options.guests.with(guest, read),
+        }
     }
 
     /// Why calls are refused while nothing can be sent.

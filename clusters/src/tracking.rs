@@ -99,7 +99,7 @@ impl Tracking {
         match call.op {
             op::CLIENT_GETREDIR => writer.int(0),
             op::CLIENT_TRACKINGINFO => tracking_info(&tracker.tracking, tracker.is_chosen, &mut writer),
-            _ => match chosen(frame, Some(&tracker.tracking)) {
+            _ => match chosen(frame, &tracker.tracking) {
                 Ok(()) => {
                     tracker.is_chosen = true;
                     writer.ok();
@@ -171,7 +171,7 @@ impl Tracking {
         tracker.is_queuing = batch.session.multi || call.op == op::EXEC;
         let counts = tracker.tracking.counts(tracker.is_chosen);
         // What was said of the next call, or of the next transaction, holds no longer.
-        tracker.is_chosen &= tracker.is_queuing && call.op != op::EXEC || call.op == op::CLIENT_CACHING;
+        tracker.is_chosen &= batch.session.multi && call.op != op::EXEC;
         let is_read = is_kept(call.op) && !matches!(call.affinity, Affinity::Once | Affinity::Waits);
         if !is_read && call.op != op::EXEC {
             return;

@@ -108,32 +108,21 @@ impl<P: Framed> Filter<P> for Instance {
 
 #[cfg(test)]
 mod tests {
-    use mecha_core::{Call, Protocol, Ticket};
-    use mecha_resp::{Resp, Session, head_of, write_request};
+    use mecha_resp::Resp;
     use mecha_telemetry::Registry;
 
     use super::*;
-    use crate::testing::{cx, options, with_cx};
+    use crate::testing::{batch_of, cx, options, with_cx};
 
     fn verdicts(example: &str, lines: &[&str]) -> Vec<bool> {
         let kind = kind::<Resp>();
         let built = with_cx(&Registry::new(), |cx| (kind.build)(&options(example), cx));
         let mut filter = built.unwrap_or_else(|errors| panic!("{errors:?}")).open();
         let judge = |line: &&str| {
-            let mut wire = Vec::new();
-            write_request(line.split(' ').map(str::as_bytes).collect::<Vec<_>>().into_iter(), &mut wire);
-            let mut heads = [head_of(&wire).unwrap()];
-            let mut calls: [Call; 1] = [Resp::call(&heads[0], Ticket::default())];
-            let (mut local, mut session) = (Vec::new(), Session::default());
-            let mut batch = Batch {
-                wire: &wire,
-                local: &mut local,
-                heads: &mut heads,
-                calls: &mut calls,
-                session: &mut session,
-            };
-            filter.on_requests(&mut batch, &cx(0));
-            calls[0].verdict == Verdict::Refuse(Refusal::Denied)
+            batch_of(&[*line], |batch| {
+                filter.on_requests(batch, &cx(0));
+                batch.calls[0].verdict == Verdict::Refuse(Refusal::Denied)
+            })
         };
         lines.iter().map(judge).collect()
     }

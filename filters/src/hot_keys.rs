@@ -93,35 +93,11 @@ impl<P: Framed> Filter<P> for Instance {
 
 #[cfg(test)]
 mod tests {
-    use mecha_core::{Protocol, Ticket};
-    use mecha_resp::{Resp, Session, head_of};
+    use mecha_resp::Resp;
     use mecha_telemetry::Registry;
 
     use super::*;
-    use crate::testing::{cx, options, with_cx};
-
-    fn requests(filter: &mut dyn Filter<Resp>, lines: &[&str]) {
-        let mut wire = Vec::new();
-        let (mut heads, mut calls) = (Vec::new(), Vec::new());
-        for line in lines {
-            let mut frame = Vec::new();
-            mecha_resp::inline_to_array(format!("{line}\r\n").as_bytes(), &mut frame).unwrap();
-            let mut head = head_of(&frame).unwrap();
-            head.span = mecha_core::Span::wire(wire.len(), frame.len());
-            heads.push(head);
-            calls.push(Resp::call(&head, Ticket::default()));
-            wire.extend_from_slice(&frame);
-        }
-        let (mut local, mut session) = (Vec::new(), Session::default());
-        let mut batch = Batch {
-            wire: &wire,
-            local: &mut local,
-            heads: &mut heads,
-            calls: &mut calls,
-            session: &mut session,
-        };
-        filter.on_requests(&mut batch, &cx(1));
-    }
+    use crate::testing::{batch_of, cx, options, with_cx};
 
     fn told(example: &str, rounds: usize, lines: &[&str]) -> Vec<(String, f64)> {
         let registry = Registry::new();
@@ -129,7 +105,7 @@ mod tests {
         let built = with_cx(&registry, |cx| (kind.build)(&options(example), cx));
         let factory = built.unwrap_or_else(|errors| panic!("{errors:?}"));
         let mut filter = factory.open();
-        (0..rounds).for_each(|_| requests(&mut *filter, lines));
+        (0..rounds).for_each(|_| batch_of(lines, |batch| filter.on_requests(batch, &cx(1))));
         let all = registry.all_hot_keys();
         let text = |key: Vec<u8>| String::from_utf8(key).unwrap();
         all[0].1.top(10).into_iter().map(|key| (text(key.key), key.share)).collect()

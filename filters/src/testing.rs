@@ -1,8 +1,8 @@
 //! What the tests of filters share.
 
 use mecha_config::Options;
-use mecha_core::{Call, Cx, OpClass, OpId, OpInfo, Peer, Protocol};
-use mecha_resp::Resp;
+use mecha_core::{Batch, Call, Cx, OpClass, OpId, OpInfo, Peer, Protocol, Span, Ticket};
+use mecha_resp::{Resp, Session, head_of, write_request};
 use mecha_telemetry::Registry;
 
 use crate::{BuildCx, LogSink, PolicyFactory, PolicyKind};
@@ -28,6 +28,28 @@ pub(crate) fn with_cx<T>(registry: &Registry, run: impl FnOnce(&BuildCx<'_>) -> 
     let log = LogSink::new(registry);
     let ops: &'static [OpInfo] = Resp::ops();
     run(&BuildCx { registry, scope: "listener:test", workers: 1, ops, log: &log })
+}
+
+/// Lets `look` see a batch of these requests, each in words.
+pub(crate) fn batch_of<R>(lines: &[&str], look: impl FnOnce(&mut Batch<'_, Resp>) -> R) -> R {
+    let (mut wire, mut heads, mut calls) = (Vec::new(), Vec::new(), Vec::new());
+    for line in lines {
+        let mut frame = Vec::new();
+        write_request(line.split(' ').map(str::as_bytes).collect::<Vec<_>>().into_iter(), &mut frame);
+        let mut head = head_of(&frame).unwrap();
+        head.span = Span::wire(wire.len(), frame.len());
+        heads.push(head);
+        calls.push(Resp::call(&head, Ticket::default()));
+        wire.extend_from_slice(&frame);
+    }
+    let (mut local, mut session) = (Vec::new(), Session::default());
+    look(&mut Batch {
+        wire: &wire,
+        local: &mut local,
+        heads: &mut heads,
+        calls: &mut calls,
+        session: &mut session,
+    })
 }
 
 /// Options from a list of one filter, as examples show it.

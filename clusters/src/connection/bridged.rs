@@ -53,10 +53,9 @@ impl<P: Framed> Connection<P> {
         // What followed the refused version was not meant for a client without a login.
         inner.forgiven = inner.unwelcomed;
         let greeting = inner.greeting.buffer();
-        let greeting = std::cell::RefCell::new(greeting);
-        let mut replies = self.login(|login| P::prologue(0, login, &mut greeting.borrow_mut()));
+        let mut replies = self.login(|login| P::prologue(0, login, greeting));
         if self.kind == (super::Kind::Reading { is_told: true }) {
-            replies += P::reading(&mut greeting.borrow_mut());
+            replies += P::reading(greeting);
         }
         inner.unwelcomed += replies;
     }

@@ -1,6 +1,5 @@
 //! The task of one connection: connects when it is needed, reads, writes, and says farewell.
 
-use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -186,8 +185,7 @@ impl<P: Framed> Connection<P> {
         // Calls wait for its answers: before a login they would run as somebody else, or in another database.
         let inner = &mut *inner;
         let profile = self.profile;
-        let greeting = RefCell::new(inner.greeting.buffer());
-        inner.unwelcomed = self.login(|login| P::prologue(profile, login, &mut greeting.borrow_mut()));
+        inner.unwelcomed = self.login(|login| P::prologue(profile, login, inner.greeting.buffer()));
         inner.bridged = None;
         if kind_of(profile) == 0 && self.is_dedicated && self.endpoint.lacks_version.get() {
             // Its client may want another version later.

@@ -101,11 +101,6 @@ impl Entry {
 // === impl Asked ===
 
 impl Asked<'_> {
-    /// The server's place among those that are asked.
-    pub(crate) fn position(&self, part: usize) -> Option<usize> {
-        self.positions.get(part).copied()
-    }
-
     /// What `count`, the sum over all servers that are asked, is of clients and not of links.
     pub(crate) fn corrected(&self, kind: TopicKind, name: &[u8], count: i64) -> i64 {
         let all = self.census.names();
@@ -114,16 +109,18 @@ impl Asked<'_> {
         (count - links as i64).max(0) + entry.clients(self.part) as i64
     }
 
-    /// Whether a link to the server in `position` listens to `name`.
-    pub(crate) fn is_linked(&self, kind: TopicKind, name: &[u8], position: usize) -> bool {
+    /// Whether a link to the server that was asked as number `part` listens to `name`.
+    pub(crate) fn is_linked(&self, kind: TopicKind, name: &[u8], part: usize) -> bool {
+        let Some(position) = self.positions.get(part).copied() else { return false };
         let all = self.census.names();
         all.get(kind as usize)
             .and_then(|names| names.get(name))
             .is_some_and(|entry| entry.links(position) > 0)
     }
 
-    /// How many names links to the server in `position` listen to.
-    pub(crate) fn linked(&self, kind: TopicKind, position: usize) -> usize {
+    /// How many names links to the server that was asked as number `part` listen to.
+    pub(crate) fn linked(&self, kind: TopicKind, part: usize) -> usize {
+        let Some(position) = self.positions.get(part).copied() else { return 0 };
         let all = self.census.names();
         all.get(kind as usize).into_iter().flatten().filter(|(_, entry)| entry.links(position) > 0).count()
     }
@@ -155,8 +152,8 @@ mod tests {
         assert_eq!(census.asked(&[4], Some(0)).corrected(kind, b"c", 3), 3);
         assert_eq!(census.asked(&[1], Some(1)).corrected(kind, b"c", 0), 1);
         assert_eq!(all.corrected(kind, b"other", 2), 2);
-        assert_eq!((all.linked(kind, 4), all.linked(kind, 1)), (1, 0));
-        assert!(all.is_linked(kind, b"c", 4) && !all.is_linked(TopicKind::Pattern, b"c", 4));
+        assert_eq!((all.linked(kind, 1), all.linked(kind, 0)), (1, 0));
+        assert!(all.is_linked(kind, b"c", 1) && !all.is_linked(TopicKind::Pattern, b"c", 1));
         assert_eq!(census.asked(&[], Some(2)).listened(kind), Vec::<Box<[u8]>>::new());
         drop((links, clients));
         assert!(census.names().iter().all(HashMap::is_empty));

@@ -28,10 +28,11 @@ impl Announcement<'_> {
     /// Which of the announced addresses the client has connected to.
     pub fn own(&self) -> Option<usize> {
         let local = self.local?;
-        let host = local.ip().to_canonical().to_string();
-        let is_own = |(known, port): &(String, u16)| *known == host && *port == local.port();
+        let (ip, port) = (local.ip().to_canonical(), local.port());
+        // For each batch of a client whose address is none of these: nothing is written to be compared.
+        let is_own = |(known, announced): &(String, u16)| *announced == port && known.parse() == Ok(ip);
         // Names, and addresses that are translated on the way, are told apart by their ports, if they can be.
-        let has_port = |(_, port): &&(String, u16)| *port == local.port();
+        let has_port = |(_, announced): &&(String, u16)| *announced == port;
         let of_port = || {
             let is_only_one = self.nodes.iter().filter(has_port).count() == 1;
             self.nodes.iter().position(|node| has_port(&node)).filter(|_| is_only_one)

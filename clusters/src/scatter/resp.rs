@@ -52,10 +52,8 @@ enum Merge {
     Least,
     /// `MEMORY STATS`.
     Memory,
-    /// The largest number.
-    Most,
-    /// Arrays of names and numbers; the numbers are added up.
-    PairSums,
+    /// Who listens to what, see [`listeners`].
+    Listeners,
     /// They say the same: the first.
     Same,
     /// Settings that are the same everywhere.
@@ -66,8 +64,6 @@ enum Merge {
     Sum,
     /// Texts, one behind the other.
     Texts,
-    /// Every element of all arrays once.
-    Union,
 }
 
 /// What is said to all servers.
@@ -81,13 +77,11 @@ fn merge_of(op: OpId) -> Option<Merge> {
         op::LATENCY_DOCTOR | op::LATENCY_GRAPH | op::MEMORY_DOCTOR | op::MEMORY_MALLOC_STATS => Merge::Texts,
         op::MEMORY_STATS => Merge::Memory,
         op::SLOWLOG_GET => Merge::Latest,
-        op::PUBSUB_CHANNELS | op::PUBSUB_SHARDCHANNELS => Merge::Union,
-        op::PUBSUB_NUMPAT => Merge::Most,
+        op if listeners::kind_of(op).is_some() => Merge::Listeners,
         op::DBSIZE | op::LATENCY_RESET | op::SLOWLOG_LEN => Merge::Sum,
         op::RANDOMKEY => Merge::AnyValue,
         op::SCRIPT_EXISTS => Merge::AllTrue,
         op::SCRIPT_KILL | op::FUNCTION_KILL => Merge::Success,
-        op::PUBSUB_NUMSUB | op::PUBSUB_SHARDNUMSUB => Merge::PairSums,
         op::INFO => Merge::Info,
         op::WAIT => Merge::Least,
         op::ACL_DELUSER
@@ -204,7 +198,7 @@ impl Rules for Resp {
     }
 
     fn counts_listeners(op: OpId) -> bool {
-        listeners::kind_of(op).is_some()
+        merge_of(op) == Some(Merge::Listeners)
     }
 
     fn merge(gathered: &Gathered<'_>, profile: u8, out: &mut Vec<u8>) -> bool {
@@ -234,9 +228,6 @@ impl Rules for Resp {
             return true;
         }
         let mut writer = Writer::new(out, proto);
-        if let Some(asked) = gathered.census {
-            return listeners::merge(gathered, &asked, &mut writer).is_some();
-        }
         match (gathered.op, merge) {
             (op::MGET, _) => values(gathered, &mut writer).is_some(),
             (op::SCAN, _) => scan::answer(gathered, &mut writer).is_some(),
@@ -262,12 +253,7 @@ impl Rules for Resp {
                 let least = gathered.replies.iter().map(|reply| integer(reply)).min().flatten();
                 least.map(|least| writer.int(least)).is_some()
             }
-            (_, Some(Merge::Most)) => {
-                let most = gathered.replies.iter().filter_map(|reply| integer(reply)).max();
-                most.map(|most| writer.int(most)).is_some()
-            }
-            (_, Some(Merge::Union)) => union(gathered, &mut writer).is_some(),
-            (_, Some(Merge::PairSums)) => pair_sums(gathered, &mut writer).is_some(),
+            (_, Some(Merge::Listeners)) => listeners::merge(gathered, &mut writer).is_some(),
             (_, None) => first(gathered, &mut writer),
         }
     }
@@ -333,25 +319,6 @@ fn values(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option<()> {
     rests.iter().all(|rest| rest.is_empty()).then_some(())
 }
 
-/// What several servers tell of, once.
-fn union(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option<()> {
-    let (mut seen, mut kind) = (std::collections::BTreeSet::new(), b'*');
-    for reply in gathered.replies {
-        let (of, _, mut rest) = header(reply)?;
-        kind = of;
-        while !rest.is_empty() {
-            let (one, more) = rest.split_at_checked(element(rest)?)?;
-            seen.insert(one);
-            rest = more;
-        }
-    }
-    writer.out.push(kind);
-    mecha_resp::reply::write_int(seen.len() as i64, writer.out);
-    writer.out.extend_from_slice(b"\r\n");
-    seen.into_iter().for_each(|one| writer.out.extend_from_slice(one));
-    Some(())
-}
-
 fn concat(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option<()> {
     let mut count = 0;
     let mut kind = b'*';
@@ -388,31 +355,6 @@ fn any_value(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> bool {
     let is_null = |reply: &Vec<u8>| [&b"$-1"[..], b"_", b"*0"].iter().any(|null| reply.starts_with(null));
     let chosen = from_start.clone().find(|reply| !is_null(reply)).or_else(|| gathered.replies.first());
     chosen.map(|reply| writer.out.extend_from_slice(reply)).is_some()
-}
-
-fn pair_sums(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option<()> {
-    let mut sums: Vec<(&[u8], i64)> = Vec::new();
-    for (turn, reply) in gathered.replies.iter().enumerate() {
-        let (_, _, mut rest) = header(reply)?;
-        let mut at = 0;
-        while !rest.is_empty() {
-            let (name, more) = rest.split_at_checked(element(rest)?)?;
-            let (number, more) = more.split_at_checked(element(more)?)?;
-            rest = more;
-            if turn == 0 {
-                sums.push((name, integer(number)?));
-            } else {
-                sums.get_mut(at)?.1 += integer(number)?;
-            }
-            at += 1;
-        }
-    }
-    writer.array(sums.len() * 2);
-    for (name, sum) in sums {
-        writer.out.extend_from_slice(name);
-        writer.int(sum);
-    }
-    Some(())
 }
 
 // === reading replies ===

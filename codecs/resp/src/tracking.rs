@@ -160,14 +160,9 @@ impl Tracking {
 ///
 /// # Errors
 /// What the server says to it, without the code word.
-pub fn chosen(frame: &[u8], current: Option<&Tracking>) -> Result<(), String> {
+pub fn chosen(frame: &[u8], current: &Tracking) -> Result<(), String> {
     let word = args(frame).nth(2).unwrap_or_default();
-    let Some(choice) = current.map(|current| current.choice) else {
-        return Err("CLIENT CACHING can be called only when the client is in tracking mode with OPTIN or OPTOUT mode \
-                    enabled"
-            .into());
-    };
-    match (word.to_ascii_uppercase().as_slice(), choice) {
+    match (word.to_ascii_uppercase().as_slice(), current.choice) {
         (b"YES", Choice::OptIn) | (b"NO", Choice::OptOut) => Ok(()),
         (b"YES", _) => Err("CLIENT CACHING YES is only valid when tracking is enabled in OPTIN mode.".into()),
         (b"NO", _) => Err("CLIENT CACHING NO is only valid when tracking is enabled in OPTOUT mode.".into()),

@@ -461,7 +461,7 @@ mod tests {
     use mecha_resp::Session;
 
     use super::*;
-    use crate::testing::cx;
+    use crate::testing::{batch_of, cx};
 
     fn frame(line: &str) -> Vec<u8> {
         let mut wire = Vec::new();
@@ -471,24 +471,15 @@ mod tests {
 
     /// What becomes of a request: its words, or the refusal.
     fn rewritten(line: &str) -> String {
-        let wire = frame(line);
-        let mut heads = [head_of(&wire).unwrap()];
-        let mut calls = [Resp::call(&heads[0], Ticket::default())];
-        let (mut local, mut session) = (Vec::new(), Session::default());
-        let mut batch = Batch {
-            wire: &wire,
-            local: &mut local,
-            heads: &mut heads,
-            calls: &mut calls,
-            session: &mut session,
-        };
-        KeyPrefix::new(b"p:").on_requests(&mut batch, &cx(0));
-        if let Verdict::Refuse(why) = batch.calls[0].verdict {
-            return why.name().into();
-        }
-        let words: Vec<_> =
-            args(batch.frame(0)).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-        words.join(" ")
+        batch_of(&[line], |batch| {
+            KeyPrefix::new(b"p:").on_requests(batch, &cx(0));
+            if let Verdict::Refuse(why) = batch.calls[0].verdict {
+                return why.name().into();
+            }
+            let words: Vec<_> =
+                args(batch.frame(0)).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+            words.join(" ")
+        })
     }
 
     #[test]

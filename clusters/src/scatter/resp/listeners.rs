@@ -20,7 +20,8 @@ pub(super) fn kind_of(op: OpId) -> Option<TopicKind> {
     })
 }
 
-pub(super) fn merge(gathered: &Gathered<'_>, asked: &Asked<'_>, writer: &mut Writer<'_>) -> Option<()> {
+pub(super) fn merge(gathered: &Gathered<'_>, writer: &mut Writer<'_>) -> Option<()> {
+    let asked = gathered.census.as_ref();
     let kind = kind_of(gathered.op)?;
     match gathered.op {
         op::PUBSUB_NUMSUB | op::PUBSUB_SHARDNUMSUB => counts(gathered.replies, kind, asked, writer),
@@ -30,7 +31,12 @@ pub(super) fn merge(gathered: &Gathered<'_>, asked: &Asked<'_>, writer: &mut Wri
 }
 
 /// Names and their subscribers.
-fn counts(replies: &[Vec<u8>], kind: TopicKind, asked: &Asked<'_>, writer: &mut Writer<'_>) -> Option<()> {
+fn counts(
+    replies: &[Vec<u8>],
+    kind: TopicKind,
+    asked: Option<&Asked<'_>>,
+    writer: &mut Writer<'_>,
+) -> Option<()> {
     let mut sums: Vec<(&[u8], i64)> = Vec::new();
     for (turn, reply) in replies.iter().enumerate() {
         let (_, _, mut rest) = header(reply)?;
@@ -50,32 +56,37 @@ fn counts(replies: &[Vec<u8>], kind: TopicKind, asked: &Asked<'_>, writer: &mut 
     writer.array(sums.len() * 2);
     for (name, sum) in sums {
         writer.bulk(name);
-        writer.int(asked.corrected(kind, name, sum));
+        writer.int(asked.map_or(sum, |asked| asked.corrected(kind, name, sum)));
     }
     Some(())
 }
 
 /// How many patterns there are: servers tell the number of different ones.
-fn patterns(replies: &[Vec<u8>], asked: &Asked<'_>, writer: &mut Writer<'_>) -> Option<()> {
+fn patterns(replies: &[Vec<u8>], asked: Option<&Asked<'_>>, writer: &mut Writer<'_>) -> Option<()> {
     let mut most = 0;
     for (part, reply) in replies.iter().enumerate() {
-        let linked = asked.linked(TopicKind::Pattern, asked.position(part)?);
+        let linked = asked.map_or(0, |asked| asked.linked(TopicKind::Pattern, part));
         most = most.max(integer(reply)? - linked as i64);
     }
-    writer.int(most + asked.listened(TopicKind::Pattern).len() as i64);
+    let listened = asked.map_or(0, |asked| asked.listened(TopicKind::Pattern).len());
+    writer.int(most + listened as i64);
     Some(())
 }
 
 /// The names that somebody listens to.
-fn names(gathered: &Gathered<'_>, kind: TopicKind, asked: &Asked<'_>, writer: &mut Writer<'_>) -> Option<()> {
+fn names(
+    gathered: &Gathered<'_>,
+    kind: TopicKind,
+    asked: Option<&Asked<'_>>,
+    writer: &mut Writer<'_>,
+) -> Option<()> {
     let mut all = BTreeSet::<Box<[u8]>>::new();
     for (part, reply) in gathered.replies.iter().enumerate() {
-        let position = asked.position(part)?;
         let (_, _, mut rest) = header(reply)?;
         while !rest.is_empty() {
             let (name, more) = rest.split_at_checked(element(rest)?)?;
             let name = bulk(name)?;
-            if !asked.is_linked(kind, name, position) {
+            if !asked.is_some_and(|asked| asked.is_linked(kind, name, part)) {
                 all.insert(name.into());
             }
             rest = more;
@@ -83,7 +94,8 @@ fn names(gathered: &Gathered<'_>, kind: TopicKind, asked: &Asked<'_>, writer: &m
     }
     let pattern = args(gathered.frame).nth(2);
     let is_meant = |name: &[u8]| pattern.is_none_or(|pattern| glob::matches(pattern, name));
-    all.extend(asked.listened(kind).into_iter().filter(|name| is_meant(name)));
+    let listened = asked.map(|asked| asked.listened(kind)).unwrap_or_default();
+    all.extend(listened.into_iter().filter(|name| is_meant(name)));
     writer.array(all.len());
     all.iter().for_each(|name| writer.bulk(name));
     Some(())
